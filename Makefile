@@ -1,0 +1,88 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3
+PORT ?= 50051
+# cpu, or cuda with an NVIDIA GPU
+PROVIDER ?= cpu
+# mnist (MNIST_DIR names a directory with its files, else they are downloaded) or synthetic
+DATA ?= mnist
+SEED ?= 0
+RUN ?= runs/mnist_convnet-seed-$(SEED)
+REPOSITORY ?= models
+# for example: make test TESTS="tests/serving -k batcher"
+TESTS ?=
+
+ifeq ($(PROVIDER),cuda)
+SERVE_VENV := .venv-gpu
+else
+SERVE_VENV := .venv
+endif
+
+.PHONY: run test train export lint format protos requirements clean
+
+run: $(SERVE_VENV)/.installed
+	@$(SERVE_VENV)/bin/digits-serve --host 127.0.0.1 --port $(PORT) --provider $(PROVIDER) --demo
+
+test: .venv-dev/.installed
+	.venv-dev/bin/python -m pytest $(TESTS)
+
+train: .venv-dev/.installed
+	.venv-dev/bin/digits-train --data $(DATA) --seed $(SEED) --out $(RUN)
+
+export: .venv-dev/.installed
+	.venv-dev/bin/digits-export $(RUN)/model.keras --repository $(REPOSITORY)
+
+lint: .venv-dev/.installed
+	.venv-dev/bin/ruff check .
+	.venv-dev/bin/ruff format --check .
+	.venv-dev/bin/mypy
+	.venv-dev/bin/hadolint Dockerfile
+
+format: .venv-dev/.installed
+	.venv-dev/bin/ruff check --fix .
+	.venv-dev/bin/ruff format .
+
+protos: .venv-protos/.installed
+	.venv-protos/bin/python -m grpc_tools.protoc --proto_path=. \
+		--proto_path="$$(.venv-protos/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		--python_out=. --pyi_out=. --grpc_python_out=. protos/digits/v1/digits.proto
+
+# Pins what is tested; run it, then the tests, to take up new releases.
+requirements: .venv-dev/.installed
+	cd requirements && for extras in cpu gpu "train cpu dev"; do \
+		../.venv-dev/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+			--no-emit-index-url --no-header --no-annotate $$(printf -- '--extra %s ' $$extras) \
+			--output-file "$${extras##* }.txt" ../pyproject.toml; \
+	done
+	cd requirements && ../.venv-dev/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --output-file protos.txt protos.in
+
+clean:
+	rm -rf .venv .venv-dev .venv-gpu .venv-protos build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed: requirements/cpu.txt pyproject.toml
+	$(call install,.venv,cpu)
+	.venv/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv-gpu/.installed: requirements/gpu.txt pyproject.toml
+	$(call install,.venv-gpu,gpu)
+	.venv-gpu/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv-dev/.installed: requirements/dev.txt pyproject.toml
+	$(call install,.venv-dev,dev)
+	.venv-dev/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv-protos/.installed: requirements/protos.txt
+	$(call install,.venv-protos,protos)
+	touch $@
+
+# $(call install,VENV,REQUIREMENTS): a fresh virtual environment with exactly the pinned packages
+define install
+@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else f"Python 3.11 to 3.13 is needed, $(PYTHON) is {sys.version.split()[0]}; name another with PYTHON=")'
+rm -rf $(1)
+$(PYTHON) -m venv $(1)
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/$(2).txt
+endef
