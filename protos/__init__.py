@@ -1,0 +1,1 @@
+"""Interface definitions and the stubs generated from them."""

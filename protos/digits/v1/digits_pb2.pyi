@@ -1,0 +1,106 @@
+from google.rpc import status_pb2 as _status_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ClassifyRequest(_message.Message):
+    __slots__ = ("model_name", "model_version", "raw_images", "top_k", "include_probabilities")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    RAW_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: int
+    raw_images: RawImages
+    top_k: int
+    include_probabilities: bool
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., raw_images: _Optional[_Union[RawImages, _Mapping]] = ..., top_k: _Optional[int] = ..., include_probabilities: bool = ...) -> None: ...
+
+class RawImages(_message.Message):
+    __slots__ = ("pixels", "count", "height", "width", "channels")
+    PIXELS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    pixels: bytes
+    count: int
+    height: int
+    width: int
+    channels: int
+    def __init__(self, pixels: _Optional[bytes] = ..., count: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ...) -> None: ...
+
+class ClassifyResponse(_message.Message):
+    __slots__ = ("labels", "confidences", "probabilities", "top_labels", "top_confidences", "model_name", "model_version", "queue_time_us", "inference_time_us")
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCES_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    TOP_LABELS_FIELD_NUMBER: _ClassVar[int]
+    TOP_CONFIDENCES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    INFERENCE_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    labels: _containers.RepeatedScalarFieldContainer[int]
+    confidences: _containers.RepeatedScalarFieldContainer[float]
+    probabilities: _containers.RepeatedScalarFieldContainer[float]
+    top_labels: _containers.RepeatedScalarFieldContainer[int]
+    top_confidences: _containers.RepeatedScalarFieldContainer[float]
+    model_name: str
+    model_version: int
+    queue_time_us: int
+    inference_time_us: int
+    def __init__(self, labels: _Optional[_Iterable[int]] = ..., confidences: _Optional[_Iterable[float]] = ..., probabilities: _Optional[_Iterable[float]] = ..., top_labels: _Optional[_Iterable[int]] = ..., top_confidences: _Optional[_Iterable[float]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., queue_time_us: _Optional[int] = ..., inference_time_us: _Optional[int] = ...) -> None: ...
+
+class ClassifyStreamRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: ClassifyRequest
+    def __init__(self, request: _Optional[_Union[ClassifyRequest, _Mapping]] = ...) -> None: ...
+
+class ClassifyStreamResponse(_message.Message):
+    __slots__ = ("response", "error")
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    response: ClassifyResponse
+    error: _status_pb2.Status
+    def __init__(self, response: _Optional[_Union[ClassifyResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class GetModelRequest(_message.Message):
+    __slots__ = ("model_name", "model_version")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: int
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ...) -> None: ...
+
+class GetModelResponse(_message.Message):
+    __slots__ = ("model_name", "model_version", "labels", "height", "width", "channels", "max_images_per_request", "sha256", "execution_provider", "test_accuracy", "parity_max_difference")
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    MAX_IMAGES_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    EXECUTION_PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    TEST_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    PARITY_MAX_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_version: int
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    height: int
+    width: int
+    channels: int
+    max_images_per_request: int
+    sha256: str
+    execution_provider: str
+    test_accuracy: float
+    parity_max_difference: float
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., max_images_per_request: _Optional[int] = ..., sha256: _Optional[str] = ..., execution_provider: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., parity_max_difference: _Optional[float] = ...) -> None: ...
