@@ -1,0 +1,1 @@
+"""Serves trained networks over gRPC on ONNX Runtime, and calls such a server."""

@@ -1,0 +1,143 @@
+"""One training run, from a data set to a directory with the model and its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import platform
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow
+
+from training.architectures import ARCHITECTURES
+from training.datasets import Dataset
+from training.recipe import Recipe
+
+MODEL_FILE = "model.keras"
+METRICS_FILE = "metrics.json"
+
+
+class TrainingError(Exception):
+    """A run that can't be made as asked, or a run directory that can't be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """A finished run: the network and everything that is known about how it came about.
+
+    Attributes:
+        model: From uint8 `[batch, height, width, channels]` to probabilities `[batch, classes]`.
+        metrics: What `metrics.json` holds, the digest of the saved model aside.
+    """
+
+    model: keras.Model
+    metrics: dict[str, Any]
+
+    def save(self, directory: Path) -> Path:
+        """Writes `model.keras` and `metrics.json`, each whole or not at all, and returns the model's path."""
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".saving-") as scratch:
+            saved = Path(scratch) / MODEL_FILE
+            self.model.save(saved)
+            metrics = {**self.metrics, "model_sha256": hashlib.sha256(saved.read_bytes()).hexdigest()}
+            written = Path(scratch) / METRICS_FILE
+            written.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+            saved.replace(directory / MODEL_FILE)
+            written.replace(directory / METRICS_FILE)
+        return directory / MODEL_FILE
+
+    @classmethod
+    def restore(cls, directory: Path) -> TrainingRun:
+        """Reads back what `save` wrote.
+
+        Raises:
+            TrainingError: A file is missing or unreadable, or the two are not of one run.
+        """
+        try:
+            metrics = json.loads((directory / METRICS_FILE).read_text(encoding="utf-8"))
+            digest = hashlib.sha256((directory / MODEL_FILE).read_bytes()).hexdigest()
+        except OSError as error:
+            raise TrainingError(f"{error.filename}: {error.strerror}") from error
+        except ValueError as error:
+            raise TrainingError(f"{directory / METRICS_FILE}: no JSON") from error
+        if metrics.pop("model_sha256", None) != digest:
+            raise TrainingError(f"{directory}: {METRICS_FILE} does not describe this {MODEL_FILE}")
+        return cls(model=keras.models.load_model(directory / MODEL_FILE), metrics=metrics)
+
+
+def train(
+    dataset: Dataset, *, architecture: str, recipe: Recipe, seed: int, limit: int | None = None, verbose: int = 2
+) -> TrainingRun:
+    """Trains one network. The test part is used once, after the last step, and chooses nothing.
+
+    Args:
+        dataset: What to learn.
+        architecture: A name in `ARCHITECTURES`.
+        recipe: Epochs, batch size, optimizer.
+        seed: Seeds Python, NumPy and TensorFlow: initial weights, dropout and the order of the images.
+        limit: Use only the first so many training images.
+        verbose: Keras's progress: 0 none, 1 a bar, 2 a line for each epoch.
+
+    Raises:
+        TrainingError: Too few images for the recipe.
+    """
+    keras.utils.set_random_seed(seed)
+    images, labels = dataset.train_images[:limit], dataset.train_labels[:limit]
+    held_out = int(len(images) * recipe.validation_fraction)
+    if held_out < 1 or len(images) == held_out:
+        raise TrainingError(f"{len(images)} training images are too few to hold out {recipe.validation_fraction:.0%}")
+    fitted = len(images) - held_out
+    model = ARCHITECTURES[architecture](dataset.image_shape, len(dataset.label_names))
+    recipe.compile(model)
+    started = time.monotonic()
+    history = model.fit(
+        images[:fitted],
+        labels[:fitted],
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        validation_data=(images[fitted:], labels[fitted:]),
+        verbose=verbose,
+    ).history
+    seconds = time.monotonic() - started
+    validation = _evaluate(model, images[fitted:], labels[fitted:])
+    test = _evaluate(model, dataset.test_images, dataset.test_labels)
+    metrics = {
+        "architecture": architecture,
+        "recipe": dataclasses.asdict(recipe),
+        "seed": seed,
+        "parameters": model.count_params(),
+        "data": {
+            "source": dataset.source,
+            "sha256": dataset.sha256,
+            "train_images": fitted,
+            "validation_images": held_out,
+            "test_images": len(dataset.test_images),
+        },
+        "labels": list(dataset.label_names),
+        "input": dict(zip(("height", "width", "channels"), dataset.image_shape, strict=True)),
+        "history": {name: [float(value) for value in values] for name, values in history.items()},
+        "validation": validation,
+        "test": test,
+        "seconds": round(seconds, 1),
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tensorflow.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+        },
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    return TrainingRun(model=model, metrics=metrics)
+
+
+def _evaluate(model: keras.Model, images: Any, labels: Any) -> dict[str, float]:
+    figures = model.evaluate(images, labels, batch_size=256, verbose=0, return_dict=True)
+    return {"loss": float(figures["loss"]), "accuracy": float(figures["accuracy"])}
