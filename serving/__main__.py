@@ -1,0 +1,46 @@
+"""The commands of this package. Each is imported when it is called: a client's machine lacks what a server needs."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+_COMMANDS = {
+    "serve": ("serving.serve", "main"),
+    "classify": ("serving.classify", "main"),
+    "health": ("serving.classify", "health"),
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return _load(cmd_name) if cmd_name in _COMMANDS else None
+
+
+def _load(name: str) -> click.Command:
+    module, attribute = _COMMANDS[name]
+    command: click.Command = getattr(importlib.import_module(module), attribute)
+    return command
+
+
+@click.command(cls=_Commands)
+def main() -> None:
+    """Serves models over gRPC, and calls such servers."""
+
+
+def serve() -> None:
+    """Entry point of `digits-serve`."""
+    _load("serve")(prog_name="digits-serve")
+
+
+def classify() -> None:
+    """Entry point of `digits-classify`."""
+    _load("classify")(prog_name="digits-classify")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m serving")

@@ -1,0 +1,85 @@
+"""The outermost boundary of every call: bytes to messages, exceptions to statuses.
+
+grpc.aio left to itself sends the text of an exception to the client, also when bytes do not parse. So handlers are
+registered without deserialisers: parsing happens here, inside the same try as the call.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from serving.errors import InvalidRequest
+from serving.status import DETAILS_KEY, code_of, status_of
+
+Context = Any  # grpc.aio.ServicerContext, or what another front end offers of it
+
+
+def service_handler(service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
+    """Makes the handlers of one service, every method inside the boundary.
+
+    Args:
+        service: The service's descriptor, from a generated module.
+        servicer: An object with a coroutine or asynchronous generator for each method of the service.
+    """
+    handlers = {method.name: _method_handler(method, getattr(servicer, method.name)) for method in service.methods}
+    return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
+def _method_handler(method: MethodDescriptor, behaviour: Callable[..., Any]) -> Any:
+    request_type = GetMessageClass(method.input_type)
+
+    def decoded(request: Any) -> Any:
+        return _decode_each(request_type, request) if method.client_streaming else _decode(request_type, request)
+
+    async def call(request: Any, context: Context) -> Any:
+        try:
+            return await behaviour(decoded(request), context)
+        except Exception as error:  # noqa: BLE001 - the boundary: nothing may pass it
+            await _abort(context, error)
+
+    async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
+        try:
+            async for response in behaviour(decoded(request), context):
+                yield response
+        except Exception as error:  # noqa: BLE001 - the boundary: nothing may pass it
+            await _abort(context, error)
+
+    make = getattr(
+        grpc,
+        f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
+        "_rpc_method_handler",
+    )
+    return make(
+        generate if inspect.isasyncgenfunction(behaviour) else call,
+        request_deserializer=None,
+        response_serializer=GetMessageClass(method.output_type).SerializeToString,
+    )
+
+
+def _decode(request_type: type[Message], content: bytes) -> Message:
+    try:
+        return request_type.FromString(content)
+    except DecodeError as error:
+        raise InvalidRequest.of(
+            "request", f"{len(content)} bytes that are no {request_type.DESCRIPTOR.name}"
+        ) from error
+
+
+async def _decode_each(request_type: type[Message], contents: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+    async for content in contents:
+        yield _decode(request_type, content)
+
+
+async def _abort(context: Context, error: Exception) -> None:
+    if isinstance(error, grpc.aio.AbortError):  # the servicer has chosen its status already
+        raise error
+    status = status_of(error)
+    await context.abort(code_of(status), status.message, ((DETAILS_KEY, status.SerializeToString()),))

@@ -1,0 +1,237 @@
+"""Clients of `digits.v1`, one that blocks and one for asyncio.
+
+Images of any number are split into requests below the server's limits, several of which are on their way at a time.
+Calls that find the server unavailable are repeated by gRPC itself, as the service config below says; a full queue is
+waited for exactly as long as the server asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+import numpy as np
+import numpy.typing as npt
+
+from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+from serving.call_errors import CallFailed, call_failed, pause_before_retry
+from serving.classification import Classification, ClassificationBatch
+
+__all__ = ["AsyncClient", "CallFailed", "Classification", "Client"]
+
+_SERVICE_CONFIG = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{"service": "digits.v1.DigitClassifierService"}],
+                "retryPolicy": {
+                    "maxAttempts": 5,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "2s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+_OPTIONS = [("grpc.service_config", _SERVICE_CONFIG)]
+_REQUESTS_IN_FLIGHT = 4
+
+# The health service's messages in wire form: an empty request asks for the whole server, field 1 = 1 is SERVING. Its
+# generated stubs want a protobuf that other clients in the same environment can't live with.
+_HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
+_SERVING = b"\x08\x01"
+
+
+class Client:
+    """Calls a server; blocks. Safe to use from several threads.
+
+    Args:
+        address: `host:port`.
+        model_name: The model to use; the server's default where empty.
+        model_version: Its version; the current one where 0.
+        max_message_bytes: Requests are kept below this many bytes; 4 MiB is what gRPC servers take by default.
+    """
+
+    def __init__(
+        self, address: str, *, model_name: str = "", model_version: int = 0, max_message_bytes: int = 4 << 20
+    ) -> None:
+        self._channel = grpc.insecure_channel(address, _OPTIONS)
+        self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._selection = digits_pb2.GetModelRequest(model_name=model_name, model_version=model_version)
+        self._max_message_bytes = max_message_bytes
+        self._model: digits_pb2.GetModelResponse | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection; calls in flight fail."""
+        self._channel.close()
+
+    def wait_until_serving(self, timeout_s: float = 30.0) -> None:
+        """Returns once the server reports SERVING, however late it starts.
+
+        Raises:
+            CallFailed: It did not within the time, in seconds.
+        """
+        watch: Any = self._channel.unary_stream(_HEALTH_WATCH)
+        try:
+            for health in watch(b"", timeout=timeout_s, wait_for_ready=True):
+                if health == _SERVING:
+                    return
+        except grpc.RpcError as error:
+            raise call_failed(error) from error
+        raise CallFailed(grpc.StatusCode.UNAVAILABLE, "the server stopped reporting its health")
+
+    def get_model(self, timeout_s: float = 30.0) -> digits_pb2.GetModelResponse:
+        """Asks for the model's labels, input size, limits and proof.
+
+        Raises:
+            CallFailed: The server refused the call or could not be reached within the time, in seconds.
+        """
+        try:
+            model: digits_pb2.GetModelResponse = self._stub.GetModel(self._selection, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise call_failed(error) from error
+        return model
+
+    def classify(
+        self, images: npt.NDArray[np.uint8], *, probabilities: bool = False, timeout_s: float = 30.0
+    ) -> Classification:
+        """Classifies images.
+
+        Args:
+            images: uint8 `[n, height, width]` for a gray model, or `[n, height, width, channels]`; any n.
+            probabilities: Whether to return the probability of every label.
+            timeout_s: For the whole batch, in seconds.
+
+        Raises:
+            TypeError: The images are not uint8.
+            ValueError: They have not the model's size.
+            CallFailed: A request failed; nothing is returned for the others.
+        """
+        deadline = time.monotonic() + timeout_s
+        if self._model is None:
+            self._model = self.get_model(timeout_s)
+        batch = ClassificationBatch(
+            images,
+            self._model,
+            self._selection,
+            max_message_bytes=self._max_message_bytes,
+            include_probabilities=probabilities,
+        )
+        in_flight: deque[tuple[digits_pb2.ClassifyRequest, Any]] = deque()
+        try:
+            for request in batch.requests():
+                if len(in_flight) == _REQUESTS_IN_FLIGHT:
+                    batch.add(self._finish(in_flight.popleft(), deadline))
+                in_flight.append((request, self._stub.Classify.future(request, timeout=_remaining(deadline))))
+            while in_flight:
+                batch.add(self._finish(in_flight.popleft(), deadline))
+        finally:
+            for _, call in in_flight:
+                call.cancel()
+        return batch.answer()
+
+    def _finish(self, sent: tuple[digits_pb2.ClassifyRequest, Any], deadline: float) -> digits_pb2.ClassifyResponse:
+        request, call = sent
+        while True:
+            try:
+                response: digits_pb2.ClassifyResponse = call.result()
+            except grpc.RpcError as error:
+                time.sleep(pause_before_retry(error, _remaining(deadline)))
+            else:
+                return response
+            call = self._stub.Classify.future(request, timeout=_remaining(deadline))
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same arguments, methods and errors, awaited."""
+
+    def __init__(
+        self, address: str, *, model_name: str = "", model_version: int = 0, max_message_bytes: int = 4 << 20
+    ) -> None:
+        self._channel = grpc.aio.insecure_channel(address, _OPTIONS)
+        self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._selection = digits_pb2.GetModelRequest(model_name=model_name, model_version=model_version)
+        self._max_message_bytes = max_message_bytes
+        self._model: digits_pb2.GetModelResponse | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Ends the connection; calls in flight fail."""
+        await self._channel.close()
+
+    async def wait_until_serving(self, timeout_s: float = 30.0) -> None:
+        """See `Client.wait_until_serving`."""
+        watch: Any = self._channel.unary_stream(_HEALTH_WATCH)
+        try:
+            async for health in watch(b"", timeout=timeout_s, wait_for_ready=True):
+                if health == _SERVING:
+                    return
+        except grpc.RpcError as error:
+            raise call_failed(error) from error
+        raise CallFailed(grpc.StatusCode.UNAVAILABLE, "the server stopped reporting its health")
+
+    async def get_model(self, timeout_s: float = 30.0) -> digits_pb2.GetModelResponse:
+        """See `Client.get_model`."""
+        try:
+            model: digits_pb2.GetModelResponse = await self._stub.GetModel(self._selection, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise call_failed(error) from error
+        return model
+
+    async def classify(
+        self, images: npt.NDArray[np.uint8], *, probabilities: bool = False, timeout_s: float = 30.0
+    ) -> Classification:
+        """See `Client.classify`."""
+        deadline = time.monotonic() + timeout_s
+        if self._model is None:
+            self._model = await self.get_model(timeout_s)
+        batch = ClassificationBatch(
+            images,
+            self._model,
+            self._selection,
+            max_message_bytes=self._max_message_bytes,
+            include_probabilities=probabilities,
+        )
+        in_flight: deque[asyncio.Task[digits_pb2.ClassifyResponse]] = deque()
+        try:
+            for request in batch.requests():
+                if len(in_flight) == _REQUESTS_IN_FLIGHT:
+                    batch.add(await in_flight.popleft())
+                in_flight.append(asyncio.create_task(self._call(request, deadline)))
+            while in_flight:
+                batch.add(await in_flight.popleft())
+        finally:
+            for task in in_flight:
+                task.cancel()
+        return batch.answer()
+
+    async def _call(self, request: digits_pb2.ClassifyRequest, deadline: float) -> digits_pb2.ClassifyResponse:
+        while True:
+            try:
+                response: digits_pb2.ClassifyResponse = await self._stub.Classify(request, timeout=_remaining(deadline))
+            except grpc.RpcError as error:
+                await asyncio.sleep(pause_before_retry(error, _remaining(deadline)))
+            else:
+                return response
+
+
+def _remaining(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())

@@ -1,0 +1,110 @@
+"""A deployment: one version of a model with its engine and its batcher, started and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.batcher import Answer, Batcher
+from serving.config import BatcherConfig, EngineConfig
+from serving.engine import Engine
+from serving.errors import ModelNotFound, NotReady
+from serving.manifest import Manifest
+from serving.repository import StoredModel
+
+_logger = logging.getLogger(__name__)
+
+
+class Deployment:
+    """Answers for one version of one model, once it is started.
+
+    Args:
+        stored: The version, as read from the repository.
+        engine_config: How it is run.
+        batcher_config: How requests are grouped.
+    """
+
+    def __init__(self, stored: StoredModel, engine_config: EngineConfig, batcher_config: BatcherConfig) -> None:
+        self.name = stored.name
+        self.version = stored.version
+        self.manifest: Manifest = stored.manifest
+        self.max_request_images = batcher_config.max_batch_rows
+        self._batcher_config = batcher_config
+        self._engine = Engine(
+            stored.content,
+            image_shape=stored.manifest.input.shape,
+            classes=len(stored.manifest.labels),
+            config=engine_config,
+        )
+        self._executor: ThreadPoolExecutor | None = None
+        self._batcher: Batcher | None = None
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that runs the whole model."""
+        return self._engine.provider
+
+    async def start(self) -> None:
+        """Loads and warms the engine on the thread that will own it, then begins to accept requests.
+
+        Raises:
+            ModelRejected: The model may not be served.
+            ProviderUnavailable: The provider that was asked for can't run it here.
+        """
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._engine.start)
+        if self.provider not in self.manifest.parity:
+            _logger.warning(
+                "%s version %d: parity was proven on %s, not on %s; digits-export --verify proves it here",
+                self.name,
+                self.version,
+                ", ".join(self.manifest.parity),
+                self.provider,
+            )
+        self._batcher = Batcher(self._infer, self._executor, self._batcher_config)
+        self._batcher.start()
+
+    async def aclose(self) -> None:
+        """Answers what was accepted, then lets the engine go."""
+        if self._batcher is not None:
+            await self._batcher.aclose()
+        if self._executor is not None:
+            await asyncio.to_thread(functools.partial(self._executor.shutdown, wait=True))
+
+    async def classify(self, images: npt.NDArray[np.uint8], *, deadline: float | None = None) -> Answer:
+        """Classifies uint8 `[n, height, width, channels]`; see `Batcher.submit` for the errors."""
+        if self._batcher is None:
+            raise NotReady("the model is still loading")
+        return await self._batcher.submit(images, deadline=deadline)
+
+    def _infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return self._engine.infer(images).probabilities
+
+
+class Deployments:
+    """The versions that this process answers for, found by name and version."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+
+    def find(self, name: str = "", version: int = 0) -> Deployment:
+        """Finds a deployment.
+
+        Args:
+            name: Name of the model; empty for the only one.
+            version: Its version; 0 for the current one.
+
+        Raises:
+            ModelNotFound: No such model or version is served here.
+        """
+        served = self._deployment
+        if name not in ("", served.name):
+            raise ModelNotFound(f"no model {name[:128]!r} is served here, only {served.name!r}")
+        if version not in (0, served.version):
+            raise ModelNotFound(f"no version {version} of {served.name!r} is served here, only {served.version}")
+        return served

@@ -1,0 +1,178 @@
+"""`digits.v1.DigitClassifierService`: decodes requests, delegates to a deployment, encodes answers. Nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.digits.v1 import digits_pb2
+from serving.batcher import Answer
+from serving.boundary import Context
+from serving.deployment import Deployment, Deployments
+from serving.errors import InvalidRequest, NotReady, Violation
+from serving.status import status_of
+
+Uint8Array = npt.NDArray[np.uint8]
+
+# Requests of one stream that may wait for their answers; then the stream is not read from until the client has read.
+_STREAM_WINDOW = 32
+
+
+class DigitClassifierService:
+    """The servicer. Uses of its context the remaining time alone, so that any front end can host it.
+
+    Args:
+        deployments: Where models are found.
+    """
+
+    DESCRIPTOR = digits_pb2.DESCRIPTOR.services_by_name["DigitClassifierService"]
+
+    def __init__(self, deployments: Deployments) -> None:
+        self._deployments = deployments
+        self._readers: set[asyncio.Task[None]] = set()
+
+    async def Classify(self, request: digits_pb2.ClassifyRequest, context: Context) -> digits_pb2.ClassifyResponse:  # noqa: N802
+        """Classifies the images of one request."""
+        return await self._classify(request, _deadline(context))
+
+    async def ClassifyStream(  # noqa: N802
+        self, requests: AsyncIterator[digits_pb2.ClassifyStreamRequest], context: Context
+    ) -> AsyncIterator[digits_pb2.ClassifyStreamResponse]:
+        """Classifies a stream of requests, in order; a full window stops reading, which stops the client."""
+        answers: asyncio.Queue[asyncio.Task[digits_pb2.ClassifyStreamResponse] | Exception | None] = asyncio.Queue()
+        window = asyncio.Semaphore(_STREAM_WINDOW)
+        reader = asyncio.create_task(self._read_stream(requests, _deadline(context), answers, window))
+        self._readers.add(reader)
+        try:
+            while (answer := await answers.get()) is not None:
+                if isinstance(answer, Exception):
+                    raise answer
+                yield await answer
+                window.release()
+        finally:
+            self._readers.discard(reader)
+            reader.cancel()
+            while not answers.empty():
+                if isinstance(left := answers.get_nowait(), asyncio.Task):
+                    left.cancel()
+
+    async def GetModel(self, request: digits_pb2.GetModelRequest, context: Context) -> digits_pb2.GetModelResponse:  # noqa: N802
+        """Describes a deployment."""
+        deployment = self._deployments.find(request.model_name, request.model_version)
+        manifest, provider = deployment.manifest, deployment.provider
+        figures = manifest.parity.get(provider) or next(iter(manifest.parity.values()))
+        return digits_pb2.GetModelResponse(
+            model_name=deployment.name,
+            model_version=deployment.version,
+            labels=manifest.labels,
+            height=manifest.input.height,
+            width=manifest.input.width,
+            channels=manifest.input.channels,
+            max_images_per_request=deployment.max_request_images,
+            sha256=manifest.sha256,
+            execution_provider=provider,
+            test_accuracy=manifest.accuracy.onnx,
+            parity_max_difference=figures.probabilities_max_difference,
+        )
+
+    def drain(self) -> None:
+        """Ends every stream once it has answered what it has read; its client gets UNAVAILABLE and can go elsewhere."""
+        for reader in self._readers:
+            reader.cancel()
+
+    async def _read_stream(
+        self,
+        requests: AsyncIterator[digits_pb2.ClassifyStreamRequest],
+        deadline: float | None,
+        answers: asyncio.Queue[Any],
+        window: asyncio.Semaphore,
+    ) -> None:
+        end: Exception | None = None
+        try:
+            await window.acquire()
+            async for request in requests:
+                answers.put_nowait(asyncio.create_task(self._classify_in_stream(request.request, deadline)))
+                await window.acquire()
+        except asyncio.CancelledError:
+            end = NotReady("the server is stopping")
+        except Exception as error:  # noqa: BLE001 - must not overtake the answers that are still to come
+            end = error
+        answers.put_nowait(end)
+
+    async def _classify_in_stream(
+        self, request: digits_pb2.ClassifyRequest, deadline: float | None
+    ) -> digits_pb2.ClassifyStreamResponse:
+        try:
+            return digits_pb2.ClassifyStreamResponse(response=await self._classify(request, deadline))
+        except Exception as error:  # noqa: BLE001 - one bad request must not end the stream
+            return digits_pb2.ClassifyStreamResponse(error=status_of(error))
+
+    async def _classify(
+        self, request: digits_pb2.ClassifyRequest, deadline: float | None
+    ) -> digits_pb2.ClassifyResponse:
+        deployment = self._deployments.find(request.model_name, request.model_version)
+        images = _decode_images(request, deployment)
+        answer = await deployment.classify(images, deadline=deadline)
+        return _encode_answer(answer, request, deployment)
+
+
+def _deadline(context: Context) -> float | None:
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
+
+
+def _decode_images(request: digits_pb2.ClassifyRequest, deployment: Deployment) -> Uint8Array:
+    """Views a request's pixels as uint8 `[n, height, width, channels]`, or names everything that is wrong with them."""
+    if request.WhichOneof("images") is None:
+        raise InvalidRequest.of("raw_images", "no images in the request")
+    raw, spec, limit = request.raw_images, deployment.manifest.input, deployment.max_request_images
+    violations = []
+    if raw.count == 0:
+        violations.append(Violation(field="raw_images.count", description="must be at least 1"))
+    elif raw.count > limit:
+        violations.append(
+            Violation(field="raw_images.count", description=f"{raw.count} images, but at most {limit} in a request")
+        )
+    for name in ("height", "width", "channels"):
+        given, expected = getattr(raw, name), getattr(spec, name)
+        if given not in (0, expected):
+            violations.append(
+                Violation(field=f"raw_images.{name}", description=f"{given}, but the model has {expected}")
+            )
+    if len(raw.pixels) != raw.count * spec.image_bytes:
+        violations.append(
+            Violation(
+                field="raw_images.pixels",
+                description=f"{len(raw.pixels)} bytes, but {raw.count} images of "
+                f"{spec.height} x {spec.width} x {spec.channels} are {raw.count * spec.image_bytes}",
+            )
+        )
+    if violations:
+        raise InvalidRequest(*violations)
+    return np.frombuffer(raw.pixels, np.uint8).reshape(raw.count, *spec.shape)
+
+
+def _encode_answer(
+    answer: Answer, request: digits_pb2.ClassifyRequest, deployment: Deployment
+) -> digits_pb2.ClassifyResponse:
+    probabilities = answer.probabilities
+    response = digits_pb2.ClassifyResponse(
+        labels=probabilities.argmax(axis=1).tolist(),
+        confidences=probabilities.max(axis=1).tolist(),
+        model_name=deployment.name,
+        model_version=deployment.version,
+        queue_time_us=int(answer.queue_s * 1e6),
+        inference_time_us=int(answer.inference_s * 1e6),
+    )
+    if request.include_probabilities:
+        response.probabilities.extend(probabilities.ravel().tolist())
+    if request.top_k:
+        top = np.argsort(-probabilities, axis=1, kind="stable")[:, : request.top_k]
+        response.top_labels.extend(top.ravel().tolist())
+        response.top_confidences.extend(np.take_along_axis(probabilities, top, axis=1).ravel().tolist())
+    return response

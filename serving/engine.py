@@ -1,0 +1,261 @@
+"""The engine: one model on ONNX Runtime, on the CPU or wholly on CUDA. The only module that imports ONNX Runtime."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# Before the import: releases from 1.29 on start a telemetry thread and write under the user's cache directory.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime
+
+from serving import cuda
+from serving.config import EngineConfig
+from serving.errors import InferenceFailed, ModelRejected, ProviderUnavailable
+from serving.onnx_file import uses_external_data
+from serving.processors import available_processors
+
+INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+RUNTIME_VERSION: str = onnxruntime.__version__
+
+Uint8Array = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float32]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the network says about a batch.
+
+    Attributes:
+        logits: float32 `[n, classes]`.
+        probabilities: float32 `[n, classes]`, each row adding up to 1.
+    """
+
+    logits: FloatArray
+    probabilities: FloatArray
+
+
+class Engine:
+    """Runs one model. `start` loads and warms it; after that `infer` may be called from one thread at a time.
+
+    Args:
+        content: The bytes of `model.onnx`.
+        image_shape: Height, width and channels that the manifest promises.
+        classes: Number of labels that the manifest promises.
+        config: Provider, threads and batch sizes.
+    """
+
+    def __init__(self, content: bytes, *, image_shape: tuple[int, int, int], classes: int, config: EngineConfig):
+        self._content = content
+        self._image_shape = image_shape
+        self._classes = classes
+        self._config = config
+        self._session: onnxruntime.InferenceSession | None = None
+        self._run: Callable[[Uint8Array], Prediction] | None = None
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that runs the whole model, `CPUExecutionProvider` or `CUDAExecutionProvider`."""
+        provider: str = self._started().get_providers()[0]
+        return provider
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's own `metadata_props`."""
+        return dict(self._started().get_modelmeta().custom_metadata_map)
+
+    def start(self) -> None:
+        """Loads the model, checks it against the manifest's promises, and runs every shape that will be run.
+
+        Raises:
+            ModelRejected: The model uses external data, can't be loaded, or its inputs and outputs are not as promised.
+            ProviderUnavailable: `cuda` was asked for and can't run the whole model here.
+        """
+        if uses_external_data(self._content):
+            raise ModelRejected("model.onnx: uses external data, which no digest covers; export it as one file")
+        self._session = self._open_session()
+        self._check_interface(self._session)
+        if self.provider == CUDA:
+            buckets = _Buckets(
+                self._session,
+                image_shape=self._image_shape,
+                classes=self._classes,
+                max_rows=self._config.max_batch_rows,
+                device=("cuda", self._config.device),
+            )
+            buckets.warm_up()
+            self._run = buckets.run
+        else:
+            self._run = self._run_split
+            for rows in {1, self._config.cpu_run_rows}:
+                self._run_split(np.zeros((rows, *self._image_shape), np.uint8))
+
+    def infer(self, images: Uint8Array) -> Prediction:
+        """Runs the network.
+
+        Args:
+            images: uint8 `[n, height, width, channels]`, n at least 1.
+
+        Raises:
+            InferenceFailed: ONNX Runtime failed.
+        """
+        if self._run is None:
+            raise InferenceFailed("the engine was not started")
+        try:
+            return self._run(images)
+        except Exception as error:
+            raise InferenceFailed(str(error)) from error
+
+    def _started(self) -> onnxruntime.InferenceSession:
+        if self._session is None:
+            raise InferenceFailed("the engine was not started")
+        return self._session
+
+    def _open_session(self) -> onnxruntime.InferenceSession:
+        if self._config.provider == "cpu":
+            return self._open_cpu()
+        try:
+            session = self._open_cuda()
+        except ProviderUnavailable as error:
+            if self._config.provider == "cuda":
+                raise
+            _logger.info("provider auto: running on the CPU, since %s", error)
+            return self._open_cpu()
+        _logger.info("running on CUDA device %d", self._config.device)
+        return session
+
+    def _open_cpu(self) -> onnxruntime.InferenceSession:
+        options = _session_options()
+        options.intra_op_num_threads = self._config.threads or available_processors()
+        try:
+            return onnxruntime.InferenceSession(self._content, options, providers=[CPU])
+        except Exception as error:
+            raise ModelRejected(f"model.onnx: ONNX Runtime can't load it: {_first_line(error)}") from error
+
+    def _open_cuda(self) -> onnxruntime.InferenceSession:
+        if CUDA not in onnxruntime.get_available_providers():
+            raise ProviderUnavailable(
+                "the installed onnxruntime is the CPU wheel; in a new environment: pip install 'digits-serving[gpu]'"
+            )
+        onnxruntime.preload_dlls()  # wheels keep the CUDA libraries where the loader does not look
+        absence = cuda.explain_absence()
+        if absence:
+            raise ProviderUnavailable(absence)
+        options = _session_options()
+        # get_providers() proves registration only: without this, single nodes may run on the CPU in silence.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        # TF32 keeps 10 bits of the mantissa: the served model would not be the trained one.
+        cuda_options = {"device_id": str(self._config.device), "use_tf32": "0"}
+        try:
+            session = onnxruntime.InferenceSession(
+                self._content, options, providers=[(CUDA, cuda_options)], enable_fallback=0
+            )
+        except Exception as error:
+            raise ProviderUnavailable(f"CUDA can't run this model: {_first_line(error)}") from error
+        if session.get_providers()[0] != CUDA:
+            raise ProviderUnavailable("ONNX Runtime could not load its CUDA provider; its log on stderr says why")
+        return session
+
+    def _check_interface(self, session: onnxruntime.InferenceSession) -> None:
+        """Compares names, types and shapes with what the manifest promises."""
+        found = {node.name: (node.type, tuple(node.shape)) for node in (*session.get_inputs(), *session.get_outputs())}
+        promised = {
+            INPUT: ("tensor(uint8)", ("batch", *self._image_shape)),
+            LOGITS: ("tensor(float)", ("batch", self._classes)),
+            PROBABILITIES: ("tensor(float)", ("batch", self._classes)),
+        }
+        for name in promised.keys() | found.keys():
+            if found.get(name) != promised.get(name):
+                raise ModelRejected(
+                    f"model.onnx: {name} is {_describe(found.get(name))}, "
+                    f"but the manifest promises {_describe(promised.get(name))}"
+                )
+
+    def _run_split(self, images: Uint8Array) -> Prediction:
+        session, rows = self._started(), self._config.cpu_run_rows
+        parts = [
+            session.run([LOGITS, PROBABILITIES], {INPUT: images[start : start + rows]})
+            for start in range(0, len(images), rows)
+        ]
+        if len(parts) == 1:
+            return Prediction(logits=parts[0][0], probabilities=parts[0][1])
+        logits, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return Prediction(logits=logits, probabilities=probabilities)
+
+
+class _Buckets:
+    """Runs batches in power-of-two sizes from buffers on the device, kept for each size.
+
+    Every new shape costs CUDA an algorithm search and arena growth, so there are few shapes and all are warmed.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        *,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        max_rows: int,
+        device: tuple[str, int],
+    ) -> None:
+        self._session = session
+        self._bindings: dict[int, tuple[Any, Any, Uint8Array]] = {}
+        for rows in bucket_sizes(max_rows):
+            allocate = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+            images = allocate([rows, *image_shape], np.uint8, *device)
+            binding = session.io_binding()
+            binding.bind_ortvalue_input(INPUT, images)
+            for name in (LOGITS, PROBABILITIES):
+                binding.bind_ortvalue_output(name, allocate([rows, classes], np.float32, *device))
+            self._bindings[rows] = binding, images, np.zeros((rows, *image_shape), np.uint8)
+
+    def warm_up(self) -> None:
+        """Runs each size once."""
+        for _, _, staging in self._bindings.values():
+            self.run(staging)
+
+    def run(self, images: Uint8Array) -> Prediction:
+        """Runs n images in the smallest bucket that holds them, or in several of the largest."""
+        largest = max(self._bindings)
+        parts = [self._run_one(images[start : start + largest]) for start in range(0, len(images), largest)]
+        return Prediction(
+            logits=np.concatenate([part[0] for part in parts]),
+            probabilities=np.concatenate([part[1] for part in parts]),
+        )
+
+    def _run_one(self, images: Uint8Array) -> tuple[FloatArray, FloatArray]:
+        rows = len(images)
+        binding, device_images, staging = self._bindings[min(size for size in self._bindings if size >= rows)]
+        staging[:rows] = images  # rows beyond are what an earlier batch left: each row is computed by itself
+        device_images.update_inplace(staging)
+        self._session.run_with_iobinding(binding)
+        logits, probabilities = binding.copy_outputs_to_cpu()
+        return logits[:rows], probabilities[:rows]
+
+
+def bucket_sizes(max_rows: int) -> list[int]:
+    """Powers of two from 1 up to the first that holds `max_rows`."""
+    return [1 << exponent for exponent in range((max_rows - 1).bit_length() + 1)]
+
+
+def _session_options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return options
+
+
+def _describe(node: tuple[str, tuple[Any, ...]] | None) -> str:
+    return "absent" if node is None else f"{node[0]} {list(node[1])}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""Front ends: what listens on a port and hosts the services."""

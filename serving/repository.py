@@ -1,0 +1,207 @@
+"""The model repository: `<root>/<model name>/<integer version>/model.onnx` with `manifest.json` beside it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.errors import ModelNotFound, ModelRejected, RepositoryError
+from serving.manifest import Manifest
+
+MODEL_FILE = "model.onnx"
+MANIFEST_FILE = "manifest.json"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredModel:
+    """One version as it was read: the very bytes whose digest was checked.
+
+    Attributes:
+        name: Name of the model.
+        version: Its version, 1 or more.
+        manifest: What is recorded about it.
+        content: The bytes of `model.onnx`.
+    """
+
+    name: str
+    version: int
+    manifest: Manifest
+    content: bytes
+
+
+class Repository:
+    """A directory of models. Reads and publishes whole versions; holds nothing open.
+
+    Args:
+        root: The directory. It need not exist before the first version is published.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def names(self) -> list[str]:
+        """Names of all models, sorted.
+
+        Raises:
+            RepositoryError: There is no such directory, or it can't be read.
+        """
+        return sorted(entry.name for entry in self._directories(self.root) if _NAME.fullmatch(entry.name))
+
+    def versions(self, name: str) -> list[int]:
+        """All versions of a model, ascending; empty where there is none yet.
+
+        Raises:
+            ModelNotFound: The name can't be a model's.
+        """
+        directory = self._model_directory(name)
+        if not directory.is_dir():
+            return []
+        return sorted(int(entry.name) for entry in self._directories(directory) if _VERSION.fullmatch(entry.name))
+
+    def choose(self, name: str | None = None, version: int | None = None) -> tuple[str, int]:
+        """Completes a choice: the only model where none is named, its newest version where none is.
+
+        Raises:
+            RepositoryError: Nothing to choose from, or several models and none named.
+            ModelNotFound: The named model or version is not there.
+        """
+        names = self.names()
+        if name is None:
+            if len(names) != 1:
+                raise RepositoryError(
+                    f"{self.root}: several models ({', '.join(names)}), name one with --model"
+                    if names
+                    else f"{self.root}: no models in this repository"
+                )
+            name = names[0]
+        elif name not in names:
+            raise ModelNotFound(f"{self.root}: no model {name!r}; there are {', '.join(names) or 'none'}")
+        versions = self.versions(name)
+        if not versions:
+            raise RepositoryError(f"{self.root / name}: no versions (directories named 1, 2, …)")
+        if version is not None and version not in versions:
+            raise ModelNotFound(f"{self.root / name}: no version {version}; there are {', '.join(map(str, versions))}")
+        return name, versions[-1] if version is None else version
+
+    def read_manifest(self, name: str, version: int) -> Manifest:
+        """Reads a version's manifest alone.
+
+        Raises:
+            ModelRejected: It is missing, damaged, or another model's.
+        """
+        path = self._version_directory(name, version) / MANIFEST_FILE
+        try:
+            manifest = Manifest.from_json(_read(path).decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ModelRejected(f"{path}: not UTF-8") from error
+        except ModelRejected as error:
+            raise ModelRejected(f"{path}: {error}") from error
+        if manifest.model_name != name:
+            raise ModelRejected(f"{path}: describes the model {manifest.model_name!r}, not {name!r}")
+        return manifest
+
+    def load(self, name: str, version: int) -> StoredModel:
+        """Reads a version that may be served.
+
+        Raises:
+            ModelRejected: A file is missing, the digest differs, or parity was not proven.
+        """
+        manifest = self.read_manifest(name, version)
+        path = self._version_directory(name, version) / MODEL_FILE
+        content = _read(path)
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != manifest.sha256:
+            raise ModelRejected(
+                f"{path}: sha256 is {digest[:12]}…, but the manifest says {manifest.sha256[:12]}…: "
+                "the file was changed or damaged after its export"
+            )
+        if not manifest.proven:
+            raise ModelRejected(f"{path}: its manifest holds no passed parity check; export it with digits-export")
+        return StoredModel(name=name, version=version, manifest=manifest, content=content)
+
+    def publish(self, content: bytes, manifest: Manifest) -> int:
+        """Adds the next version of a model; a reader sees all of it or none.
+
+        Args:
+            content: The bytes of `model.onnx`.
+            manifest: Its manifest, with the name of the model.
+
+        Returns:
+            The version that it became.
+
+        Raises:
+            RepositoryError: The directory can't be written.
+        """
+        directory = self._model_directory(manifest.model_name)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(dir=directory, prefix=".publishing-"))
+            try:
+                staging.chmod(0o755)  # mkdtemp keeps others out, the server may be another user
+                _write(staging / MODEL_FILE, content)
+                _write(staging / MANIFEST_FILE, manifest.to_json().encode())
+                return self._take_next_version(staging, manifest.model_name)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+        except OSError as error:
+            raise RepositoryError(f"{error.filename or directory}: {error.strerror}") from error
+
+    def replace_manifest(self, version: int, manifest: Manifest) -> None:
+        """Replaces the manifest of a published version, as when parity was proven on one more provider."""
+        directory = self._version_directory(manifest.model_name, version)
+        written = directory / f".{MANIFEST_FILE}-{os.getpid()}"
+        try:
+            _write(written, manifest.to_json().encode())
+            written.replace(directory / MANIFEST_FILE)
+        except OSError as error:
+            raise RepositoryError(f"{error.filename or directory}: {error.strerror}") from error
+        finally:
+            written.unlink(missing_ok=True)
+
+    def _take_next_version(self, staging: Path, name: str) -> int:
+        while True:  # another exporter may take the number first: a rename never replaces a directory that is filled
+            version = max(self.versions(name), default=0) + 1
+            try:
+                staging.rename(self._version_directory(name, version))
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+            else:
+                return version
+
+    def _model_directory(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise ModelNotFound(f"{name[:128]!r} can't be the name of a model: letters, digits, '_', '-' and '.' only")
+        return self.root / name
+
+    def _version_directory(self, name: str, version: int) -> Path:
+        return self._model_directory(name) / str(version)
+
+    def _directories(self, parent: Path) -> list[Path]:
+        try:
+            return [entry for entry in parent.iterdir() if entry.is_dir()]
+        except OSError as error:
+            raise RepositoryError(f"{parent}: not a model repository: {error.strerror}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelRejected(f"{path}: {error.strerror}") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

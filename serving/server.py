@@ -1,0 +1,133 @@
+"""The server: one process that reads a model, binds its port, warms up, serves, and stops without losing an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.reflection import aio as reflection
+
+from serving.boundary import service_handler
+from serving.config import ServerConfig
+from serving.deployment import Deployment, Deployments
+from serving.digits_service import DigitClassifierService
+from serving.fronts.grpcio import GrpcioFront
+from serving.health import Health
+from serving.repository import Repository
+
+_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+# Room in a message for everything but pixels: names, options, tags.
+_ENVELOPE_BYTES = 64 * 1024
+
+_logger = logging.getLogger(__name__)
+
+
+class Server:
+    """Serves one version of one model.
+
+    Args:
+        config: What, where and how.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self.address = ""
+        self._deployment: Deployment | None = None
+        self._front: GrpcioFront | None = None
+        self._health: Health | None = None
+        self._service: DigitClassifierService | None = None
+
+    @property
+    def deployment(self) -> Deployment:
+        """What is served, once `start` has returned."""
+        if self._deployment is None:
+            raise RuntimeError("the server was not started")
+        return self._deployment
+
+    async def start(self) -> None:
+        """Reads the model, binds the address, warms up, and reports SERVING.
+
+        Health answers NOT_SERVING and calls get UNAVAILABLE while the model warms up.
+
+        Raises:
+            DigitsError: The model may not be served, the provider is not to be had, or the port is in use.
+        """
+        config = self._config
+        repository = Repository(config.repository)
+        stored = repository.load(*repository.choose(config.model, config.version))
+        self._deployment = Deployment(stored, config.engine, config.batcher)
+        self._service = DigitClassifierService(Deployments(self._deployment))
+        services = (
+            self._service.DESCRIPTOR.full_name,
+            reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name,
+        )
+        self._health = Health(services)
+        self._front = GrpcioFront(
+            [
+                service_handler(self._service.DESCRIPTOR, self._service),
+                service_handler(self._health.DESCRIPTOR, self._health),
+                service_handler(
+                    _REFLECTION,
+                    reflection.ReflectionServicer((*services, self._health.DESCRIPTOR.full_name)),
+                ),
+            ],
+            host=config.host,
+            port=config.port,
+            max_request_bytes=stored.manifest.input.image_bytes * config.batcher.max_batch_rows + _ENVELOPE_BYTES,
+        )
+        try:
+            self.address = await self._front.start()
+            await self._deployment.start()
+        except BaseException:
+            await self.aclose(grace_s=0)
+            raise
+        await self._health.set_serving()
+
+    async def aclose(self, grace_s: float | None = None) -> None:
+        """Reports NOT_SERVING, takes no new calls, answers those in flight, and lets the model go.
+
+        Args:
+            grace_s: How long calls in flight may take, in seconds; the configuration's by default.
+        """
+        if self._health is not None:
+            await self._health.drain()
+        if self._service is not None:
+            self._service.drain()
+        if self._front is not None:
+            await self._front.stop(self._config.grace_s if grace_s is None else grace_s)
+        if self._deployment is not None:
+            await self._deployment.aclose()
+
+
+async def serve(config: ServerConfig, *, ready: Callable[[Server], Awaitable[None]]) -> None:
+    """Serves until SIGTERM or SIGINT, then stops gracefully; a second signal stops at once.
+
+    Args:
+        config: What, where and how.
+        ready: Awaited once the server reports SERVING.
+
+    Raises:
+        DigitsError: The server can't start as configured.
+    """
+    stopping = asyncio.Event()
+    server = Server(config)
+    loop = asyncio.get_running_loop()
+    running = asyncio.current_task()
+
+    def stop() -> None:
+        if stopping.is_set() and running is not None:
+            running.cancel()
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    await server.start()
+    try:
+        await ready(server)
+        await stopping.wait()
+        _logger.info("stopping: calls in flight have %g s", config.grace_s)
+    finally:
+        await server.aclose()
