@@ -1,0 +1,85 @@
+"""The command `digits-export`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+
+@click.command(context_settings={"show_default": True, "max_content_width": 110})
+@click.argument("model", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--repository", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where it is published."
+)
+@click.option("--name", show_default="the architecture's", help="Name of the model in the repository.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    envvar="MNIST_DIR",
+    show_envvar=True,
+    help="Directory with MNIST's four IDX files, plain or .gz; without it they are downloaded once.",
+)
+@click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", help="What the proof is for.")
+@click.option("--limit", type=click.FloatRange(0), default=1e-5, help="Largest difference of a probability.")
+@click.option("--verify", type=click.IntRange(1), help="Prove this published version, and publish nothing new.")
+def main(
+    model: Path,
+    repository: Path,
+    name: str | None,
+    data_dir: Path | None,
+    provider: str,
+    limit: float,
+    verify: int | None,
+) -> None:
+    """Converts MODEL.keras to ONNX, proves that it computes the same, and publishes it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before the import: TensorFlow's start-up chatter
+    try:
+        from export.exporter import Exporter
+        from export.parity import ParityLimits
+        from export.trained_model import UnusableModel
+        from serving.errors import DigitsError
+        from serving.repository import Repository
+        from training.datasets import DatasetError
+    except ImportError as error:
+        raise click.ClickException(
+            f"{error.name} is not installed; exporting needs the extras train and cpu (or gpu): "
+            "pip install 'digits-serving[train,cpu]'"
+        ) from error
+    exporter = Exporter(model, data_dir=data_dir, provider=provider, limits=ParityLimits(probabilities=limit))
+    target = Repository(repository)
+    try:
+        if verify is None:
+            export = exporter.publish(target, model_name=name)
+        else:
+            export = exporter.verify(target, version=verify, model_name=name)
+    except (DigitsError, DatasetError, UnusableModel) as error:
+        raise click.ClickException(str(error)) from error
+    figures, accuracy = export.report.figures, export.report.accuracy
+    rows = [
+        ("provider", export.report.provider),
+        ("images", f"{figures.images:,} at batch sizes {', '.join(map(str, figures.batch_sizes))}"),
+        ("labels equal", f"{figures.labels_equal:,} of {figures.images:,}"),
+        ("logits", f"max {figures.logits_max_difference:.2e}  mean {figures.logits_mean_difference:.2e}"),
+        (
+            "probabilities",
+            f"max {figures.probabilities_max_difference:.2e}  mean {figures.probabilities_mean_difference:.2e}"
+            f"  limit {figures.probabilities_limit:.0e}",
+        ),
+        ("accuracy", f"Keras {accuracy.keras:.2%}  ONNX Runtime {accuracy.onnx:.2%}"),
+    ]
+    for title, value in rows:
+        click.echo(f"{title:<14} {value}")
+    if export.version is None:
+        for worst in export.report.worst:
+            click.echo(
+                f"image {worst.index:>5}  is {worst.label}  Keras {worst.keras_label}  ONNX {worst.onnx_label}"
+                f"  differs by {worst.difference:.2e}"
+            )
+        raise click.ClickException(f"parity not proven, nothing published: {'; '.join(export.report.problems)}")
+    click.echo(f"{'verified' if verify else 'published'} {target.root / export.model_name / str(export.version)}")
+
+
+if __name__ == "__main__":
+    main(prog_name="digits-export")

@@ -1,0 +1,123 @@
+"""From Keras to ONNX: one static graph, uint8 in, logits and probabilities out.
+
+tf2onnx works in NHWC at its borders and turns each convolution to NCHW. Flattening in NHWC would leave a transpose and
+a dynamic reshape in front of the dense layers. So flattening happens in NCHW here, and the weights behind it are
+permuted to match: the same sums of the same products.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+import tensorflow as tf
+import tf2onnx
+from onnx import shape_inference
+
+from export.trained_model import TrainedModel, UnusableModel
+
+OPSET = 18
+INPUT, LOGITS, PROBABILITIES, BATCH = "images", "logits", "probabilities", "batch"
+
+Layer = Callable[[Any], Any]
+
+
+def convert(trained: TrainedModel, *, model_name: str) -> bytes:
+    """Converts a network.
+
+    Args:
+        trained: The network and its record.
+        model_name: Recorded in the file's metadata.
+
+    Returns:
+        A serialised ONNX model: input `images`, uint8 `[batch, height, width, channels]`; outputs `logits` and
+        `probabilities`, float32 `[batch, classes]`; metadata that explains the file by itself.
+
+    Raises:
+        UnusableModel: A layer behind a flattening that can't be permuted.
+    """
+    layers = _layers(trained.network)
+
+    def serve(images: Any) -> dict[str, Any]:
+        values = images
+        for layer in layers:
+            values = layer(values)
+        return {LOGITS: values, PROBABILITIES: tf.nn.softmax(values)}
+
+    signature = [tf.TensorSpec([None, *trained.image_shape], tf.uint8, name=INPUT)]
+    model, _ = tf2onnx.convert.from_function(
+        tf.function(serve, input_signature=signature), input_signature=signature, opset=OPSET
+    )
+    _name_batch_dimension(model)
+    _describe(model, trained, model_name)
+    model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _layers(network: keras.Sequential) -> list[Layer]:
+    """The network's layers as they are exported: the last without its softmax, those behind a flattening permuted."""
+    exported: list[Layer] = []
+    order: np.ndarray | None = None  # of the flattened values, while they are in another order than Keras's
+    for layer in network.layers:
+        weights, config = layer.get_weights(), layer.get_config()
+        if isinstance(layer, keras.layers.Flatten) and len(layer.input.shape) == 4:
+            shape = tuple(layer.input.shape[1:])
+            order = np.arange(np.prod(shape)).reshape(shape).transpose(2, 0, 1).ravel()
+            exported.append(_flatten_channels_first(len(order)))
+            continue
+        if layer is network.layers[-1]:
+            config["activation"] = "linear"
+        if order is not None and weights:
+            if not isinstance(layer, keras.layers.Dense | keras.layers.BatchNormalization):
+                raise UnusableModel(f"{layer.name}: no way is known to put a {type(layer).__name__} behind a Flatten")
+            weights = [weight[order] if weight.shape[:1] == order.shape else weight for weight in weights]
+        if isinstance(layer, keras.layers.Dense):
+            order = None
+        exported.append(_rebuilt(layer, config, weights))
+    return exported
+
+
+def _rebuilt(layer: keras.Layer, config: dict[str, Any], weights: list[np.ndarray]) -> Layer:
+    copy = type(layer).from_config(config)
+    copy.build(layer.input.shape)
+    copy.set_weights(weights)
+    takes_training = isinstance(layer, keras.layers.Dropout | keras.layers.BatchNormalization)
+    return (lambda values: copy(values, training=False)) if takes_training else copy
+
+
+def _flatten_channels_first(size: int) -> Layer:
+    return lambda values: tf.reshape(tf.transpose(values, [0, 3, 1, 2]), [-1, size])
+
+
+def _name_batch_dimension(model: onnx.ModelProto) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = BATCH
+    del model.graph.value_info[:]  # inferred again, with the name
+
+
+def _describe(model: onnx.ModelProto, trained: TrainedModel, model_name: str) -> None:
+    record = trained.record
+    model.graph.name = model_name
+    model.producer_name = "digits-serving"
+    height, width, channels = trained.image_shape
+    onnx.helper.set_model_props(
+        model,
+        {
+            "model_name": model_name,
+            "labels": json.dumps(trained.labels, ensure_ascii=False),
+            "input": f"uint8 [batch, {height}, {width}, {channels}], 0 to 255",
+            "architecture": record["architecture"],
+            "recipe": record["recipe"].get("name", ""),
+            "seed": str(record["seed"]),
+            "parameters": str(record["parameters"]),
+            "data": record["data"]["source"],
+            "data_sha256": record["data"]["sha256"],
+            "keras_test_accuracy": str(record["test"].get("accuracy", "")),
+        },
+    )

@@ -1,0 +1,145 @@
+"""An export from end to end: convert, prove, publish. Nothing is published that did not pass."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+import tensorflow
+import tf2onnx
+
+from export.convert import convert
+from export.parity import ParityLimits, ParityReport, check_parity
+from export.trained_model import TrainedModel, UnusableModel, load_trained
+from serving.config import EngineConfig
+from serving.engine import RUNTIME_VERSION, Engine
+from serving.manifest import InputSpec, Manifest
+from serving.repository import Repository
+from training import datasets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """The outcome: the gate's report, and the version where it passed.
+
+    Attributes:
+        report: What the gate found.
+        model_name: Name of the model in the repository.
+        version: The version that was published or extended; None where the gate failed.
+    """
+
+    report: ParityReport
+    model_name: str
+    version: int | None
+
+
+class Exporter:
+    """Exports one trained model.
+
+    Args:
+        model: The `.keras` file, with `metrics.json` beside it.
+        data_dir: Directory with MNIST's files, where it was trained on those.
+        provider: `cpu` or `cuda`: what the proof is for.
+        limits: Largest differences that pass.
+    """
+
+    def __init__(
+        self, model: Path, *, data_dir: Path | None, provider: str = "cpu", limits: ParityLimits | None = None
+    ) -> None:
+        self._model = model
+        self._data_dir = data_dir
+        self._provider = provider
+        self._limits = limits or ParityLimits()
+
+    def publish(self, repository: Repository, *, model_name: str | None = None) -> Export:
+        """Converts, proves and publishes the next version.
+
+        Args:
+            repository: Where it is published.
+            model_name: Its name there; the architecture's by default.
+
+        Raises:
+            UnusableModel: The model can't be exported.
+            DatasetError: The data that it was trained on are not to be had.
+            DigitsError: The engine refuses the file, or the repository can't be written.
+        """
+        trained = load_trained(self._model)
+        data = self._data_of(trained)
+        name = model_name or trained.record["architecture"]
+        repository.versions(name)  # an impossible name fails here, before the work
+        content = convert(trained, model_name=name)
+        report = self._check(trained, content, data)
+        if not report.figures.passed:
+            return Export(report=report, model_name=name, version=None)
+        version = repository.publish(content, _manifest(trained, name, content, report))
+        return Export(report=report, model_name=name, version=version)
+
+    def verify(self, repository: Repository, *, version: int, model_name: str | None = None) -> Export:
+        """Proves a published version on the provider and adds the figures to its manifest.
+
+        Raises:
+            UnusableModel: The version was made from another model.
+            DigitsError: As for `publish`.
+        """
+        trained = load_trained(self._model)
+        data = self._data_of(trained)
+        name, version = repository.choose(model_name or trained.record["architecture"], version)
+        stored = repository.load(name, version)
+        if stored.manifest.training.get("model_sha256") != trained.record["model_sha256"]:
+            raise UnusableModel(f"{self._model}: version {version} of {name} was made from another model")
+        report = self._check(trained, stored.content, data)
+        if not report.figures.passed:
+            return Export(report=report, model_name=name, version=None)
+        repository.replace_manifest(version, stored.manifest.with_parity(report.provider, report.figures))
+        return Export(report=report, model_name=name, version=version)
+
+    def _data_of(self, trained: TrainedModel) -> datasets.Dataset:
+        recorded = trained.record["data"]
+        data = datasets.load(recorded["source"], data_dir=self._data_dir)
+        if data.sha256 != recorded["sha256"]:
+            raise UnusableModel(f"{self._model}: trained on other {recorded['source']} data than are here")
+        return data
+
+    def _check(self, trained: TrainedModel, content: bytes, data: datasets.Dataset) -> ParityReport:
+        engine = Engine(
+            content,
+            image_shape=trained.image_shape,
+            classes=len(trained.labels),
+            config=EngineConfig(provider=self._provider),
+        )
+        engine.start()
+        return check_parity(trained, engine, data.test_images, data.test_labels, limits=self._limits)
+
+
+def _manifest(trained: TrainedModel, name: str, content: bytes, report: ParityReport) -> Manifest:
+    record = trained.record
+    height, width, channels = trained.image_shape
+    return Manifest(
+        model_name=name,
+        sha256=hashlib.sha256(content).hexdigest(),
+        labels=trained.labels,
+        input=InputSpec(
+            height=height,
+            width=width,
+            channels=channels,
+            preparation="mnist" if record["data"]["source"] in datasets.SOURCES else "resize",
+        ),
+        training={key: record[key] for key in ("architecture", "recipe", "seed", "parameters", "data", "model_sha256")},
+        accuracy=report.accuracy,
+        parity={report.provider: report.figures},
+        versions={
+            **record["versions"],
+            "tensorflow_at_export": tensorflow.__version__,
+            "keras_at_export": keras.__version__,
+            "numpy_at_export": np.__version__,
+            "tf2onnx": tf2onnx.__version__,
+            "onnx": onnx.__version__,
+            "onnxruntime": RUNTIME_VERSION,
+        },
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,194 @@
+"""The parity gate: Keras against the engine that will serve, on every test image, at several batch sizes.
+
+First names, types and shapes, which the engine itself checks when it starts; then values; then labels.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from export.trained_model import TrainedModel
+from serving.engine import RUNTIME_VERSION, Engine
+from serving.errors import DigitsError
+from serving.manifest import Accuracy, ParityFigures
+
+FloatArray = npt.NDArray[np.float32]
+
+BATCH_SIZES = (1, 7, 64, 256)
+_WORST = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityLimits:
+    """Largest absolute differences that pass.
+
+    Attributes:
+        probabilities: For a probability. float32 sums in another order differ by about 1e-6.
+        logits: For a logit. Logits of digits reach about 30, where one unit in the last place is 2e-6.
+    """
+
+    probabilities: float = 1e-5
+    logits: float = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstImage:
+    """An image on which the two disagree most.
+
+    Attributes:
+        index: Its place among the test images.
+        label: Its true label.
+        keras_label: Keras's answer.
+        onnx_label: The engine's answer.
+        difference: Largest absolute difference of one of its probabilities.
+    """
+
+    index: int
+    label: str
+    keras_label: str
+    onnx_label: str
+    difference: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityReport:
+    """What the gate found.
+
+    Attributes:
+        provider: The execution provider that this holds for.
+        figures: As they go into the manifest; `figures.passed` is the verdict.
+        accuracy: Of both sides, on the images compared.
+        problems: Why it failed; empty where it passed.
+        worst: The images with the largest differences, worst first.
+    """
+
+    provider: str
+    figures: ParityFigures
+    accuracy: Accuracy
+    problems: tuple[str, ...]
+    worst: tuple[WorstImage, ...]
+
+
+def check_parity(
+    trained: TrainedModel,
+    engine: Engine,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    *,
+    limits: ParityLimits | None = None,
+) -> ParityReport:
+    """Compares a trained network with the engine that will serve it.
+
+    Args:
+        trained: The network, run by Keras.
+        engine: A started engine with the exported model.
+        images: uint8 `[n, height, width, channels]`; at batch sizes 1, 7, 64, 256 and n.
+        labels: int64 `[n]`, the true labels.
+        limits: Largest differences that pass.
+    """
+    limits = limits or ParityLimits()
+    keras_logits, keras_probabilities = trained.predict(images)
+    keras_labels = keras_probabilities.argmax(axis=1)
+    batch_sizes = (*(size for size in BATCH_SIZES if size < len(images)), len(images))
+    logits_difference = np.zeros(len(images))
+    probabilities_difference = np.zeros(len(images))
+    logits_sum = probabilities_sum = 0.0
+    equal = np.ones(len(images), dtype=bool)
+    finite, onnx_labels = True, keras_labels
+    for size in batch_sizes:
+        logits, probabilities = _run(engine, images, size)
+        finite = finite and bool(np.isfinite(logits).all() and np.isfinite(probabilities).all())
+        of_logits, of_probabilities = np.abs(logits - keras_logits), np.abs(probabilities - keras_probabilities)
+        logits_difference = np.maximum(logits_difference, of_logits.max(axis=1))
+        probabilities_difference = np.maximum(probabilities_difference, of_probabilities.max(axis=1))
+        logits_sum += float(of_logits.mean(dtype=np.float64))
+        probabilities_sum += float(of_probabilities.mean(dtype=np.float64))
+        onnx_labels = probabilities.argmax(axis=1)
+        equal &= onnx_labels == keras_labels
+    problems = _problems(
+        trained,
+        engine,
+        finite=finite,
+        labels_equal=int(equal.sum()),
+        images=len(images),
+        logits=float(logits_difference.max()),
+        probabilities=float(probabilities_difference.max()),
+        limits=limits,
+    )
+    figures = ParityFigures(
+        passed=not problems,
+        images=len(images),
+        batch_sizes=batch_sizes,
+        labels_equal=int(equal.sum()),
+        logits_max_difference=float(logits_difference.max()),
+        logits_mean_difference=logits_sum / len(batch_sizes),
+        probabilities_max_difference=float(probabilities_difference.max()),
+        probabilities_mean_difference=probabilities_sum / len(batch_sizes),
+        logits_limit=limits.logits,
+        probabilities_limit=limits.probabilities,
+        onnxruntime=RUNTIME_VERSION,
+        verified=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    # Unequal labels first: where those are, the size of the difference matters less.
+    order = np.lexsort((-np.nan_to_num(probabilities_difference, nan=np.inf), equal))[:_WORST]
+    names = trained.labels
+    return ParityReport(
+        provider=engine.provider,
+        figures=figures,
+        accuracy=Accuracy(keras=float((keras_labels == labels).mean()), onnx=float((onnx_labels == labels).mean())),
+        problems=problems,
+        worst=tuple(
+            WorstImage(
+                index=int(index),
+                label=names[labels[index]],
+                keras_label=names[keras_labels[index]],
+                onnx_label=names[onnx_labels[index]],
+                difference=float(probabilities_difference[index]),
+            )
+            for index in order
+        ),
+    )
+
+
+def _run(engine: Engine, images: npt.NDArray[np.uint8], size: int) -> tuple[FloatArray, FloatArray]:
+    parts = [engine.infer(images[start : start + size]) for start in range(0, len(images), size)]
+    return np.concatenate([part.logits for part in parts]), np.concatenate([part.probabilities for part in parts])
+
+
+def _problems(
+    trained: TrainedModel,
+    engine: Engine,
+    *,
+    finite: bool,
+    labels_equal: int,
+    images: int,
+    logits: float,
+    probabilities: float,
+    limits: ParityLimits,
+) -> tuple[str, ...]:
+    problems = []
+    if _labels_in_file(engine) != trained.labels:
+        problems.append("the labels in the file are not those of the training, or in another order")
+    if not finite:
+        problems.append("the engine's answers are not all finite")
+    # "not <=" and not ">": NaN must fail
+    if not logits <= limits.logits:
+        problems.append(f"a logit differs by {logits:.2e}, the limit is {limits.logits:.0e}")
+    if not probabilities <= limits.probabilities:
+        problems.append(f"a probability differs by {probabilities:.2e}, the limit is {limits.probabilities:.0e}")
+    if labels_equal != images:
+        problems.append(f"{images - labels_equal} of {images} labels differ")
+    return tuple(problems)
+
+
+def _labels_in_file(engine: Engine) -> Sequence[str]:
+    try:
+        return tuple(json.loads(engine.metadata["labels"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise DigitsError("the ONNX file's metadata holds no labels") from error

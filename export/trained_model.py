@@ -1,0 +1,132 @@
+"""A trained network as the export takes it: `model.keras` and the `metrics.json` that training wrote beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+_RECORDED: dict[str, type] = {
+    "architecture": str,
+    "recipe": dict,
+    "seed": int,
+    "parameters": int,
+    "data": dict,
+    "labels": list,
+    "input": dict,
+    "test": dict,
+    "versions": dict,
+    "created": str,
+    "model_sha256": str,
+}
+
+
+class UnusableModel(Exception):
+    """A model that can't be exported: unreadable, without its record, or of a kind that is not known here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A network and its record.
+
+    Attributes:
+        network: From uint8 `[batch, height, width, channels]` to probabilities `[batch, classes]`, a chain of layers.
+        record: What `metrics.json` holds.
+    """
+
+    network: keras.Model
+    record: dict[str, Any]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Name of each class, in the order of the outputs."""
+        return tuple(self.record["labels"])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        height, width, channels = self.network.input_shape[1:]
+        return height, width, channels
+
+    def predict(self, images: npt.NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
+        """Runs Keras itself.
+
+        The network ends in a softmax, so its logits are taken from what goes into the last layer.
+
+        Args:
+            images: uint8 `[n, height, width, channels]`.
+
+        Returns:
+            Logits and probabilities, each float32 `[n, classes]`.
+        """
+        last = self.network.layers[-1]
+        both = keras.Model(self.network.inputs, [last.input, last.output])
+        features, probabilities = both.predict(images, batch_size=256, verbose=0)
+        kernel, bias = last.get_weights()
+        return features @ kernel + bias, probabilities
+
+
+def load_trained(path: Path) -> TrainedModel:
+    """Reads a `.keras` file and the `metrics.json` beside it.
+
+    Raises:
+        UnusableModel: One of them is missing or damaged, they are not of one run, or the network is no chain of layers
+            from uint8 images to a softmax over the labels.
+    """
+    record = _read_record(path.parent / "metrics.json")
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UnusableModel(f"{path}: {error.strerror}") from error
+    if not zipfile.is_zipfile(path):
+        raise UnusableModel(f"{path}: not a .keras file, or a truncated one")
+    if digest != record["model_sha256"]:
+        raise UnusableModel(f"{path}: not the model that {path.parent / 'metrics.json'} describes")
+    try:
+        network = keras.models.load_model(path, compile=False)
+    except Exception as error:
+        raise UnusableModel(f"{path}: Keras can't load it ({type(error).__name__})") from error
+    trained = TrainedModel(network=network, record=record)
+    _check_network(trained, path)
+    return trained
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnusableModel(f"{path}: {error.strerror}; digits-train writes it beside the model") from error
+    except ValueError as error:
+        raise UnusableModel(f"{path}: not JSON") from error
+    for name, kind in _RECORDED.items():
+        if not isinstance(record, dict) or not isinstance(record.get(name), kind):
+            raise UnusableModel(f"{path}: {name} is missing or no {kind.__name__}")
+    if not isinstance(record["data"].get("source"), str) or not isinstance(record["data"].get("sha256"), str):
+        raise UnusableModel(f"{path}: data does not name its source and sha256")
+    return record
+
+
+def _check_network(trained: TrainedModel, path: Path) -> None:
+    network = trained.network
+    if not isinstance(network, keras.Sequential):
+        raise UnusableModel(f"{path}: not a chain of layers (keras.Sequential)")
+    if len(network.input_shape) != 4 or None in network.input_shape[1:] or network.inputs[0].dtype != "uint8":
+        raise UnusableModel(f"{path}: takes {network.inputs[0].dtype} {network.input_shape}, not uint8 images")
+    last = network.layers[-1]
+    if (
+        not isinstance(last, keras.layers.Dense)
+        or last.activation is not keras.activations.softmax
+        or not last.use_bias
+    ):
+        raise UnusableModel(f"{path}: the last layer is no dense layer with a bias and softmax")
+    if last.units != len(trained.labels):
+        raise UnusableModel(f"{path}: {last.units} outputs, but {len(trained.labels)} labels in its record")
