@@ -1,0 +1,43 @@
+# Two targets: docker build --target cpu -t digits-serving:cpu . (or --target gpu).
+# Only serving and its interface go in: no training, no export, no pip in the final image's way.
+ARG PYTHON=3.12
+
+FROM python:${PYTHON}-slim AS dependencies-cpu
+COPY requirements/cpu.txt /build/requirements.txt
+RUN python -m venv --without-pip /opt/venv \
+    && python -m pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --requirement /build/requirements.txt
+
+FROM python:${PYTHON}-slim AS dependencies-gpu
+COPY requirements/gpu.txt /build/requirements.txt
+RUN python -m venv --without-pip /opt/venv \
+    && python -m pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --requirement /build/requirements.txt
+
+FROM python:${PYTHON}-slim AS serving
+LABEL org.opencontainers.image.title="digits-serving" \
+      org.opencontainers.image.description="A trained convolutional network behind a gRPC service" \
+      org.opencontainers.image.licenses="MIT"
+RUN useradd --system --uid 10001 --no-create-home digits
+WORKDIR /app
+COPY protos /app/protos
+COPY serving /app/serving
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/app \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    DIGITS_HOST=0.0.0.0 \
+    DIGITS_PORT=50051
+USER 10001
+EXPOSE 50051
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s CMD ["python", "-m", "serving", "health"]
+ENTRYPOINT ["python", "-m", "serving", "serve"]
+
+FROM serving AS gpu
+COPY --from=dependencies-gpu /opt/venv /opt/venv
+ENV DIGITS_PROVIDER=cuda \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+FROM serving AS cpu
+COPY --from=dependencies-cpu /opt/venv /opt/venv
+ENV DIGITS_PROVIDER=cpu
