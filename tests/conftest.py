@@ -1,0 +1,114 @@
+"""What several tests share: real servers, a network trained on drawn digits, MNIST where it is present."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.config import PRETRAINED
+from serving.repository import Repository, StoredModel
+from training.synthetic import draw_digits
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server in a process of its own."""
+
+    process: subprocess.Popen[str]
+    address: str
+    announcement: str
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        """Signals it; returns its exit code and what it wrote to stderr."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        _, stderr = self.process.communicate(timeout=30)
+        return self.process.returncode, stderr
+
+
+@contextlib.contextmanager
+def run_server(*options: str, env: dict[str, str] | None = None) -> Iterator[RunningServer]:
+    process = subprocess.Popen(
+        [BIN / "digits-serve", "--port", "0", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+    )
+    try:
+        announcement = process.stdout.readline()
+        found = re.search(r" on (\S+) with ", announcement)
+        if not found:
+            pytest.fail(f"the server did not start: {announcement}{process.communicate(timeout=30)[1]}")
+        yield RunningServer(process, found[1], announcement)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Callable[..., contextlib.AbstractContextManager[RunningServer]]:
+    return run_server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    """The shipped model, served; shared by the tests of a module. Must stop cleanly whatever they did to it."""
+    with run_server() as running:
+        yield running
+        code, stderr = running.stop()
+        assert code == 0, stderr
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs one of our console scripts as a user would."""
+
+    def run(name: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        options.setdefault("timeout", 300)
+        return subprocess.run(
+            [BIN / name, *map(str, arguments)], capture_output=True, text=True, check=False, **options
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shipped() -> StoredModel:
+    return Repository(PRETRAINED).load("mnist_convnet", 1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """500 drawn digits, uint8 [500, 28, 28, 1], and their labels; none occurs twice."""
+    return draw_digits(500, seed=11)
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    if not os.environ.get("MNIST_DIR"):
+        pytest.skip("MNIST_DIR does not name a directory with MNIST's files")
+    return Path(os.environ["MNIST_DIR"]).resolve()
+
+
+@pytest.fixture(scope="session")
+def synthetic_run(tmp_path_factory: pytest.TempPathFactory, command: Callable) -> Path:
+    """The directory of a short training run on drawn digits, made by the command."""
+    out = tmp_path_factory.mktemp("runs") / "synthetic"
+    done = command("digits-train", "--data", "synthetic", "--epochs", 2, "--seed", 3, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out

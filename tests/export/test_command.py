@@ -1,0 +1,165 @@
+"""`digits-export`: publishes what is proven, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import pytest
+
+from serving.repository import Repository
+
+
+@pytest.fixture(scope="module")
+def repository(synthetic_run: Path, tmp_path_factory: pytest.TempPathFactory, command: Callable) -> Path:
+    """A repository with two versions, both published by the command."""
+    root = tmp_path_factory.mktemp("models")
+    for version in (1, 2):
+        done = command("digits-export", synthetic_run / "model.keras", "--repository", root)
+        assert done.returncode == 0, done.stderr
+        assert f"published {root / 'mnist_convnet' / str(version)}" in done.stdout
+        assert "1,000 of 1,000" in done.stdout
+    return root
+
+
+def test_the_published_version_can_be_loaded_and_tells_its_origin(repository: Path, synthetic_run: Path) -> None:
+    stored = Repository(repository).load("mnist_convnet", 2)
+    record = json.loads((synthetic_run / "metrics.json").read_text())
+    assert stored.manifest.training["model_sha256"] == record["model_sha256"]
+    assert stored.manifest.training["recipe"]["epochs"] == 2
+    assert stored.manifest.input.shape == (28, 28, 1)
+    assert stored.manifest.accuracy.keras == pytest.approx(record["test"]["accuracy"], abs=1e-6)
+    assert stored.manifest.versions["tf2onnx"]
+    assert [path.name for path in (repository / "mnist_convnet").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_failed_gate_publishes_nothing_and_shows_the_worst(
+    command: Callable, synthetic_run: Path, tmp_path: Path
+) -> None:
+    done = command("digits-export", synthetic_run / "model.keras", "--repository", tmp_path / "m", "--limit", "1e-12")
+    assert done.returncode == 1
+    assert "nothing published: a probability differs by" in done.stderr
+    assert done.stdout.count("image ") == 10
+    assert not (tmp_path / "m").exists()
+
+
+def test_verify_renews_the_proof_of_a_published_version(
+    repository: Path, command: Callable, synthetic_run: Path
+) -> None:
+    manifest = repository / "mnist_convnet" / "1" / "manifest.json"
+    document = json.loads(manifest.read_text())
+    figures = document["parity"].pop("CPUExecutionProvider")
+    document["parity"]["CUDAExecutionProvider"] = figures
+    manifest.write_text(json.dumps(document))
+    done = command("digits-export", synthetic_run / "model.keras", "--repository", repository, "--verify", 1)
+    assert done.returncode == 0, done.stderr
+    parity = json.loads(manifest.read_text())["parity"]
+    assert set(parity) == {"CPUExecutionProvider", "CUDAExecutionProvider"}
+    assert Repository(repository).versions("mnist_convnet") == [1, 2]
+
+
+def test_cuda_can_not_be_proven_where_it_does_not_run(command: Callable, synthetic_run: Path, tmp_path: Path) -> None:
+    done = command(
+        "digits-export", synthetic_run / "model.keras", "--repository", tmp_path / "m", "--provider", "cuda"
+    )
+    if done.returncode == 0:
+        pytest.skip("CUDA runs here")
+    assert "digits-serving[gpu]" in done.stderr or "driver" in done.stderr
+    assert not (tmp_path / "m").exists()
+
+
+def _no_record(run: Path) -> str:
+    (run / "metrics.json").unlink()
+    return "metrics.json: No such file"
+
+
+def _broken_record(run: Path) -> str:
+    (run / "metrics.json").write_text("{")
+    return "not JSON"
+
+
+def _record_without_labels(run: Path) -> str:
+    _edit_record(run, labels=None)
+    return "labels is missing"
+
+
+def _no_keras_file(run: Path) -> str:
+    (run / "model.keras").write_bytes(b"nonsense")
+    return "not a .keras file"
+
+
+def _truncated(run: Path) -> str:
+    model = run / "model.keras"
+    model.write_bytes(model.read_bytes()[:5000])
+    return "not a .keras file, or a truncated one"
+
+
+def _another_model(run: Path) -> str:
+    with zipfile.ZipFile(run / "model.keras", "a") as archive:
+        archive.writestr("more", "bytes")
+    return "not the model that"
+
+
+def _foreign_model(run: Path) -> str:
+    import hashlib
+
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)]).save(run / "model.keras")
+    _edit_record(run, model_sha256=hashlib.sha256((run / "model.keras").read_bytes()).hexdigest())
+    return "not uint8 images"
+
+
+def _other_data(run: Path) -> str:
+    record = json.loads((run / "metrics.json").read_text())
+    _edit_record(run, data=record["data"] | {"sha256": "0" * 64})
+    return "trained on other synthetic data"
+
+
+def _edit_record(run: Path, **changes: object) -> None:
+    record = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(record | changes))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _no_record,
+        _broken_record,
+        _record_without_labels,
+        _no_keras_file,
+        _truncated,
+        _another_model,
+        _foreign_model,
+        _other_data,
+    ],
+)
+def test_a_model_that_can_not_be_exported_is_named_with_the_reason(
+    synthetic_run: Path, tmp_path: Path, damage: Callable[[Path], str]
+) -> None:
+    """In this process: starting TensorFlow anew for each would take most of the time."""
+    from click.testing import CliRunner
+
+    from export.__main__ import main
+
+    run = tmp_path / "run"
+    shutil.copytree(synthetic_run, run)
+    said = damage(run)
+    result = CliRunner().invoke(main, [str(run / "model.keras"), "--repository", str(tmp_path / "models")])
+    assert result.exit_code == 1
+    assert said in result.output
+    assert str(run) in result.output
+    assert not (tmp_path / "models").exists()
+
+
+def test_an_impossible_name_is_refused(synthetic_run: Path, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from export.__main__ import main
+
+    arguments = [str(synthetic_run / "model.keras"), "--repository", str(tmp_path / "models"), "--name", "../up"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "can't be the name of a model" in result.output

@@ -1,0 +1,232 @@
+"""The batcher: everyone gets their own rows, and nobody's misfortune is another's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.batcher import Batcher
+from serving.config import BatcherConfig
+from serving.errors import DeadlinePassed, InferenceFailed, InvalidRequest, NotReady, QueueFull
+
+
+class Gate:
+    """An engine that answers each image with its first pixel, once the gate is open, and remembers its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.began = threading.Semaphore(0)
+        self.open = threading.Event()
+        self.open.set()
+        self.fails = False
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        self.batches.append(images[:, 0, 0, 0].tolist())
+        self.began.release()
+        assert self.open.wait(10)
+        if self.fails:
+            raise ValueError("the engine broke")
+        return images[:, 0, 0, :].astype(np.float32)
+
+
+def _images(*values: int) -> np.ndarray:
+    return np.array(values, np.uint8).reshape(-1, 1, 1, 1)
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+Make = Callable[..., Batcher]
+
+
+@pytest_asyncio.fixture
+async def make(gate: Gate) -> AsyncIterator[Make]:
+    """Makes started batchers on the gate, and closes them whatever happened."""
+    executor, made = ThreadPoolExecutor(1), []
+
+    def start(clock: Callable[[], float] | None = None, infer: Callable | None = None, **config: object) -> Batcher:
+        options = {"clock": clock} if clock else {}
+        batcher = Batcher(infer or gate, executor, BatcherConfig(**config), **options)
+        batcher.start()
+        made.append(batcher)
+        return batcher
+
+    yield start
+    gate.open.set()
+    for batcher in made:
+        await asyncio.wait_for(batcher.aclose(), 10)
+    executor.shutdown()
+
+
+async def _busy(batcher: Batcher, gate: Gate) -> asyncio.Task:
+    """Occupies the engine with a request of its own until the gate opens."""
+    gate.open.clear()
+    task = asyncio.create_task(batcher.submit(_images(255)))
+    assert await asyncio.to_thread(gate.began.acquire, timeout=10)
+    return task
+
+
+async def _queued(batcher: Batcher, *requests: np.ndarray, **options: object) -> list[asyncio.Task]:
+    """Submits requests in order, so that all are queued when it returns."""
+    tasks = []
+    for request in requests:
+        tasks.append(asyncio.create_task(batcher.submit(request, **options)))
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_requests_that_queue_while_the_engine_is_busy_share_a_batch(make: Make, gate: Gate) -> None:
+    batcher = make()
+    first = await _busy(batcher, gate)
+    waiting = await _queued(batcher, _images(1, 2), _images(3), _images(4, 5, 6))
+    assert batcher.queued_rows == 6
+    gate.open.set()
+    answers = await asyncio.gather(first, *waiting)
+    assert gate.batches == [[255], [1, 2, 3, 4, 5, 6]]
+    assert [answer.probabilities[:, 0].tolist() for answer in answers] == [[255], [1, 2], [3], [4, 5, 6]]
+
+
+async def test_a_batch_takes_whole_requests_up_to_its_limit(make: Make, gate: Gate) -> None:
+    batcher = make(max_batch_rows=4)
+    first = await _busy(batcher, gate)
+    waiting = await _queued(batcher, _images(1, 2, 3), _images(4), _images(5, 6), _images(7))
+    gate.open.set()
+    await asyncio.gather(first, *waiting)
+    assert gate.batches == [[255], [1, 2, 3, 4], [5, 6, 7]]
+
+
+async def test_a_full_queue_refuses_at_once_and_has_room_again_later(make: Make, gate: Gate) -> None:
+    batcher = make(max_batch_rows=4, max_queue_rows=4)
+    first = await _busy(batcher, gate)
+    waiting = await _queued(batcher, _images(1, 2, 3))
+    with pytest.raises(QueueFull) as refused:
+        await batcher.submit(_images(4, 5))
+    assert refused.value.retry_after_s > 0
+    waiting += await _queued(batcher, _images(6))
+    gate.open.set()
+    await asyncio.gather(first, *waiting)
+    assert (await batcher.submit(_images(7))).probabilities.tolist() == [[7]]
+    assert batcher.queued_rows == 0
+
+
+@pytest.mark.parametrize("moment", ["queued", "running"])
+async def test_a_cancelled_caller_hurts_no_neighbour(make: Make, gate: Gate, moment: str) -> None:
+    batcher = make()
+    first = await _busy(batcher, gate)
+    waiting = await _queued(batcher, _images(1), _images(2, 3), _images(4))
+    if moment == "running":
+        gate.open.set()
+        await first
+        gate.open.clear()
+        assert await asyncio.to_thread(gate.began.acquire, timeout=10)
+    waiting[1].cancel()
+    await asyncio.wait({waiting[1]}, timeout=10)
+    gate.open.set()
+    answers = await asyncio.wait_for(asyncio.gather(waiting[0], waiting[2]), 10)
+    assert [answer.probabilities.tolist() for answer in answers] == [[[1]], [[4]]]
+    assert gate.batches[1] == ([1, 4] if moment == "queued" else [1, 2, 3, 4])
+    assert waiting[1].cancelled()
+    assert batcher.queued_rows == 0
+
+
+async def test_a_passed_deadline_is_dropped_before_the_engine(make: Make, gate: Gate) -> None:
+    now = 100.0
+    batcher = make(clock=lambda: now)
+    first = await _busy(batcher, gate)
+    (late,) = await _queued(batcher, _images(1), deadline=101.0)
+    (in_time,) = await _queued(batcher, _images(2), deadline=103.0)
+    now = 102.0
+    gate.open.set()
+    await first
+    with pytest.raises(DeadlinePassed):
+        await late
+    assert (await in_time).queue_s == 2.0
+    assert gate.batches == [[255], [2]]
+
+
+async def test_a_failed_batch_fails_its_own_requests_only(make: Make, gate: Gate) -> None:
+    batcher = make()
+    gate.fails = True
+    results = await asyncio.gather(batcher.submit(_images(1)), batcher.submit(_images(2)), return_exceptions=True)
+    assert [type(result) for result in results] == [InferenceFailed, InferenceFailed]
+    gate.fails = False
+    assert (await batcher.submit(_images(3))).probabilities.tolist() == [[3]]
+
+
+async def test_too_few_rows_from_the_engine_are_an_error_and_not_a_mix_up(make: Make) -> None:
+    batcher = make(infer=lambda images: np.zeros((len(images) - 1, 1), np.float32))
+    with pytest.raises(InferenceFailed, match="2 images gave 1 rows"):
+        await batcher.submit(_images(1, 2))
+
+
+async def test_closing_answers_what_was_accepted_and_refuses_the_rest(make: Make, gate: Gate) -> None:
+    batcher = make()
+    first = await _busy(batcher, gate)
+    waiting = await _queued(batcher, _images(1), _images(2))
+    closing = asyncio.create_task(batcher.aclose())
+    await asyncio.sleep(0)
+    with pytest.raises(NotReady):
+        await batcher.submit(_images(3))
+    gate.open.set()
+    await asyncio.wait_for(closing, 10)
+    answers = await asyncio.gather(first, *waiting)
+    assert [answer.probabilities.tolist() for answer in answers] == [[[255]], [[1]], [[2]]]
+
+
+async def test_an_oversized_request_is_refused(make: Make) -> None:
+    with pytest.raises(InvalidRequest, match="3 images, but at most 2"):
+        await make(max_batch_rows=2).submit(_images(1, 2, 3))
+
+
+async def test_an_idle_engine_waits_for_more_only_when_told_to(make: Make, gate: Gate) -> None:
+    """With a wait far beyond the test's patience, only a full batch can start the engine."""
+    batcher = make(max_batch_rows=3, max_wait_ms=60_000)
+    waiting = await _queued(batcher, _images(1), _images(2))
+    assert gate.batches == []
+    waiting += await _queued(batcher, _images(3))
+    await asyncio.wait_for(asyncio.gather(*waiting), 10)
+    assert gate.batches == [[1, 2, 3]]
+
+
+async def test_the_wait_for_more_ends(make: Make, gate: Gate) -> None:
+    batcher = make(max_wait_ms=20)
+    await asyncio.wait_for(batcher.submit(_images(1)), 10)
+    assert gate.batches == [[1]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40), cancelled=st.sets(st.integers(0, 39)))
+def test_everyone_gets_exactly_their_own_rows(sizes: list[int], cancelled: set[int]) -> None:
+    """Requests of random sizes with recognisable contents, some cancelled while queued."""
+
+    async def run() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            config = BatcherConfig(max_batch_rows=16, max_queue_rows=1000)
+            batcher = Batcher(lambda images: images[:, 0, 0, :].astype(np.float32), executor, config)
+            batcher.start()
+            starts = np.cumsum([0, *sizes[:-1]])
+            contents = [np.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+            images = [np.stack([c // 256, c % 256], axis=1).astype(np.uint8).reshape(-1, 1, 1, 2) for c in contents]
+            tasks = [asyncio.create_task(batcher.submit(image)) for image in images]
+            await asyncio.sleep(0)
+            for index in cancelled & set(range(len(tasks))):
+                tasks[index].cancel()
+            done = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+            for index, (answer, content) in enumerate(zip(done, contents, strict=True)):
+                if not isinstance(answer, asyncio.CancelledError):
+                    assert (answer.probabilities @ [256, 1]).tolist() == content.tolist()
+                else:
+                    assert index in cancelled
+            await batcher.aclose()
+
+    asyncio.run(run())

@@ -1,0 +1,100 @@
+"""Who may import whom: the rooms of the house, kept apart by reading every import statement."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+CORE = {
+    "batcher",
+    "config",
+    "cuda",
+    "deployment",
+    "engine",
+    "errors",
+    "images",
+    "manifest",
+    "onnx_file",
+    "processors",
+    "repository",
+}
+GRPC_SIDE = {"boundary", "digits_service", "status"}
+PROCESS = {"__main__", "fronts", "health", "serve", "server"}
+CLIENT = {"call_errors", "classification", "classify", "client"}
+
+GRPC = {"grpc", "google", "protos", "grpc_health", "grpc_reflection"}
+
+
+def _modules() -> list[Path]:
+    return sorted(
+        path for room in ("training", "export", "serving") for path in (ROOT / room).rglob("*.py")
+    )
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[1].removesuffix(".py")
+
+
+def _imports(path: Path) -> set[str]:
+    """Dotted names of everything that a module imports, wherever in the module."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def _allowed_outside(path: Path) -> set[str]:
+    """Top-level packages beyond the standard library that a module may import."""
+    package, room = path.relative_to(ROOT).parts[0], _room(path)
+    if package == "training":
+        return {"training", "serving", "keras", "tensorflow", "numpy", "PIL", "click", "pooch"}
+    if package == "export":
+        return {"export", "training", "serving", "keras", "tensorflow", "tf2onnx", "onnx", "numpy", "click"}
+    if room in CORE:
+        own = {"engine": {"onnxruntime"}, "images": {"PIL"}}
+        return {"serving", "numpy"} | own.get(room, set())
+    if room in GRPC_SIDE:
+        return {"serving", "numpy"} | GRPC
+    if room in CLIENT:
+        return {"serving", "numpy", "click", "grpc", "google", "protos"}
+    return {"serving", "click"} | GRPC
+
+
+def _allowed_within(path: Path) -> set[str]:
+    """Modules of `serving` that a module may import."""
+    package, room = path.relative_to(ROOT).parts[0], _room(path)
+    if package == "training":
+        return {"images"}
+    if package == "export" or room in CORE:
+        return CORE
+    if room in GRPC_SIDE:
+        return CORE | GRPC_SIDE
+    if room in CLIENT:
+        return CLIENT | {"images", "errors"}
+    return CORE | GRPC_SIDE | PROCESS
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
+    names = _imports(path)
+    outside = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
+    assert outside <= _allowed_outside(path)
+    within = {name.split(".")[1] for name in names if name.startswith("serving.")}
+    assert within <= _allowed_within(path)
+    if path.relative_to(ROOT).parts[0] == "export":
+        from_training = {".".join(name.split(".")[:2]) for name in names if name.startswith("training.")}
+        assert from_training <= {"training.datasets"}
+
+
+def test_every_module_of_serving_has_a_room() -> None:
+    rooms = {_room(path) for path in _modules() if path.relative_to(ROOT).parts[0] == "serving"}
+    assert rooms - {"__init__"} == CORE | GRPC_SIDE | PROCESS | CLIENT

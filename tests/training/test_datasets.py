@@ -1,0 +1,154 @@
+"""MNIST's files: read, verified, downloaded; and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import http.server
+import shutil
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training import datasets
+from training.datasets import DatasetError, download_mnist, load
+
+
+def _idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four gzipped IDX files of a few random images, published under their own digests."""
+    generator = np.random.default_rng(0)
+    directory = tmp_path / "published"
+    directory.mkdir()
+    digests = {}
+    for name in datasets.MNIST_SHA256:
+        count = 20 if name.startswith("train") else 10
+        shape = (count, 28, 28) if "images" in name else (count,)
+        content = _idx(generator.integers(0, 10, shape, dtype=np.uint8))
+        (directory / f"{name}.gz").write_bytes(gzip.compress(content))
+        digests[name] = hashlib.sha256(content).hexdigest()
+    monkeypatch.setattr(datasets, "MNIST_SHA256", digests)
+    return directory
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def mirror(small_mnist: Path) -> Iterator[str]:
+    """A local HTTP server with the four files."""
+    handler = functools.partial(_Handler, directory=str(small_mnist))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def test_mnist_has_the_published_shapes_and_first_labels(mnist_dir: Path) -> None:
+    data = load("mnist", data_dir=mnist_dir)
+    assert data.train_images.shape == (60000, 28, 28, 1)
+    assert data.test_images.shape == (10000, 28, 28, 1)
+    assert data.train_images.dtype == np.uint8
+    assert data.train_labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert data.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
+    assert np.bincount(data.train_labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+
+
+def test_plain_and_gzipped_files_give_the_same_data(small_mnist: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for file in small_mnist.iterdir():
+        (plain / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+    assert load("mnist", data_dir=plain).sha256 == load("mnist", data_dir=small_mnist).sha256
+
+
+def _missing(file: Path) -> None:
+    file.unlink()
+
+
+def _truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def _no_gzip(file: Path) -> None:
+    file.write_bytes(b"<html>not found</html>")
+
+
+def _one_pixel_off(file: Path) -> None:
+    content = bytearray(gzip.decompress(file.read_bytes()))
+    content[-1] ^= 1
+    file.write_bytes(gzip.compress(bytes(content)))
+
+
+def _another_file(file: Path) -> None:
+    shutil.copy(file.with_name("t10k-images-idx3-ubyte.gz"), file)
+
+
+@pytest.mark.parametrize("damage", [_missing, _truncated, _no_gzip, _one_pixel_off, _another_file])
+def test_a_damaged_file_is_named_with_what_to_do(small_mnist: Path, damage: object) -> None:
+    damage(small_mnist / "train-images-idx3-ubyte.gz")
+    with pytest.raises(DatasetError, match=r"train-images-idx3-ubyte.*(delete it|--data-dir)"):
+        load("mnist", data_dir=small_mnist)
+
+
+def test_a_download_lands_in_the_cache_once(mirror: str, small_mnist: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert download_mnist(cache, mirrors=(mirror,)) == cache
+    assert sorted(path.name for path in cache.iterdir()) == sorted(path.name for path in small_mnist.iterdir())
+    # all mirrors gone: the cache alone must do
+    assert load("mnist", data_dir=download_mnist(cache, mirrors=())).train_images.shape == (20, 28, 28, 1)
+
+
+def test_a_mirror_with_wrong_bytes_is_passed_over(mirror: str, small_mnist: Path, tmp_path: Path) -> None:
+    bad = small_mnist / "bad"
+    bad.mkdir()
+    for file in small_mnist.glob("*.gz"):
+        shutil.copy(file, bad)
+    _one_pixel_off(bad / "train-images-idx3-ubyte.gz")
+    _truncated(bad / "t10k-images-idx3-ubyte.gz")
+    cache = download_mnist(tmp_path / "cache", mirrors=(f"{mirror}bad/", mirror))
+    assert load("mnist", data_dir=cache).sha256 == load("mnist", data_dir=small_mnist).sha256
+
+
+def test_without_a_good_mirror_the_cache_stays_clean_and_the_option_is_named(
+    mirror: str, small_mnist: Path, tmp_path: Path
+) -> None:
+    _one_pixel_off(small_mnist / "train-images-idx3-ubyte.gz")
+    cache = tmp_path / "cache"
+    unreachable = "http://127.0.0.1:1/"
+    with pytest.raises(DatasetError, match=r"not the published bytes.*127\.0\.0\.1:1/.*--data-dir.*--data synthetic"):
+        download_mnist(cache, mirrors=(mirror, unreachable))
+    assert list(cache.iterdir()) == []
+
+
+def test_an_unknown_data_set_lists_the_known_ones() -> None:
+    with pytest.raises(DatasetError, match="mnist, synthetic"):
+        load("cifar")
+
+
+def test_the_digest_changes_with_a_single_label() -> None:
+    data = load("synthetic")
+    labels = data.test_labels.copy()
+    labels[0] = (labels[0] + 1) % 10
+    changed = datasets.Dataset(
+        source=data.source,
+        train_images=data.train_images,
+        train_labels=data.train_labels,
+        test_images=data.test_images,
+        test_labels=labels,
+        label_names=data.label_names,
+    )
+    assert changed.sha256 != data.sha256

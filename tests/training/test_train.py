@@ -1,0 +1,115 @@
+"""Training: the published network, and a run that leaves a whole and true record."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.datasets import Dataset, load
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return load("synthetic")
+
+
+def test_the_convnet_is_the_published_one() -> None:
+    from training.architectures import mnist_convnet
+
+    network = mnist_convnet((28, 28, 1), 10)
+    assert network.count_params() == 34_826
+    weights = {layer.name: layer.count_params() for layer in network.layers if layer.count_params()}
+    assert weights == {"conv_1": 320, "conv_2": 18_496, "dense": 16_010}
+    assert network.layers[-3].output.shape == (None, 1600)
+    assert network.get_layer("dropout").rate == 0.5
+
+
+def test_the_record_tells_what_was_done(synthetic_run: Path, data: Dataset) -> None:
+    metrics = json.loads((synthetic_run / "metrics.json").read_text())
+    assert metrics["architecture"] == "mnist_convnet"
+    assert metrics["parameters"] == 34_826
+    assert metrics["seed"] == 3
+    assert metrics["recipe"] | {"source": ""} == {
+        "name": "published",
+        "epochs": 2,
+        "batch_size": 128,
+        "learning_rate": 1e-3,
+        "validation_fraction": 0.1,
+        "source": "",
+    }
+    assert metrics["data"] == {
+        "source": "synthetic",
+        "sha256": data.sha256,
+        "train_images": 5400,
+        "validation_images": 600,
+        "test_images": 1000,
+    }
+    assert set(metrics["history"]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert len(metrics["history"]["loss"]) == 2
+    assert metrics["validation"]["accuracy"] == pytest.approx(metrics["history"]["val_accuracy"][-1], abs=1e-6)
+    assert metrics["test"]["accuracy"] > 0.9
+    assert metrics["seconds"] > 0
+    assert metrics["model_sha256"] == hashlib.sha256((synthetic_run / "model.keras").read_bytes()).hexdigest()
+
+
+def test_a_run_is_restored_as_it_was(synthetic_run: Path, data: Dataset) -> None:
+    from training.train import TrainingRun
+
+    run = TrainingRun.restore(synthetic_run)
+    labels = run.model.predict(data.test_images, verbose=0).argmax(axis=1)
+    assert (labels == data.test_labels).mean() == pytest.approx(run.metrics["test"]["accuracy"], abs=1e-6)
+
+
+def test_a_record_of_another_model_is_refused(synthetic_run: Path, tmp_path: Path) -> None:
+    from training.train import TrainingError, TrainingRun
+
+    run = tmp_path / "run"
+    shutil.copytree(synthetic_run, run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(metrics | {"model_sha256": "0" * 64}))
+    with pytest.raises(TrainingError, match="does not describe this"):
+        TrainingRun.restore(run)
+
+
+def test_the_test_set_chooses_nothing(data: Dataset) -> None:
+    """The same run with other test labels must give the same network: only the final figures may change."""
+    from training.recipe import PUBLISHED
+    from training.train import train
+
+    def run(labels: np.ndarray) -> tuple[list[np.ndarray], dict]:
+        changed = dataclasses.replace(data, test_labels=labels)
+        recipe = PUBLISHED.with_epochs(1)
+        done = train(changed, architecture="mnist_convnet", recipe=recipe, seed=0, limit=600, verbose=0)
+        return done.model.get_weights(), done.metrics
+
+    weights, metrics = run(data.test_labels)
+    other_weights, other_metrics = run((data.test_labels + 1) % 10)
+    for one, other in zip(weights, other_weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert metrics["validation"]["loss"] == pytest.approx(other_metrics["validation"]["loss"], rel=1e-4)
+    assert metrics["test"]["accuracy"] != other_metrics["test"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--architecture", "resnet"], 2, "known are mnist_convnet"),
+        (["--recipe", "magic"], 2, "known are published"),
+        (["--data", "cifar"], 2, "'mnist', 'synthetic'"),
+        (["--data-dir", "/nowhere"], 2, "does not exist"),
+        (["--epochs", "0"], 2, "--epochs"),
+        (["--data", "synthetic", "--limit", "3"], 1, "3 training images are too few"),
+    ],
+)
+def test_wrong_usage_is_told_in_a_line(command: Callable, arguments: list[str], code: int, said: str) -> None:
+    done = command("digits-train", *arguments)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
