@@ -24,6 +24,7 @@ from serving.classification import Classification, ClassificationBatch
 
 __all__ = ["AsyncClient", "CallFailed", "Classification", "Client"]
 
+# CANCELLED is what grpcio's server tells calls that no handler has seen when it shuts down (grpc/grpc#41785).
 _SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
@@ -34,7 +35,7 @@ _SERVICE_CONFIG = json.dumps(
                     "initialBackoff": "0.1s",
                     "maxBackoff": "2s",
                     "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
+                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
         ]

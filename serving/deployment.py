@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
@@ -45,6 +44,11 @@ class Deployment:
         self._batcher: Batcher | None = None
 
     @property
+    def started(self) -> bool:
+        """Whether the engine is warm and requests are accepted, or were until it was closed."""
+        return self._batcher is not None
+
+    @property
     def provider(self) -> str:
         """The execution provider that runs the whole model."""
         return self._engine.provider
@@ -69,12 +73,22 @@ class Deployment:
         self._batcher = Batcher(self._infer, self._executor, self._batcher_config)
         self._batcher.start()
 
-    async def aclose(self) -> None:
-        """Answers what was accepted, then lets the engine go."""
-        if self._batcher is not None:
-            await self._batcher.aclose()
+    async def drain(self, grace_s: float) -> bool:
+        """Refuses new requests from now on and answers those that were accepted.
+
+        Returns:
+            Whether all were answered within the grace period, in seconds.
+        """
+        if self._batcher is None:
+            return True
+        closing = asyncio.create_task(self._batcher.aclose())
+        done, _ = await asyncio.wait({closing}, timeout=grace_s)
+        return bool(done)
+
+    def close(self) -> None:
+        """Lets the engine's thread end after the inference that it may be in."""
         if self._executor is not None:
-            await asyncio.to_thread(functools.partial(self._executor.shutdown, wait=True))
+            self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def classify(self, images: npt.NDArray[np.uint8], *, deadline: float | None = None) -> Answer:
         """Classifies uint8 `[n, height, width, channels]`; see `Batcher.submit` for the errors."""
@@ -101,10 +115,13 @@ class Deployments:
 
         Raises:
             ModelNotFound: No such model or version is served here.
+            NotReady: It is still being loaded.
         """
         served = self._deployment
         if name not in ("", served.name):
             raise ModelNotFound(f"no model {name[:128]!r} is served here, only {served.name!r}")
         if version not in (0, served.version):
             raise ModelNotFound(f"no version {version} of {served.name!r} is served here, only {served.version}")
+        if not served.started:
+            raise NotReady("the model is still loading")
         return served

@@ -123,8 +123,6 @@ def main(
         asyncio.run(serve(config, ready=ready))
     except DigitsError as error:
         raise click.ClickException(str(error)) from error
-    except asyncio.CancelledError:
-        raise click.ClickException("stopped by a second signal, calls in flight were dropped") from None
 
 
 async def _classify_samples(address: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 
 from grpc_reflection.v1alpha import reflection_pb2
@@ -86,20 +88,29 @@ class Server:
             raise
         await self._health.set_serving()
 
-    async def aclose(self, grace_s: float | None = None) -> None:
+    async def aclose(self, grace_s: float | None = None) -> bool:
         """Reports NOT_SERVING, takes no new calls, answers those in flight, and lets the model go.
 
         Args:
             grace_s: How long calls in flight may take, in seconds; the configuration's by default.
+
+        Returns:
+            Whether everything that was accepted was answered. Where not, an inference may still hold its thread.
         """
         if self._health is not None:
             await self._health.drain()
         if self._service is not None:
             self._service.drain()
+        grace_s = self._config.grace_s if grace_s is None else grace_s
+        ends = time.monotonic() + grace_s
+        # The model before the front end: until that stops, new calls get UNAVAILABLE, which clients repeat elsewhere;
+        # those that arrive while grpcio itself shuts down get CANCELLED.
+        drained = self._deployment is None or await self._deployment.drain(grace_s)
         if self._front is not None:
-            await self._front.stop(self._config.grace_s if grace_s is None else grace_s)
+            await self._front.stop(max(0.0, ends - time.monotonic()))
         if self._deployment is not None:
-            await self._deployment.aclose()
+            self._deployment.close()
+        return drained
 
 
 async def serve(config: ServerConfig, *, ready: Callable[[Server], Awaitable[None]]) -> None:
@@ -115,11 +126,11 @@ async def serve(config: ServerConfig, *, ready: Callable[[Server], Awaitable[Non
     stopping = asyncio.Event()
     server = Server(config)
     loop = asyncio.get_running_loop()
-    running = asyncio.current_task()
 
     def stop() -> None:
-        if stopping.is_set() and running is not None:
-            running.cancel()
+        if stopping.is_set():
+            _logger.warning("second signal: stopping at once, calls in flight are dropped")
+            os._exit(1)  # an inference in flight would keep the interpreter until it ends
         stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -130,4 +141,6 @@ async def serve(config: ServerConfig, *, ready: Callable[[Server], Awaitable[Non
         await stopping.wait()
         _logger.info("stopping: calls in flight have %g s", config.grace_s)
     finally:
-        await server.aclose()
+        if not await server.aclose():
+            _logger.error("calls in flight did not end within %g s and were dropped", config.grace_s)
+            os._exit(1)  # the thread that hangs in an inference would keep the interpreter

@@ -31,9 +31,7 @@ GRPC = {"grpc", "google", "protos", "grpc_health", "grpc_reflection"}
 
 
 def _modules() -> list[Path]:
-    return sorted(
-        path for room in ("training", "export", "serving") for path in (ROOT / room).rglob("*.py")
-    )
+    return sorted(path for room in ("training", "export", "serving") for path in (ROOT / room).rglob("*.py"))
 
 
 def _room(path: Path) -> str:

@@ -63,9 +63,7 @@ def test_verify_renews_the_proof_of_a_published_version(
 
 
 def test_cuda_can_not_be_proven_where_it_does_not_run(command: Callable, synthetic_run: Path, tmp_path: Path) -> None:
-    done = command(
-        "digits-export", synthetic_run / "model.keras", "--repository", tmp_path / "m", "--provider", "cuda"
-    )
+    done = command("digits-export", synthetic_run / "model.keras", "--repository", tmp_path / "m", "--provider", "cuda")
     if done.returncode == 0:
         pytest.skip("CUDA runs here")
     assert "digits-serving[gpu]" in done.stderr or "driver" in done.stderr

@@ -17,7 +17,9 @@ from serving.repository import StoredModel
 SHAPE = (28, 28, 1)
 
 
-def _engine(content: bytes, *, image_shape: tuple[int, int, int] = SHAPE, classes: int = 10, **config: object) -> Engine:
+def _engine(
+    content: bytes, *, image_shape: tuple[int, int, int] = SHAPE, classes: int = 10, **config: object
+) -> Engine:
     return Engine(content, image_shape=image_shape, classes=classes, config=EngineConfig(**config))
 
 
@@ -29,9 +31,7 @@ def plain(shipped: StoredModel, digits: tuple) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 200, 500])
-def test_answers_do_not_depend_on_the_batch(
-    shipped: StoredModel, digits: tuple, plain: np.ndarray, rows: int
-) -> None:
+def test_answers_do_not_depend_on_the_batch(shipped: StoredModel, digits: tuple, plain: np.ndarray, rows: int) -> None:
     engine = _engine(shipped.content, provider="cpu")
     engine.start()
     prediction = engine.infer(digits[0][:rows])
@@ -100,9 +100,7 @@ def test_a_failing_run_is_our_error(shipped: StoredModel) -> None:
         ({"classes": 11}, r"is tensor\(float\) \['batch', 10\]"),
     ],
 )
-def test_a_model_that_is_not_what_its_manifest_says_is_rejected(
-    shipped: StoredModel, options: dict, said: str
-) -> None:
+def test_a_model_that_is_not_what_its_manifest_says_is_rejected(shipped: StoredModel, options: dict, said: str) -> None:
     with pytest.raises(ModelRejected, match=said):
         _engine(shipped.content, provider="cpu", **options).start()
 

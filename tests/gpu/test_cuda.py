@@ -1,0 +1,60 @@
+"""What holds on CUDA: the whole graph there, the same answers, in every bucket. Needs a GPU and the extra `gpu`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from serving import cuda
+from serving.client import Client
+from serving.config import EngineConfig
+from serving.engine import CUDA, Engine
+from serving.repository import StoredModel
+
+
+def _absence() -> str | None:
+    if CUDA not in onnxruntime.get_available_providers():
+        return "the CPU wheel of onnxruntime is installed"
+    onnxruntime.preload_dlls()
+    return cuda.explain_absence()
+
+
+_why = _absence()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(_why is not None, reason=str(_why))]
+
+
+def _engine(stored: StoredModel, provider: str) -> Engine:
+    engine = Engine(
+        stored.content,
+        image_shape=stored.manifest.input.shape,
+        classes=len(stored.manifest.labels),
+        config=EngineConfig(provider=provider, max_batch_rows=256),
+    )
+    engine.start()
+    return engine
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 64, 65, 255, 256, 257, 500])
+def test_cuda_answers_as_the_cpu_does(shipped: StoredModel, digits: tuple, rows: int) -> None:
+    on_cuda, on_cpu = _engine(shipped, "cuda"), _engine(shipped, "cpu")
+    assert on_cuda.provider == CUDA
+    images = digits[0][:rows]
+    one, other = on_cuda.infer(images), on_cpu.infer(images)
+    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
+    assert np.array_equal(one.probabilities.argmax(axis=1), other.probabilities.argmax(axis=1))
+
+
+def test_auto_takes_cuda_where_it_works(shipped: StoredModel) -> None:
+    assert _engine(shipped, "auto").provider == CUDA
+
+
+def test_a_server_on_cuda_says_so_and_answers(start_server: Callable, digits: tuple) -> None:
+    with start_server("--provider", "cuda") as server:
+        assert server.announcement.endswith(f"with {CUDA}\n")
+        with Client(server.address) as client:
+            assert client.get_model().execution_provider == CUDA
+            assert (client.classify(digits[0]).labels == digits[1]).mean() > 0.95
+        assert server.stop()[0] == 0

@@ -1,0 +1,105 @@
+"""What an installation brings: environments of their own, made from the package index with pip."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.packages
+
+
+def _run(*command: object, **options: object) -> str:
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=False, timeout=600, **options
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    for name in ("training", "export", "serving", "protos"):  # a copy: building in place would leave files behind
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    _run(sys.executable, "-m", "build", "--wheel", "--outdir", out, source)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Callable[..., Path]:
+    """Makes an environment without pip or setuptools and installs into it."""
+
+    def make(*requirements: object) -> Path:
+        home = tmp_path / "environment"
+        _run(sys.executable, "-m", "venv", "--without-pip", home)
+        _run(sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "-q", *requirements)
+        return home
+
+    return make
+
+
+def _site_packages(home: Path) -> Path:
+    (found,) = (home / "lib").glob("python*/site-packages")
+    return found
+
+
+def test_the_wheel_holds_the_packages_the_model_and_nothing_else(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    top = {name.split("/")[0] for name in names}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"training", "export", "serving", "protos"}
+    assert "serving/pretrained/mnist_convnet/1/model.onnx" in names
+    assert "serving/pretrained/mnist_convnet/1/manifest.json" in names
+    assert {f"serving/samples/{digit}.png" for digit in range(10)} <= names
+    assert "protos/digits/v1/digits.proto" in names
+
+
+def test_the_server_s_environment_stays_small(wheel: Path, environment: Callable) -> None:
+    home = environment(f"{wheel}[cpu]")
+    size = sum(file.stat().st_size for file in _site_packages(home).rglob("*") if file.is_file())
+    assert size < 200e6, f"{size / 1e6:.0f} MB"
+    assert not (_site_packages(home) / "pip").exists()
+    said = subprocess.run([home / "bin" / "digits-train"], capture_output=True, text=True, check=False, timeout=60)
+    assert said.returncode == 1
+    assert "pip install 'digits-serving[train,cpu]'" in said.stderr
+    said = subprocess.run(
+        [home / "bin" / "digits-export", "m.keras", "--repository", "r"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert said.returncode == 1
+    assert "pip install 'digits-serving[train,cpu]'" in said.stderr
+
+
+def test_the_base_alone_is_a_client_also_beside_tritonclient(
+    wheel: Path, environment: Callable, server, tmp_path: Path
+) -> None:
+    home = environment(wheel, "tritonclient[grpc]>=2.73")
+    sample = ROOT / "serving" / "samples" / "4.png"
+    printed = _run(home / "bin" / "digits-classify", "--target", server.address, sample, cwd=tmp_path)
+    assert printed.split()[1] == "4"
+    program = """
+import tritonclient.grpc
+import numpy as np
+from serving.client import Client
+import sys
+with Client(sys.argv[1]) as client:
+    print(client.classify(np.zeros((3, 28, 28), np.uint8)).labels.shape)
+"""
+    assert _run(home / "bin" / "python", "-c", program, server.address, cwd=tmp_path) == "(3,)\n"
+    assert not (_site_packages(home) / "onnxruntime").exists()
+    said = subprocess.run([home / "bin" / "digits-serve"], capture_output=True, text=True, check=False, timeout=60)
+    assert said.returncode == 1
+    assert "pip install 'digits-serving[cpu]'" in said.stderr
