@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from serving.client import Client
 from training.datasets import load
 
+ROOT = Path(__file__).parent.parent
 CALLERS = 16
 
 
@@ -46,55 +49,52 @@ def _classify_concurrently(address: str, images: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _export_serve_and_compare(
-    run: Path, root: Path, images: np.ndarray, command: Callable, start_server: Callable, *options: object
-) -> str:
-    """Returns what the export printed."""
+def _serve_and_compare(run: Path, root: Path, images: np.ndarray, start_server: Callable) -> None:
+    """Every label that the server gives must be the one that Keras gives."""
     from export.trained_model import load_trained
 
-    exported = command("digits-export", run / "model.keras", "--repository", root, *options)
-    assert exported.returncode == 0, exported.stderr
     _, probabilities = load_trained(run / "model.keras").predict(images)
     with start_server("--repository", str(root)) as server:
         labels = _classify_concurrently(server.address, images)
         code, stderr = server.stop()
     assert code == 0, stderr
     assert np.array_equal(labels, probabilities.argmax(axis=1))
-    return exported.stdout
 
 
 def test_drawn_digits_from_training_to_answers(
     synthetic_run: Path, tmp_path: Path, command: Callable, start_server: Callable
 ) -> None:
-    data = load("synthetic")
-    _export_serve_and_compare(synthetic_run, tmp_path / "models", data.test_images, command, start_server)
+    root = tmp_path / "models"
+    exported = command("digits-export", synthetic_run / "model.keras", "--repository", root)
+    assert exported.returncode == 0, exported.stderr
+    _serve_and_compare(synthetic_run, root, load("synthetic").test_images, start_server)
 
 
 @pytest.mark.mnist
-def test_mnist_from_training_to_answers(
-    mnist_dir: Path, tmp_path: Path, command: Callable, start_server: Callable
-) -> None:
-    run = tmp_path / "run"
-    trained = command("digits-train", "--data-dir", mnist_dir, "--seed", 0, "--out", run, timeout=1800)
-    assert trained.returncode == 0, trained.stderr
+def test_make_train_export_on_mnist(mnist_dir: Path, tmp_path: Path, start_server: Callable) -> None:
+    run, root = tmp_path / "run", tmp_path / "models"
+    made = subprocess.run(
+        ["make", "train", "export", f"RUN={run}", f"REPOSITORY={root}"],
+        cwd=ROOT,
+        env={**os.environ, "MNIST_DIR": str(mnist_dir)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1800,
+    )
+    assert made.returncode == 0, made.stderr
+    assert "10,000 of 10,000" in made.stdout
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["parameters"] == 34_826
     assert metrics["test"]["accuracy"] >= 0.99
-    data = load("mnist", data_dir=mnist_dir)
-    root = tmp_path / "models"
-    printed = _export_serve_and_compare(
-        run, root, data.test_images, command, start_server, "--data-dir", mnist_dir
-    )
-    assert "10,000 of 10,000" in printed
     figures = json.loads((root / "mnist_convnet" / "1" / "manifest.json").read_text())["parity"]["CPUExecutionProvider"]
     assert figures["labels_equal"] == figures["images"] == 10_000
     assert figures["probabilities_max_difference"] <= 1e-5
+    _serve_and_compare(run, root, load("mnist", data_dir=mnist_dir).test_images, start_server)
 
 
 @pytest.mark.mnist
-def test_the_shipped_model_is_as_good_as_its_manifest_says(
-    mnist_dir: Path, server, shipped
-) -> None:
+def test_the_shipped_model_is_as_good_as_its_manifest_says(mnist_dir: Path, server, shipped) -> None:
     data = load("mnist", data_dir=mnist_dir)
     assert shipped.manifest.training["data"]["sha256"] == data.sha256
     accuracy = (_classify_concurrently(server.address, data.test_images) == data.test_labels).mean()
