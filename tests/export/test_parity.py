@@ -70,6 +70,7 @@ def test_swapped_outputs_fail_and_the_worst_images_are_told(gate: Callable, cont
             _change(tensor, values)
     report = gate(model.SerializeToString())
     assert not report.figures.passed
+    assert f"{1000 - report.figures.labels_equal} of 1000 labels differ" in report.problems
     swapped = int(np.isin(data.test_labels, [3, 8]).sum())
     assert 1000 - report.figures.labels_equal == pytest.approx(swapped, abs=20)
     worst = report.worst[0]

@@ -19,19 +19,31 @@ from serving.errors import DeadlinePassed, InferenceFailed, InvalidRequest, NotR
 
 
 class Gate:
-    """An engine that answers each image with its first pixel, once the gate is open, and remembers its batches."""
+    """An engine that answers each image with its first pixel and remembers its batches; held, it awaits permission."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
         self.began = threading.Semaphore(0)
-        self.open = threading.Event()
-        self.open.set()
         self.fails = False
+        self._held = False
+        self._permits = threading.Semaphore(0)
+
+    def hold(self) -> None:
+        self._held = True
+
+    def pass_one(self) -> None:
+        """Lets one held batch finish; the next is held again."""
+        self._permits.release()
+
+    def open(self) -> None:
+        self._held = False
+        self._permits.release(1000)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         self.batches.append(images[:, 0, 0, 0].tolist())
         self.began.release()
-        assert self.open.wait(10)
+        if self._held:
+            assert self._permits.acquire(timeout=10)
         if self.fails:
             raise ValueError("the engine broke")
         return images[:, 0, 0, :].astype(np.float32)
@@ -62,7 +74,7 @@ async def make(gate: Gate) -> AsyncIterator[Make]:
         return batcher
 
     yield start
-    gate.open.set()
+    gate.open()
     for batcher in made:
         await asyncio.wait_for(batcher.aclose(), 10)
     executor.shutdown()
@@ -70,7 +82,7 @@ async def make(gate: Gate) -> AsyncIterator[Make]:
 
 async def _busy(batcher: Batcher, gate: Gate) -> asyncio.Task:
     """Occupies the engine with a request of its own until the gate opens."""
-    gate.open.clear()
+    gate.hold()
     task = asyncio.create_task(batcher.submit(_images(255)))
     assert await asyncio.to_thread(gate.began.acquire, timeout=10)
     return task
@@ -90,7 +102,7 @@ async def test_requests_that_queue_while_the_engine_is_busy_share_a_batch(make: 
     first = await _busy(batcher, gate)
     waiting = await _queued(batcher, _images(1, 2), _images(3), _images(4, 5, 6))
     assert batcher.queued_rows == 6
-    gate.open.set()
+    gate.open()
     answers = await asyncio.gather(first, *waiting)
     assert gate.batches == [[255], [1, 2, 3, 4, 5, 6]]
     assert [answer.probabilities[:, 0].tolist() for answer in answers] == [[255], [1, 2], [3], [4, 5, 6]]
@@ -100,7 +112,7 @@ async def test_a_batch_takes_whole_requests_up_to_its_limit(make: Make, gate: Ga
     batcher = make(max_batch_rows=4)
     first = await _busy(batcher, gate)
     waiting = await _queued(batcher, _images(1, 2, 3), _images(4), _images(5, 6), _images(7))
-    gate.open.set()
+    gate.open()
     await asyncio.gather(first, *waiting)
     assert gate.batches == [[255], [1, 2, 3, 4], [5, 6, 7]]
 
@@ -113,7 +125,7 @@ async def test_a_full_queue_refuses_at_once_and_has_room_again_later(make: Make,
         await batcher.submit(_images(4, 5))
     assert refused.value.retry_after_s > 0
     waiting += await _queued(batcher, _images(6))
-    gate.open.set()
+    gate.open()
     await asyncio.gather(first, *waiting)
     assert (await batcher.submit(_images(7))).probabilities.tolist() == [[7]]
     assert batcher.queued_rows == 0
@@ -125,13 +137,12 @@ async def test_a_cancelled_caller_hurts_no_neighbour(make: Make, gate: Gate, mom
     first = await _busy(batcher, gate)
     waiting = await _queued(batcher, _images(1), _images(2, 3), _images(4))
     if moment == "running":
-        gate.open.set()
+        gate.pass_one()
         await first
-        gate.open.clear()
         assert await asyncio.to_thread(gate.began.acquire, timeout=10)
     waiting[1].cancel()
     await asyncio.wait({waiting[1]}, timeout=10)
-    gate.open.set()
+    gate.open()
     answers = await asyncio.wait_for(asyncio.gather(waiting[0], waiting[2]), 10)
     assert [answer.probabilities.tolist() for answer in answers] == [[[1]], [[4]]]
     assert gate.batches[1] == ([1, 4] if moment == "queued" else [1, 2, 3, 4])
@@ -146,7 +157,7 @@ async def test_a_passed_deadline_is_dropped_before_the_engine(make: Make, gate: 
     (late,) = await _queued(batcher, _images(1), deadline=101.0)
     (in_time,) = await _queued(batcher, _images(2), deadline=103.0)
     now = 102.0
-    gate.open.set()
+    gate.open()
     await first
     with pytest.raises(DeadlinePassed):
         await late
@@ -177,7 +188,7 @@ async def test_closing_answers_what_was_accepted_and_refuses_the_rest(make: Make
     await asyncio.sleep(0)
     with pytest.raises(NotReady):
         await batcher.submit(_images(3))
-    gate.open.set()
+    gate.open()
     await asyncio.wait_for(closing, 10)
     answers = await asyncio.gather(first, *waiting)
     assert [answer.probabilities.tolist() for answer in answers] == [[[255]], [[1]], [[2]]]

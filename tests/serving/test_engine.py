@@ -76,6 +76,18 @@ def test_cuda_is_refused_where_it_does_not_run(shipped: StoredModel) -> None:
         engine.start()
 
 
+def test_cuda_is_refused_where_onnx_runtime_would_fall_back_in_silence(
+    shipped: StoredModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime lists CUDA, as its GPU wheel does everywhere, and nothing seems missing; yet no GPU is here."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(engine_module.cuda, "explain_absence", lambda: None)
+    if not engine_module.cuda.driver_problem():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ProviderUnavailable, match="CUDA"):
+        _engine(shipped.content, provider="cuda").start()
+
+
 def test_auto_takes_the_cpu_and_says_why(shipped: StoredModel, caplog: pytest.LogCaptureFixture) -> None:
     engine = _engine(shipped.content, provider="auto")
     with caplog.at_level("INFO"):

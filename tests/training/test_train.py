@@ -29,6 +29,8 @@ def test_the_convnet_is_the_published_one() -> None:
     assert weights == {"conv_1": 320, "conv_2": 18_496, "dense": 16_010}
     assert network.layers[-3].output.shape == (None, 1600)
     assert network.get_layer("dropout").rate == 0.5
+    pixels = np.array([0, 51, 255], np.uint8)
+    np.testing.assert_allclose(network.get_layer("normalisation")(pixels), [0, 0.2, 1], atol=1e-7)
 
 
 def test_the_record_tells_what_was_done(synthetic_run: Path, data: Dataset) -> None:
