@@ -82,7 +82,8 @@ class Deployment:
         if self._batcher is None:
             return True
         closing = asyncio.create_task(self._batcher.aclose())
-        done, _ = await asyncio.wait({closing}, timeout=grace_s)
+        # Even an idle batcher needs a turn of the event loop to end, also where no grace was given.
+        done, _ = await asyncio.wait({closing}, timeout=max(grace_s, 0.1))
         return bool(done)
 
     def close(self) -> None:

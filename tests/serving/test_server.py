@@ -71,6 +71,12 @@ def test_a_signal_under_load_loses_no_answer(start_server: Start, digits: tuple,
     assert "Traceback" not in stderr
 
 
+def test_no_grace_still_stops_cleanly_where_nothing_is_in_flight(start_server: Start) -> None:
+    with start_server("--grace-s", "0") as server:
+        code, stderr = server.stop()
+    assert code == 0, stderr
+
+
 def test_a_port_in_use_is_a_clear_error(start_server: Start, command: Callable) -> None:
     with start_server() as server:
         port = server.address.rsplit(":", 1)[1]
