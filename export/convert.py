@@ -2,7 +2,7 @@
 
 tf2onnx works in NHWC at its borders and turns each convolution to NCHW. Flattening in NHWC would leave a transpose and
 a dynamic reshape in front of the dense layers. So flattening happens in NCHW here, and the weights behind it are
-permuted to match: the same sums of the same products.
+permuted to match: the same sums of the same products. Global averages are taken in NCHW for the same reason.
 """
 
 from __future__ import annotations
@@ -63,13 +63,18 @@ def convert(trained: TrainedModel, *, model_name: str) -> bytes:
 def _layers(network: keras.Sequential) -> list[Layer]:
     """The network's layers as they are exported: the last without its softmax, those behind a flattening permuted."""
     exported: list[Layer] = []
+    spatial = False  # whether values are NCHW in the ONNX graph, which they are behind a convolution or pooling
     order: np.ndarray | None = None  # of the flattened values, while they are in another order than Keras's
     for layer in network.layers:
         weights, config = layer.get_weights(), layer.get_config()
-        if isinstance(layer, keras.layers.Flatten) and len(layer.input.shape) == 4:
+        spatial |= isinstance(layer, keras.layers.Conv2D | keras.layers.MaxPooling2D)
+        if isinstance(layer, keras.layers.Flatten) and spatial:
             shape = tuple(layer.input.shape[1:])
             order = np.arange(np.prod(shape)).reshape(shape).transpose(2, 0, 1).ravel()
             exported.append(_flatten_channels_first(len(order)))
+            continue
+        if isinstance(layer, keras.layers.GlobalAveragePooling2D) and not layer.keepdims:
+            exported.append(_average_channels_first)
             continue
         if layer is network.layers[-1]:
             config["activation"] = "linear"
@@ -95,6 +100,10 @@ def _flatten_channels_first(size: int) -> Layer:
     return lambda values: tf.reshape(tf.transpose(values, [0, 3, 1, 2]), [-1, size])
 
 
+def _average_channels_first(values: Any) -> Any:
+    return tf.reduce_mean(tf.transpose(values, [0, 3, 1, 2]), [2, 3])
+
+
 def _name_batch_dimension(model: onnx.ModelProto) -> None:
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = BATCH
@@ -116,7 +125,7 @@ def _describe(model: onnx.ModelProto, trained: TrainedModel, model_name: str) ->
             "recipe": record["recipe"].get("name", ""),
             "seed": str(record["seed"]),
             "parameters": str(record["parameters"]),
-            "data": record["data"]["source"],
+            "data": record["data"]["source"].partition(":")[0],
             "data_sha256": record["data"]["sha256"],
             "keras_test_accuracy": str(record["test"].get("accuracy", "")),
         },

@@ -1,19 +1,66 @@
-"""The command `digits-train`."""
+"""The command `digits-train` and its sub-command `summary`."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from training.datasets import SOURCES, DatasetError, load
 
+_RECIPES = ("published", "fast")
+_NORMALISATIONS = ("rescale", "standardise", "none")
 
-@click.command(context_settings={"show_default": True, "max_content_width": 110})
+
+def _source(_: click.Context, __: click.Parameter, value: str) -> str:
+    if value in SOURCES or value.startswith("folder:"):
+        return value
+    raise click.BadParameter(f"{value!r} is none of {', '.join(SOURCES)}")
+
+
+def _image_shape(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | str | None:
+    if value in (None, "own"):
+        return value
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([13])", value)
+    if not found:
+        raise click.BadParameter(f"{value!r} is neither 'own' nor like 128x128x3 (height, width, 1 or 3 channels)")
+    return tuple(int(part) for part in found.groups())
+
+
+@contextlib.contextmanager
+def _errors_in_a_line() -> Iterator[None]:
+    """Missing extras, bad data and files that can't be written end the command with one line and exit code 1."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before the import: TensorFlow's start-up chatter
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"{error.name} is not installed; training needs the extra train: pip install 'digits-serving[train,cpu]'"
+        ) from error
+    except ImportError as error:
+        raise click.ClickException(f"an installed package can't be imported: {error}") from error
+    except DatasetError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+
+
+@click.group(invoke_without_command=True, context_settings={"show_default": True, "max_content_width": 110})
 @click.option("--architecture", default="mnist_convnet", help="Network of the catalogue.")
-@click.option("--data", "source", type=click.Choice(SOURCES), default="mnist", help="What to learn.")
+@click.option("--list", "list_all", is_flag=True, help="List the catalogue and stop.")
+@click.option(
+    "--data",
+    "source",
+    callback=_source,
+    default="mnist",
+    help=f"What to learn: {', '.join(SOURCES)}; a folder has a sub-folder of images for each class.",
+)
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
@@ -21,60 +68,106 @@ from training.datasets import SOURCES, DatasetError, load
     show_envvar=True,
     help="Directory with MNIST's four IDX files, plain or .gz; without it they are downloaded once.",
 )
-@click.option("--recipe", "recipe_name", default="published", help="Epochs, batch size and optimizer.")
+@click.option(
+    "--image-size",
+    callback=_image_shape,
+    show_default="the architecture's",
+    help="Size that a folder's images are brought to, HEIGHTxWIDTHxCHANNELS, or 'own'.",
+)
+@click.option("--skip-unreadable", is_flag=True, help="Leave out a folder's files that are no images.")
+@click.option("--normalisation", type=click.Choice(_NORMALISATIONS), default="rescale", help="First layer.")
+@click.option("--recipe", type=click.Choice(_RECIPES), default="published", help="Epochs, batch size, optimizer.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of weights, dropout and order.")
 @click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs, in place of the recipe's.")
 @click.option("--limit", type=click.IntRange(1), default=None, help="Train on the first so many images only.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="[default: runs/ARCHITECTURE-seed-SEED]")
-def main(
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), show_default="runs/ARCHITECTURE-seed-SEED")
+@click.pass_context
+def main(context: click.Context, /, *, list_all: bool, **options: Any) -> None:
+    """Trains a network and writes model.keras and metrics.json."""
+    if context.invoked_subcommand is not None:
+        return
+    with _errors_in_a_line():
+        if list_all:
+            _list()
+        else:
+            _train(**options)
+
+
+def _list() -> None:
+    from training.architectures import ARCHITECTURES
+
+    for name, architecture in ARCHITECTURES.items():
+        size = " x ".join(map(str, architecture.image_shape))
+        click.echo(f"{name:<20} {architecture.parameters:>8,}  {size:<14} {architecture.summary}")
+
+
+def _train(
+    *,
     architecture: str,
     source: str,
     data_dir: Path | None,
-    recipe_name: str,
+    image_size: tuple[int, int, int] | str | None,
+    skip_unreadable: bool,
+    normalisation: str,
+    recipe: str,
     seed: int,
     epochs: int | None,
     limit: int | None,
     out: Path | None,
 ) -> None:
-    """Trains a network and writes model.keras and metrics.json."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before the import: TensorFlow's start-up chatter
-    try:
-        from training.architectures import ARCHITECTURES
-        from training.recipe import RECIPES
-        from training.train import TrainingError, train
-    except ImportError as error:
-        raise click.ClickException(
-            f"{error.name} is not installed; training needs the extra train: pip install 'digits-serving[train,cpu]'"
-        ) from error
+    from training.architectures import ARCHITECTURES
+    from training.recipe import recipe_for
+    from training.train import TrainingError, train
+
     if architecture not in ARCHITECTURES:
-        raise click.BadParameter(
-            f"no {architecture!r}; known are {', '.join(ARCHITECTURES)}", param_hint="--architecture"
-        )
-    if recipe_name not in RECIPES:
-        known = ", ".join(RECIPES)
-        raise click.BadParameter(f"no {recipe_name!r}; known are {known}", param_hint="--recipe")
-    recipe = RECIPES[recipe_name].with_epochs(epochs)
+        known = ", ".join(ARCHITECTURES)
+        raise click.BadParameter(f"no {architecture!r}; known are {known}", param_hint="--architecture")
+    shape = None if isinstance(image_size, str) else image_size or ARCHITECTURES[architecture].image_shape
+    dataset = load(source, data_dir=data_dir, image_shape=shape, skip_unreadable=skip_unreadable)
     try:
-        dataset = load(source, data_dir=data_dir)
         run = train(
             dataset,
             architecture=architecture,
-            recipe=recipe,
+            recipe=recipe_for(recipe, architecture).with_epochs(epochs),
             seed=seed,
+            normalisation=normalisation,
             limit=limit,
             verbose=1 if sys.stdout.isatty() else 2,
         )
-        path = run.save(out or Path("runs") / f"{architecture}-seed-{seed}")
-    except (DatasetError, TrainingError) as error:
+    except TrainingError as error:
         raise click.ClickException(str(error)) from error
-    except OSError as error:
-        raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+    path = run.save(out or Path("runs") / f"{architecture}-seed-{seed}")
     test, validation = run.metrics["test"], run.metrics["validation"]
     click.echo(
         f"{architecture}, {run.metrics['parameters']:,} parameters, seed {seed}: "
         f"validation accuracy {validation['accuracy']:.2%}, "
         f"test accuracy {test['accuracy']:.2%} (loss {test['loss']:.4f}) after {run.metrics['seconds']:.0f} s\n{path}"
     )
+
+
+@main.command()
+@click.argument("network", metavar="NAME|MODEL.keras")
+def summary(network: str) -> None:
+    """Explains a network: where its shapes, its parameters and its work come from."""
+    with _errors_in_a_line():
+        import keras
+
+        from training.architectures import ARCHITECTURES
+        from training.summary import render, summarise
+
+        if network in ARCHITECTURES:
+            model = ARCHITECTURES[network].build()
+        elif Path(network).is_file():
+            try:
+                model = keras.models.load_model(network, compile=False)
+            except ValueError as error:
+                raise click.ClickException(f"{network}: no .keras file that Keras can load") from error
+        else:
+            raise click.ClickException(f"{network}: neither a file nor one of {', '.join(ARCHITECTURES)}")
+        try:
+            click.echo(render(summarise(model)))
+        except TypeError as error:
+            raise click.ClickException(f"{network}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Data sets in memory: MNIST from its IDX files, or digits drawn here."""
+"""Data sets in memory: MNIST from its IDX files, digits drawn here, or a folder of your own images."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import hashlib
 import struct
 import tempfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from training.folder import FolderError, read_folder
 from training.synthetic import draw_digits
 
 Uint8Array = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
 
-SOURCES = ("mnist", "synthetic")
+SOURCES = ("mnist", "synthetic", "mnist-odd-even", "synthetic-odd-even", "folder:PATH")
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -47,7 +50,9 @@ class Dataset:
     """Images and labels of one classification problem, training and test part apart.
 
     Attributes:
-        source: How to load it again, one of `SOURCES`.
+        source: How to load it again, of the form of one of `SOURCES`.
+        options: What else `load` was given that decides what the data are.
+        preparation: How other images are made into such, as the manifest has it: `mnist` or `resize`.
         train_images: uint8 `[n, height, width, channels]`.
         train_labels: int64 `[n]`, indices into `label_names`.
         test_images: uint8 `[m, height, width, channels]`.
@@ -56,11 +61,13 @@ class Dataset:
     """
 
     source: str
+    preparation: str
     train_images: Uint8Array
     train_labels: Int64Array
     test_images: Uint8Array
     test_labels: Int64Array
     label_names: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -78,22 +85,45 @@ class Dataset:
         return digest.hexdigest()
 
 
-def load(source: str, *, data_dir: Path | None = None) -> Dataset:
+def load(
+    source: str,
+    *,
+    data_dir: Path | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+    skip_unreadable: bool = False,
+) -> Dataset:
     """Loads a data set by name.
 
     Args:
-        source: `mnist` or `synthetic`.
+        source: `mnist` or `synthetic`, either with `-odd-even` behind it for these two classes; or `folder:` and the
+            path of a directory with a sub-directory of images for each class.
         data_dir: Directory with MNIST's four IDX files, plain or gzipped. Without it they are downloaded once into
             the user's cache directory.
+        image_shape: Height, width and channels that a folder's images are brought to; by default their own, which must
+            be the same for all.
+        skip_unreadable: Leave a folder's unreadable files out, with a warning, in place of refusing it.
 
     Raises:
-        DatasetError: An unknown name, or a file that is missing, damaged or not MNIST's.
+        DatasetError: An unknown name, a file that is missing, damaged or not MNIST's, or a folder that is no data set.
     """
-    if source == "mnist":
-        return _mnist(data_dir or download_mnist())
-    if source == "synthetic":
-        return _synthetic()
-    raise DatasetError(f"no data set {source!r}; known are {', '.join(SOURCES)}")
+    family, odd_even = source.removesuffix("-odd-even"), source.endswith("-odd-even")
+    if source.startswith("folder:"):
+        return _folder(source, image_shape, skip_unreadable)
+    if family == "mnist":
+        data = _mnist(data_dir or download_mnist())
+    elif family == "synthetic":
+        data = _synthetic()
+    else:
+        raise DatasetError(f"no data set {source!r}; known are {', '.join(SOURCES)}")
+    if not odd_even:
+        return data
+    return replace(
+        data,
+        source=source,
+        train_labels=data.train_labels % 2,
+        test_labels=data.test_labels % 2,
+        label_names=("even", "odd"),
+    )
 
 
 def download_mnist(cache_dir: Path | None = None, *, mirrors: tuple[str, ...] = MIRRORS) -> Path:
@@ -159,11 +189,32 @@ def _mnist(directory: Path) -> Dataset:
         arrays[name] = _parse_idx(_read_verified(path, name), path)
     return Dataset(
         source="mnist",
+        preparation="mnist",
         train_images=arrays["train-images-idx3-ubyte"][..., np.newaxis],
         train_labels=arrays["train-labels-idx1-ubyte"].astype(np.int64),
         test_images=arrays["t10k-images-idx3-ubyte"][..., np.newaxis],
         test_labels=arrays["t10k-labels-idx1-ubyte"].astype(np.int64),
         label_names=_DIGIT_NAMES,
+    )
+
+
+def _folder(source: str, image_shape: tuple[int, int, int] | None, skip_unreadable: bool) -> Dataset:
+    try:
+        folder = read_folder(
+            Path(source.removeprefix("folder:")), image_shape=image_shape, skip_unreadable=skip_unreadable
+        )
+    except FolderError as error:
+        raise DatasetError(str(error)) from error
+    train_images, train_labels, test_images, test_labels = folder.split()
+    return Dataset(
+        source=source,
+        preparation="resize",
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        label_names=folder.label_names,
+        options={"image_shape": train_images.shape[1:], "skip_unreadable": skip_unreadable},
     )
 
 
@@ -204,6 +255,7 @@ def _synthetic() -> Dataset:
     test_images, test_labels = draw_digits(_SYNTHETIC_TEST, seed=2)
     return Dataset(
         source="synthetic",
+        preparation="mnist",
         train_images=train_images,
         train_labels=train_labels,
         test_images=test_images,

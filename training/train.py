@@ -18,7 +18,9 @@ import numpy as np
 import tensorflow
 
 from training.architectures import ARCHITECTURES
+from training.augmentation import AugmentedBatches
 from training.datasets import Dataset
+from training.normalisation import normalisation_layer
 from training.recipe import Recipe
 
 MODEL_FILE = "model.keras"
@@ -74,7 +76,14 @@ class TrainingRun:
 
 
 def train(
-    dataset: Dataset, *, architecture: str, recipe: Recipe, seed: int, limit: int | None = None, verbose: int = 2
+    dataset: Dataset,
+    *,
+    architecture: str,
+    recipe: Recipe,
+    seed: int,
+    normalisation: str = "rescale",
+    limit: int | None = None,
+    verbose: int = 2,
 ) -> TrainingRun:
     """Trains one network. The test part is used once, after the last step, and chooses nothing.
 
@@ -83,6 +92,7 @@ def train(
         architecture: A name in `ARCHITECTURES`.
         recipe: Epochs, batch size, optimizer.
         seed: Seeds Python, NumPy and TensorFlow: initial weights, dropout and the order of the images.
+        normalisation: What the first layer does, one of `NORMALISATIONS`.
         limit: Use only the first so many training images.
         verbose: Keras's progress: 0 none, 1 a bar, 2 a line for each epoch.
 
@@ -95,16 +105,22 @@ def train(
     if held_out < 1 or len(images) == held_out:
         raise TrainingError(f"{len(images)} training images are too few to hold out {recipe.validation_fraction:.0%}")
     fitted = len(images) - held_out
-    model = ARCHITECTURES[architecture](dataset.image_shape, len(dataset.label_names))
-    recipe.compile(model)
+    model = ARCHITECTURES[architecture].build(
+        dataset.image_shape,
+        len(dataset.label_names),
+        normalisation=normalisation_layer(normalisation, images[:fitted]),
+    )
+    recipe.compile(model, images=fitted)
     started = time.monotonic()
-    history = model.fit(
+    batches = AugmentedBatches(
         images[:fitted],
         labels[:fitted],
+        augmentation=recipe.augmentation,
         batch_size=recipe.batch_size,
-        epochs=recipe.epochs,
-        validation_data=(images[fitted:], labels[fitted:]),
-        verbose=verbose,
+        seed=seed,
+    )
+    history = model.fit(
+        batches, epochs=recipe.epochs, validation_data=(images[fitted:], labels[fitted:]), verbose=verbose
     ).history
     seconds = time.monotonic() - started
     validation = _evaluate(model, images[fitted:], labels[fitted:])
@@ -112,17 +128,22 @@ def train(
     metrics = {
         "architecture": architecture,
         "recipe": dataclasses.asdict(recipe),
+        "normalisation": normalisation,
         "seed": seed,
         "parameters": model.count_params(),
         "data": {
             "source": dataset.source,
+            "options": dict(dataset.options),
             "sha256": dataset.sha256,
             "train_images": fitted,
             "validation_images": held_out,
             "test_images": len(dataset.test_images),
         },
         "labels": list(dataset.label_names),
-        "input": dict(zip(("height", "width", "channels"), dataset.image_shape, strict=True)),
+        "input": {
+            **dict(zip(("height", "width", "channels"), dataset.image_shape, strict=True)),
+            "preparation": dataset.preparation,
+        },
         "history": {name: [float(value) for value in values] for name, values in history.items()},
         "validation": validation,
         "test": test,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -135,7 +136,7 @@ def test_without_a_good_mirror_the_cache_stays_clean_and_the_option_is_named(
 
 
 def test_an_unknown_data_set_lists_the_known_ones() -> None:
-    with pytest.raises(DatasetError, match="mnist, synthetic"):
+    with pytest.raises(DatasetError, match="mnist, synthetic, mnist-odd-even"):
         load("cifar")
 
 
@@ -143,12 +144,12 @@ def test_the_digest_changes_with_a_single_label() -> None:
     data = load("synthetic")
     labels = data.test_labels.copy()
     labels[0] = (labels[0] + 1) % 10
-    changed = datasets.Dataset(
-        source=data.source,
-        train_images=data.train_images,
-        train_labels=data.train_labels,
-        test_images=data.test_images,
-        test_labels=labels,
-        label_names=data.label_names,
-    )
-    assert changed.sha256 != data.sha256
+    assert dataclasses.replace(data, test_labels=labels).sha256 != data.sha256
+
+
+def test_odd_and_even_are_the_digits_labels_in_two() -> None:
+    digits, parity = load("synthetic"), load("synthetic-odd-even")
+    assert parity.label_names == ("even", "odd")
+    assert np.array_equal(parity.test_labels, digits.test_labels % 2)
+    assert np.array_equal(parity.train_images, digits.train_images)
+    assert parity.sha256 != digits.sha256

@@ -1,0 +1,101 @@
+"""Every network of the catalogue from training to answers with its own labels, briefly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from serving.client import Client
+from training.architectures import ARCHITECTURES
+
+SHAPES = ("ellipse", "rectangle", "triangle")
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "yellow": (230, 220, 40)}
+CLASSES = sorted([f"{colour} {shape}" for colour in COLOURS for shape in SHAPES] + ["nothing"])
+
+
+@pytest.fixture(scope="module")
+def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """13 classes of eight colour images each: a shape of a colour, somewhere on noise, of various sizes."""
+    root, generator = tmp_path_factory.mktemp("shapes"), np.random.default_rng(0)
+    for name in CLASSES:
+        (root / name).mkdir()
+        for number in range(8):
+            side = int(generator.integers(100, 200))
+            picture = Image.fromarray(generator.integers(0, 60, (side, side, 3), dtype=np.uint8))
+            if name != "nothing":
+                colour, shape = name.split()
+                x, y = generator.integers(5, side // 3, 2).tolist()
+                box = (x, y, x + side // 2, y + side // 2)
+                pencil = ImageDraw.Draw(picture)
+                if shape == "triangle":
+                    pencil.polygon(
+                        [(box[0], box[3]), (box[2], box[3]), ((box[0] + box[2]) // 2, box[1])], COLOURS[colour]
+                    )
+                else:
+                    getattr(pencil, shape)(box, COLOURS[colour])
+            picture.save(root / name / f"{number}.jpg")
+    return root
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_network_trains_exports_and_answers_with_its_own_labels(
+    name: str, drawn_folder: Path, tmp_path: Path, start_server: Callable
+) -> None:
+    from export.exporter import Exporter
+    from export.trained_model import load_trained
+    from serving.repository import Repository
+    from training.datasets import load
+    from training.recipe import recipe_for
+    from training.train import train
+
+    architecture = ARCHITECTURES[name]
+    mnist = Path(os.environ["MNIST_DIR"]) if os.environ.get("MNIST_DIR") else None
+    digits = "mnist" if mnist else "synthetic"
+    kind = {"color_128_gap": f"folder:{drawn_folder}", "convnet_5x5_binary": f"{digits}-odd-even"}.get(name, digits)
+    data = load(kind, data_dir=mnist, image_shape=architecture.image_shape)
+    recipe = recipe_for("published", name).with_epochs(1)
+    run = train(data, architecture=name, recipe=recipe, seed=0, normalisation="standardise", limit=1000, verbose=0)
+    assert run.metrics["parameters"] == architecture.parameters
+    model = run.save(tmp_path / "run")
+    export = Exporter(model, data_dir=mnist).publish(Repository(tmp_path / "models"))
+    assert export.report.problems == ()
+    images = data.test_images[:200]
+    _, probabilities = load_trained(model).predict(images)
+    with start_server("--repository", str(tmp_path / "models")) as server:
+        with Client(server.address, max_message_bytes=1 << 20) as client:
+            described = client.get_model()
+            answer = client.classify(images, probabilities=True)
+        assert server.stop()[0] == 0
+    assert tuple(described.labels) == data.label_names
+    assert len(described.labels) == architecture.classes
+    assert (described.height, described.width, described.channels) == architecture.image_shape
+    np.testing.assert_allclose(answer.probabilities, probabilities, atol=1e-5)
+    assert np.array_equal(answer.labels, probabilities.argmax(axis=1))
+
+
+def test_a_folder_that_moved_is_named_at_export(drawn_folder: Path, tmp_path: Path, command: Callable) -> None:
+    """The command line's way with a folder: train, move the folder, export with its new place."""
+    import shutil
+
+    first, moved = tmp_path / "first", tmp_path / "moved"
+    for name in ("red ellipse", "nothing"):
+        shutil.copytree(drawn_folder / name, first / name)
+    trained = command(
+        "digits-train", "--data", f"folder:{first}", "--image-size", "32x32x3", "--epochs", 1, "--out", tmp_path / "run"
+    )
+    assert trained.returncode == 0, trained.stderr
+    first.rename(moved)
+    arguments = ("digits-export", tmp_path / "run" / "model.keras", "--repository", tmp_path / "models")
+    refused = command(*arguments)
+    assert refused.returncode == 1
+    assert f"{first}: No such file" in refused.stderr
+    exported = command(*arguments, "--data", f"folder:{moved}")
+    assert exported.returncode == 0, exported.stderr
+    manifest = (tmp_path / "models" / "mnist_convnet" / "1" / "manifest.json").read_text()
+    assert '"source": "folder"' in manifest
+    assert str(tmp_path) not in manifest
