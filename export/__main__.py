@@ -21,14 +21,16 @@ import click
     show_envvar=True,
     help="Directory with MNIST's four IDX files, plain or .gz; without it they are downloaded once.",
 )
+@click.option("--data", "source", help="Where a folder of images is now: folder:PATH.", show_default="as trained")
 @click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", help="What the proof is for.")
-@click.option("--limit", type=click.FloatRange(0), default=1e-5, help="Largest difference of a probability.")
+@click.option("--limit", type=click.FloatRange(0, 1), default=1e-5, help="Largest difference of a probability.")
 @click.option("--verify", type=click.IntRange(1), help="Prove this published version, and publish nothing new.")
 def main(
     model: Path,
     repository: Path,
     name: str | None,
     data_dir: Path | None,
+    source: str | None,
     provider: str,
     limit: float,
     verify: int | None,
@@ -42,12 +44,16 @@ def main(
         from serving.errors import DigitsError
         from serving.repository import Repository
         from training.datasets import DatasetError
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise click.ClickException(
             f"{error.name} is not installed; exporting needs the extras train and cpu (or gpu): "
             "pip install 'digits-serving[train,cpu]'"
         ) from error
-    exporter = Exporter(model, data_dir=data_dir, provider=provider, limits=ParityLimits(probabilities=limit))
+    except ImportError as error:
+        raise click.ClickException(f"an installed package can't be imported: {error}") from error
+    exporter = Exporter(
+        model, data_dir=data_dir, source=source, provider=provider, limits=ParityLimits(probabilities=limit)
+    )
     target = Repository(repository)
     try:
         if verify is None:

@@ -22,6 +22,9 @@ from serving.manifest import InputSpec, Manifest
 from serving.repository import Repository
 from training import datasets
 
+# What the manifest takes over from the training's record.
+_RECORDED = ("architecture", "recipe", "normalisation", "seed", "parameters", "model_sha256")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
@@ -44,15 +47,23 @@ class Exporter:
     Args:
         model: The `.keras` file, with `metrics.json` beside it.
         data_dir: Directory with MNIST's files, where it was trained on those.
+        source: Where the data are now, `folder:PATH`, where a folder was moved since the training.
         provider: `cpu` or `cuda`: what the proof is for.
         limits: Largest differences that pass.
     """
 
     def __init__(
-        self, model: Path, *, data_dir: Path | None, provider: str = "cpu", limits: ParityLimits | None = None
+        self,
+        model: Path,
+        *,
+        data_dir: Path | None,
+        source: str | None = None,
+        provider: str = "cpu",
+        limits: ParityLimits | None = None,
     ) -> None:
         self._model = model
         self._data_dir = data_dir
+        self._source = source
         self._provider = provider
         self._limits = limits or ParityLimits()
 
@@ -72,7 +83,12 @@ class Exporter:
         data = self._data_of(trained)
         name = model_name or trained.record["architecture"]
         repository.versions(name)  # an impossible name fails here, before the work
-        content = convert(trained, model_name=name)
+        try:
+            content = convert(trained, model_name=name)
+        except UnusableModel as error:
+            raise UnusableModel(f"{self._model}: {error}") from error
+        except Exception as error:
+            raise UnusableModel(f"{self._model}: can't be converted to ONNX ({type(error).__name__})") from error
         report = self._check(trained, content, data)
         if not report.figures.passed:
             return Export(report=report, model_name=name, version=None)
@@ -100,9 +116,14 @@ class Exporter:
 
     def _data_of(self, trained: TrainedModel) -> datasets.Dataset:
         recorded = trained.record["data"]
-        data = datasets.load(recorded["source"], data_dir=self._data_dir)
+        data = datasets.load(self._source or recorded["source"], data_dir=self._data_dir, **recorded["options"])
         if data.sha256 != recorded["sha256"]:
             raise UnusableModel(f"{self._model}: trained on other {recorded['source']} data than are here")
+        if data.image_shape != trained.image_shape or data.label_names != trained.labels:
+            raise UnusableModel(
+                f"{self._model}: takes {trained.image_shape} and knows {len(trained.labels)} labels, but its data are "
+                f"{data.image_shape} with {len(data.label_names)}, or with other names"
+            )
         return data
 
     def _check(self, trained: TrainedModel, content: bytes, data: datasets.Dataset) -> ParityReport:
@@ -127,9 +148,13 @@ def _manifest(trained: TrainedModel, name: str, content: bytes, report: ParityRe
             height=height,
             width=width,
             channels=channels,
-            preparation="mnist" if record["data"]["source"] in datasets.SOURCES else "resize",
+            preparation=record["input"]["preparation"],
         ),
-        training={key: record[key] for key in ("architecture", "recipe", "seed", "parameters", "data", "model_sha256")},
+        training={
+            **{key: record[key] for key in _RECORDED},
+            # The kind of data alone: where a folder lies is nobody else's business.
+            "data": {**record["data"], "source": record["data"]["source"].partition(":")[0]},
+        },
         accuracy=report.accuracy,
         parity={report.provider: report.figures},
         versions={

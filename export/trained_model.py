@@ -18,6 +18,7 @@ FloatArray = npt.NDArray[np.float32]
 _RECORDED: dict[str, type] = {
     "architecture": str,
     "recipe": dict,
+    "normalisation": str,
     "seed": int,
     "parameters": int,
     "data": dict,
@@ -105,13 +106,23 @@ def _read_record(path: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UnusableModel(f"{path}: {error.strerror}; digits-train writes it beside the model") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnusableModel(f"{path}: not JSON") from error
     for name, kind in _RECORDED.items():
         if not isinstance(record, dict) or not isinstance(record.get(name), kind):
             raise UnusableModel(f"{path}: {name} is missing or no {kind.__name__}")
-    if not isinstance(record["data"].get("source"), str) or not isinstance(record["data"].get("sha256"), str):
-        raise UnusableModel(f"{path}: data does not name its source and sha256")
+    for section, name, kind in (
+        ("data", "source", str),
+        ("data", "sha256", str),
+        ("data", "options", dict),
+        ("input", "preparation", str),
+        ("recipe", "name", str),
+        ("test", "accuracy", float),
+    ):
+        if not isinstance(record[section].get(name), kind):
+            raise UnusableModel(f"{path}: {section}.{name} is missing or no {kind.__name__}")
+    if not all(isinstance(label, str) for label in record["labels"]):
+        raise UnusableModel(f"{path}: labels must be text")
     return record
 
 

@@ -9,6 +9,7 @@ never joins a batch; a result is set only on a future that still waits; a batch 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -91,6 +92,7 @@ class Batcher:
         """Starts the dispatcher on the running event loop."""
         self._accepting = True
         self._dispatcher = asyncio.create_task(self._dispatch(), name="batcher")
+        self._dispatcher.add_done_callback(self._dispatcher_ended)
 
     async def aclose(self) -> None:
         """Refuses new requests, answers all that were accepted, and ends the dispatcher."""
@@ -132,7 +134,26 @@ class Batcher:
         self._pending.append(request)
         self._pending_rows += rows
         self._changed.set()
-        return await request.future
+        try:
+            return await request.future
+        except asyncio.CancelledError:
+            self._forget(request)
+            raise
+
+    def _forget(self, request: _Request) -> None:
+        """Gives a cancelled request's room in the queue back, if it still waits there."""
+        with contextlib.suppress(ValueError):
+            self._pending.remove(request)
+            self._pending_rows -= len(request.images)
+
+    def _dispatcher_ended(self, dispatcher: asyncio.Task[None]) -> None:
+        """Leaves nobody waiting for a dispatcher that is gone."""
+        self._accepting = False
+        if not dispatcher.cancelled() and dispatcher.exception() is not None:
+            _logger.critical("the dispatcher failed; no more requests are accepted", exc_info=dispatcher.exception())
+        for request in self._pending:
+            if not request.future.done():
+                request.future.set_exception(InferenceFailed("the dispatcher ended"))
 
     async def _dispatch(self) -> None:
         while True:
@@ -148,9 +169,12 @@ class Batcher:
                 await self._run(batch)
 
     async def _wait_for_more(self) -> None:
-        """Lets an idle engine wait until a batch is full or its oldest request has waited long enough."""
-        until = self._pending[0].submitted + self._config.max_wait_ms / 1000
-        while self._accepting and self._pending_rows < self._config.max_batch_rows:
+        """Lets an idle engine wait until a batch is full, or somebody has waited long enough or can't wait longer."""
+        while self._accepting and self._pending and self._pending_rows < self._config.max_batch_rows:
+            until = self._pending[0].submitted + self._config.max_wait_ms / 1000
+            for request in self._pending:  # nobody waits longer than half of the time that they have
+                if request.deadline is not None:
+                    until = min(until, (request.submitted + request.deadline) / 2)
             remaining = until - self._clock()
             if remaining <= 0:
                 return
@@ -180,20 +204,21 @@ class Batcher:
         return batch
 
     async def _run(self, batch: list[_Request]) -> None:
-        images = batch[0].images if len(batch) == 1 else np.concatenate([request.images for request in batch])
+        rows = sum(len(request.images) for request in batch)
         started = self._clock()
         try:
+            images = batch[0].images if len(batch) == 1 else np.concatenate([request.images for request in batch])
             probabilities = await asyncio.get_running_loop().run_in_executor(self._executor, self._infer, images)
-            if len(probabilities) != len(images):
-                raise InferenceFailed(f"{len(images)} images gave {len(probabilities)} rows")
+            if len(probabilities) != rows:
+                raise InferenceFailed(f"{rows} images gave {len(probabilities)} rows")
         except Exception as error:
-            _logger.exception("a batch of %d images failed", len(images))
+            _logger.exception("a batch of %d images failed", rows)
             for request in batch:
                 if not request.future.done():
                     request.future.set_exception(InferenceFailed(str(error)))
             return
         inference_s = self._clock() - started
-        self._seconds_per_row += 0.1 * (inference_s / len(images) - self._seconds_per_row)
+        self._seconds_per_row += 0.1 * (inference_s / rows - self._seconds_per_row)
         start = 0
         for request in batch:
             stop = start + len(request.images)

@@ -6,6 +6,7 @@ registered without deserialisers: parsing happens here, inside the same try as t
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -16,28 +17,35 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from serving.errors import InvalidRequest
+from serving.errors import InvalidRequest, NotReady
 from serving.status import DETAILS_KEY, code_of, status_of
 
 Context = Any  # grpc.aio.ServicerContext, or what another front end offers of it
 
 
-def service_handler(service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
+def service_handler(
+    service: ServiceDescriptor, servicer: object, *, until: asyncio.Event | None = None
+) -> grpc.GenericRpcHandler:
     """Makes the handlers of one service, every method inside the boundary.
 
     Args:
         service: The service's descriptor, from a generated module.
         servicer: An object with a coroutine or asynchronous generator for each method of the service.
+        until: When it is set, streams of requests end with UNAVAILABLE. For services that don't end theirs themselves.
     """
-    handlers = {method.name: _method_handler(method, getattr(servicer, method.name)) for method in service.methods}
+    handlers = {
+        method.name: _method_handler(method, getattr(servicer, method.name), until) for method in service.methods
+    }
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
-def _method_handler(method: MethodDescriptor, behaviour: Callable[..., Any]) -> Any:
+def _method_handler(method: MethodDescriptor, behaviour: Callable[..., Any], until: asyncio.Event | None) -> Any:
     request_type = GetMessageClass(method.input_type)
 
     def decoded(request: Any) -> Any:
-        return _decode_each(request_type, request) if method.client_streaming else _decode(request_type, request)
+        if not method.client_streaming:
+            return _decode(request_type, request)
+        return _decode_each(request_type, request if until is None else _until(until, request))
 
     async def call(request: Any, context: Context) -> Any:
         try:
@@ -76,6 +84,23 @@ def _decode(request_type: type[Message], content: bytes) -> Message:
 async def _decode_each(request_type: type[Message], contents: AsyncIterator[bytes]) -> AsyncIterator[Message]:
     async for content in contents:
         yield _decode(request_type, content)
+
+
+async def _until(event: asyncio.Event, contents: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    iterator, ended = aiter(contents), asyncio.create_task(event.wait())
+    try:
+        while True:
+            following = asyncio.ensure_future(anext(iterator))
+            await asyncio.wait({following, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                following.cancel()
+                raise NotReady("the server is stopping")
+            try:
+                yield following.result()
+            except StopAsyncIteration:
+                return
+    finally:
+        ended.cancel()
 
 
 async def _abort(context: Context, error: Exception) -> None:

@@ -80,13 +80,21 @@ class ClassificationBatch:
         """Takes the response to the next request."""
         self._responses.append(response)
 
+    @property
+    def answered_by_another_model(self) -> bool:
+        """Whether some response came from another model or version than the requests were made for."""
+        made_for = (self._model.model_name, self._model.model_version)
+        return any((response.model_name, response.model_version) != made_for for response in self._responses)
+
     def answer(self) -> Classification:
         """All responses as one."""
         last = self._responses[-1] if self._responses else self._model
         probabilities = None
         if self._include_probabilities:
             flat = _joined([response.probabilities for response in self._responses], np.float32)
-            probabilities = flat.reshape(len(self._images), len(self._model.labels))
+            probabilities = (
+                flat.reshape(len(self._images), -1) if flat.size else flat.reshape(0, len(self._model.labels))
+            )
         return Classification(
             labels=_joined([response.labels for response in self._responses], np.int64),
             confidences=_joined([response.confidences for response in self._responses], np.float32),

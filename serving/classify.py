@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import click
@@ -19,17 +20,20 @@ from serving.images import read_image, terminal_picture
 @click.option(
     "--target", default="127.0.0.1:50051", envvar="DIGITS_TARGET", show_envvar=True, help="Server, HOST:PORT."
 )
-@click.option("--timeout-s", default=30.0, type=click.FloatRange(0, min_open=True), help="For everything, in seconds.")
+@click.option(
+    "--timeout-s", default=30.0, type=click.FloatRange(0, 86_400, min_open=True), help="For everything, in seconds."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line in place of the table.")
 @click.option("--picture", is_flag=True, help="Draw each image beside its label.")
 def main(paths: tuple[Path, ...], target: str, timeout_s: float, as_json: bool, picture: bool) -> None:
     """Classifies image files that have the model's size already."""
     try:
         with Client(target) as client:
+            deadline = time.monotonic() + timeout_s
             model = client.get_model(timeout_s)
             size = {"height": model.height, "width": model.width, "channels": model.channels}
             images = np.stack([read_image(path, **size) for path in paths])
-            answer = client.classify(images, timeout_s=timeout_s)
+            answer = client.classify(images, timeout_s=max(0.0, deadline - time.monotonic()))
     except InvalidImage as error:
         raise click.ClickException(str(error)) from error
     except CallFailed as error:
@@ -86,7 +90,9 @@ def _joined_row(cells: list[tuple[int, list[str]]], gap: int) -> list[str]:
 @click.option(
     "--target", default="127.0.0.1:50051", envvar="DIGITS_TARGET", show_envvar=True, help="Server, HOST:PORT."
 )
-@click.option("--timeout-s", default=3.0, type=click.FloatRange(0, min_open=True), help="How long to wait, in seconds.")
+@click.option(
+    "--timeout-s", default=3.0, type=click.FloatRange(0, 86_400, min_open=True), help="How long to wait, in seconds."
+)
 def health(target: str, timeout_s: float) -> None:
     """Waits until the server reports SERVING; exit code 1 where it does not in time."""
     try:

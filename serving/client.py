@@ -1,8 +1,8 @@
 """Clients of `digits.v1`, one that blocks and one for asyncio.
 
 Images of any number are split into requests below the server's limits, several of which are on their way at a time.
-Calls that find the server unavailable are repeated by gRPC itself, as the service config below says; a full queue is
-waited for exactly as long as the server asks.
+Calls that find the server unavailable are repeated by gRPC itself, up to four times within about two seconds, as the
+service config below says; a full queue is waited for exactly as long as the server asks.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ class Client:
             model: digits_pb2.GetModelResponse = self._stub.GetModel(self._selection, timeout=timeout_s)
         except grpc.RpcError as error:
             raise call_failed(error) from error
+        self._model = model
         return model
 
     def classify(
@@ -122,11 +123,9 @@ class Client:
             CallFailed: A request failed; nothing is returned for the others.
         """
         deadline = time.monotonic() + timeout_s
-        if self._model is None:
-            self._model = self.get_model(timeout_s)
         batch = ClassificationBatch(
             images,
-            self._model,
+            self._model or self.get_model(timeout_s),
             self._selection,
             max_message_bytes=self._max_message_bytes,
             include_probabilities=probabilities,
@@ -142,6 +141,8 @@ class Client:
         finally:
             for _, call in in_flight:
                 call.cancel()
+        if batch.answered_by_another_model:
+            self._model = None  # it may have other labels and limits: ask again next time
         return batch.answer()
 
     def _finish(self, sent: tuple[digits_pb2.ClassifyRequest, Any], deadline: float) -> digits_pb2.ClassifyResponse:
@@ -195,6 +196,7 @@ class AsyncClient:
             model: digits_pb2.GetModelResponse = await self._stub.GetModel(self._selection, timeout=timeout_s)
         except grpc.RpcError as error:
             raise call_failed(error) from error
+        self._model = model
         return model
 
     async def classify(
@@ -202,11 +204,9 @@ class AsyncClient:
     ) -> Classification:
         """See `Client.classify`."""
         deadline = time.monotonic() + timeout_s
-        if self._model is None:
-            self._model = await self.get_model(timeout_s)
         batch = ClassificationBatch(
             images,
-            self._model,
+            self._model or await self.get_model(timeout_s),
             self._selection,
             max_message_bytes=self._max_message_bytes,
             include_probabilities=probabilities,
@@ -222,12 +222,20 @@ class AsyncClient:
         finally:
             for task in in_flight:
                 task.cancel()
+        if batch.answered_by_another_model:
+            self._model = None
         return batch.answer()
 
     async def _call(self, request: digits_pb2.ClassifyRequest, deadline: float) -> digits_pb2.ClassifyResponse:
         while True:
             try:
                 response: digits_pb2.ClassifyResponse = await self._stub.Classify(request, timeout=_remaining(deadline))
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Not the caller but `aclose` ended the call.
+                raise CallFailed(grpc.StatusCode.CANCELLED, "the client was closed") from None
             except grpc.RpcError as error:
                 await asyncio.sleep(pause_before_retry(error, _remaining(deadline)))
             else:

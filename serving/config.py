@@ -63,7 +63,8 @@ class BatcherConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "max_batch_rows")
-        _at_least(self, 0, "max_wait_ms")
+        if not 0 <= self.max_wait_ms <= 60_000:
+            raise InvalidConfig(f"max_wait_ms must lie between 0 and 60000, not {self.max_wait_ms}")
         if self.max_queue_rows < self.max_batch_rows:
             raise InvalidConfig("max_queue_rows must be at least max_batch_rows, or a full batch could never queue")
 
@@ -93,6 +94,9 @@ class ServerConfig:
     batcher: BatcherConfig = field(default_factory=BatcherConfig)
 
     def __post_init__(self) -> None:
+        if not self.host:
+            raise InvalidConfig("host must not be empty; 0.0.0.0 listens on all addresses")
         if not 0 <= self.port <= 65535:
             raise InvalidConfig(f"port must lie between 0 and 65535, not {self.port}")
-        _at_least(self, 0, "grace_s")
+        if not 0 <= self.grace_s <= 3600:
+            raise InvalidConfig(f"grace_s must lie between 0 and 3600, not {self.grace_s}")

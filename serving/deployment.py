@@ -12,7 +12,7 @@ import numpy.typing as npt
 from serving.batcher import Answer, Batcher
 from serving.config import BatcherConfig, EngineConfig
 from serving.engine import Engine
-from serving.errors import ModelNotFound, NotReady
+from serving.errors import ModelNotFound, ModelRejected, NotReady
 from serving.manifest import Manifest
 from serving.repository import StoredModel
 
@@ -61,7 +61,10 @@ class Deployment:
             ProviderUnavailable: The provider that was asked for can't run it here.
         """
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._engine.start)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._engine.start)
+        except ModelRejected as error:
+            raise ModelRejected(f"{self.name} version {self.version}: {error}") from error
         if self.provider not in self.manifest.parity:
             _logger.warning(
                 "%s version %d: parity was proven on %s, not on %s; digits-export --verify proves it here",

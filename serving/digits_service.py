@@ -19,8 +19,34 @@ from serving.status import status_of
 
 Uint8Array = npt.NDArray[np.uint8]
 
-# Requests of one stream that may wait for their answers; then the stream is not read from until the client has read.
-_STREAM_WINDOW = 32
+_STOPPING = "the server is stopping"
+
+# Requests of one stream that may wait for their answers, and never more rows than the largest batch, so that no stream
+# fills the queue; then the stream is not read from until the client has read.
+_STREAM_REQUESTS = 32
+
+
+class _Window:
+    """What one stream may have in flight. A request larger than the whole window passes when nothing else is."""
+
+    def __init__(self, max_requests: int, max_rows: int) -> None:
+        self._max_requests = max_requests
+        self._max_rows = max_rows
+        self._requests = 0
+        self._rows = 0
+        self._released = asyncio.Event()
+
+    async def acquire(self, rows: int) -> None:
+        while self._requests and (self._requests >= self._max_requests or self._rows + rows > self._max_rows):
+            self._released.clear()
+            await self._released.wait()
+        self._requests += 1
+        self._rows += rows
+
+    def release(self, rows: int) -> None:
+        self._requests -= 1
+        self._rows -= rows
+        self._released.set()
 
 
 class DigitClassifierService:
@@ -28,13 +54,16 @@ class DigitClassifierService:
 
     Args:
         deployments: Where models are found.
+        max_stream_rows: Rows that one stream may have in flight.
     """
 
     DESCRIPTOR = digits_pb2.DESCRIPTOR.services_by_name["DigitClassifierService"]
 
-    def __init__(self, deployments: Deployments) -> None:
+    def __init__(self, deployments: Deployments, *, max_stream_rows: int) -> None:
         self._deployments = deployments
-        self._readers: set[asyncio.Task[None]] = set()
+        self._max_stream_rows = max_stream_rows
+        self._draining = False
+        self._readers: set[asyncio.Task[Exception | None]] = set()
 
     async def Classify(self, request: digits_pb2.ClassifyRequest, context: Context) -> digits_pb2.ClassifyResponse:  # noqa: N802
         """Classifies the images of one request."""
@@ -44,28 +73,36 @@ class DigitClassifierService:
         self, requests: AsyncIterator[digits_pb2.ClassifyStreamRequest], context: Context
     ) -> AsyncIterator[digits_pb2.ClassifyStreamResponse]:
         """Classifies a stream of requests, in order; a full window stops reading, which stops the client."""
-        answers: asyncio.Queue[asyncio.Task[digits_pb2.ClassifyStreamResponse] | Exception | None] = asyncio.Queue()
-        window = asyncio.Semaphore(_STREAM_WINDOW)
+        if self._draining:
+            raise NotReady(_STOPPING)
+        answers: asyncio.Queue[tuple[asyncio.Task[digits_pb2.ClassifyStreamResponse], int] | Exception | None]
+        answers = asyncio.Queue()
+        window = _Window(_STREAM_REQUESTS, self._max_stream_rows)
         reader = asyncio.create_task(self._read_stream(requests, _deadline(context), answers, window))
+        # A callback, since a task that is cancelled before its first step runs no code of its own.
+        reader.add_done_callback(
+            lambda ended: answers.put_nowait(NotReady(_STOPPING) if ended.cancelled() else ended.result())
+        )
         self._readers.add(reader)
         try:
             while (answer := await answers.get()) is not None:
                 if isinstance(answer, Exception):
                     raise answer
-                yield await answer
-                window.release()
+                response, rows = answer
+                yield await response
+                window.release(rows)
         finally:
             self._readers.discard(reader)
             reader.cancel()
             while not answers.empty():
-                if isinstance(left := answers.get_nowait(), asyncio.Task):
-                    left.cancel()
+                if isinstance(left := answers.get_nowait(), tuple):
+                    left[0].cancel()
 
     async def GetModel(self, request: digits_pb2.GetModelRequest, context: Context) -> digits_pb2.GetModelResponse:  # noqa: N802
         """Describes a deployment."""
         deployment = self._deployments.find(request.model_name, request.model_version)
         manifest, provider = deployment.manifest, deployment.provider
-        figures = manifest.parity.get(provider) or next(iter(manifest.parity.values()))
+        figures = manifest.parity.get(provider)
         return digits_pb2.GetModelResponse(
             model_name=deployment.name,
             model_version=deployment.version,
@@ -77,11 +114,12 @@ class DigitClassifierService:
             sha256=manifest.sha256,
             execution_provider=provider,
             test_accuracy=manifest.accuracy.onnx,
-            parity_max_difference=figures.probabilities_max_difference,
+            parity_max_difference=figures.probabilities_max_difference if figures else None,
         )
 
     def drain(self) -> None:
         """Ends every stream once it has answered what it has read; its client gets UNAVAILABLE and can go elsewhere."""
+        self._draining = True
         for reader in self._readers:
             reader.cancel()
 
@@ -90,19 +128,18 @@ class DigitClassifierService:
         requests: AsyncIterator[digits_pb2.ClassifyStreamRequest],
         deadline: float | None,
         answers: asyncio.Queue[Any],
-        window: asyncio.Semaphore,
-    ) -> None:
-        end: Exception | None = None
+        window: _Window,
+    ) -> Exception | None:
+        """Starts requests as the window admits them; returns what ended the stream, which must not overtake answers."""
         try:
-            await window.acquire()
             async for request in requests:
-                answers.put_nowait(asyncio.create_task(self._classify_in_stream(request.request, deadline)))
-                await window.acquire()
-        except asyncio.CancelledError:
-            end = NotReady("the server is stopping")
-        except Exception as error:  # noqa: BLE001 - must not overtake the answers that are still to come
-            end = error
-        answers.put_nowait(end)
+                rows = request.request.raw_images.count
+                await window.acquire(rows)
+                task = asyncio.create_task(self._classify_in_stream(request.request, deadline))
+                answers.put_nowait((task, rows))
+        except Exception as error:  # noqa: BLE001 - raised again behind the last answer
+            return error
+        return None
 
     async def _classify_in_stream(
         self, request: digits_pb2.ClassifyRequest, deadline: float | None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from serving.errors import InvalidImage
 
 Uint8Array = npt.NDArray[np.uint8]
 
 _MODES = {1: "L", 3: "RGB"}
+_MAX_PIXELS = 40_000_000
 
 
 def read_image(path: Path, *, height: int, width: int, channels: int) -> Uint8Array:
@@ -30,23 +33,79 @@ def read_image(path: Path, *, height: int, width: int, channels: int) -> Uint8Ar
     Raises:
         InvalidImage: The file can't be read, is no image, or has another size; the message names the file.
     """
+    with _opened(path) as image:
+        # The header alone tells the size: a decompression bomb is refused before it is decoded.
+        if image.size != (width, height):
+            raise InvalidImage(f"{path}: {image.width} x {image.height} pixels, but the model takes {width} x {height}")
+        if image.has_transparency_data or image.mode in ("I", "F"):
+            raise InvalidImage(f"{path}: transparent, or of 32 bits a pixel; save it as plain gray or colour")
+        return _pixels(image, channels)
+
+
+def load_image(path: Path, *, channels: int | None = None) -> Uint8Array:
+    """Reads one image file of any size up to 40 million pixels: upright as its EXIF data say, transparency on white.
+
+    Args:
+        path: An image file in any format that Pillow reads.
+        channels: 1 for gray, 3 for colour; by default gray where the file is, else colour.
+
+    Returns:
+        uint8 `[height, width, channels]`.
+
+    Raises:
+        InvalidImage: The file can't be read or is no image; the message names the file.
+    """
+    with _opened(path) as image:
+        if image.width * image.height > _MAX_PIXELS:
+            raise InvalidImage(f"{path}: {image.width} x {image.height} pixels are more than {_MAX_PIXELS:,}")
+        upright = ImageOps.exif_transpose(image)
+        if upright.has_transparency_data:
+            seen = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+        if upright.mode in ("I", "F"):
+            raise InvalidImage(f"{path}: of 32 bits a pixel; save it as plain gray or colour")
+        return _pixels(upright, channels or (1 if image.mode in ("1", "L", "LA", "I;16") else 3))
+
+
+def resize(image: Uint8Array, height: int, width: int) -> Uint8Array:
+    """Resizes an image, with anti-aliasing; its proportions change where the new size has others.
+
+    Args:
+        image: uint8 `[h, w, c]`.
+        height: New number of rows, in pixels.
+        width: New number of columns, in pixels.
+
+    Returns:
+        uint8 `[height, width, c]`.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    channels = image.shape[2]
+    source = Image.fromarray(image[..., 0] if channels == 1 else image)
+    resized = source.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.uint8).reshape(height, width, channels)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Opens an image file; whatever goes wrong with it, also while it is decoded, is an `InvalidImage`."""
     try:
         with Image.open(path) as image:
-            # The header alone tells the size: a decompression bomb is refused before it is decoded.
-            if image.size != (width, height):
-                raise InvalidImage(
-                    f"{path}: {image.width} x {image.height} pixels, but the model takes {width} x {height}"
-                )
-            pixels = np.asarray(image.convert(_MODES[channels]), dtype=np.uint8)
+            yield image
     except UnidentifiedImageError as error:
         raise InvalidImage(f"{path}: not an image in a format that is known here") from error
     except Image.DecompressionBombError as error:
-        raise InvalidImage(f"{path}: far more pixels than the model takes ({width} x {height})") from error
+        raise InvalidImage(f"{path}: far more pixels than any model takes") from error
     except OSError as error:
         raise InvalidImage(f"{path}: {error.strerror or 'truncated or damaged image'}") from error
     except (ValueError, SyntaxError) as error:
         raise InvalidImage(f"{path}: damaged image") from error
-    return pixels.reshape(height, width, channels)
+
+
+def _pixels(image: Image.Image, channels: int) -> Uint8Array:
+    if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 255, not scale them
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return np.asarray(image.convert(_MODES[channels]), dtype=np.uint8).reshape(image.height, image.width, channels)
 
 
 def centre_by_mass(ink: Uint8Array, *, box: int = 20, size: int = 28) -> Uint8Array:

@@ -6,6 +6,7 @@ It lies beside `model.onnx` as `manifest.json` and protects integrity, not authe
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +17,8 @@ from serving.errors import ModelRejected
 FORMAT = 1
 PREPARATIONS = ("mnist", "resize")
 
+_MAX_SIDE = 16_384
+_MAX_NUMBER = 2**62
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -36,9 +39,11 @@ class InputSpec:
     preparation: str
 
     def __post_init__(self) -> None:
-        for name in ("height", "width", "channels"):
-            if getattr(self, name) < 1:
-                raise ModelRejected(f"manifest: input.{name} must be at least 1")
+        for name in ("height", "width"):
+            if not 1 <= getattr(self, name) <= _MAX_SIDE:
+                raise ModelRejected(f"manifest: input.{name} must lie between 1 and {_MAX_SIDE}")
+        if self.channels not in (1, 3):
+            raise ModelRejected("manifest: input.channels must be 1 or 3")
         if self.preparation not in PREPARATIONS:
             raise ModelRejected(f"manifest: input.preparation is none of {', '.join(PREPARATIONS)}")
 
@@ -151,8 +156,12 @@ class Manifest:
         """
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelRejected(f"manifest: not JSON ({error})") from error
+        try:
+            json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ModelRejected("manifest: holds half of a surrogate pair, which is no text") from error
         manifest: Manifest = _build(cls, document, "manifest")
         return manifest
 
@@ -191,6 +200,10 @@ def _value(annotation: str, value: Any, where: str) -> Any:
     # bool is a subclass of int, and true is no number in JSON
     if not isinstance(value, kinds) or (isinstance(value, bool) and annotation != "bool"):
         raise ModelRejected(f"{where} must be {kinds[0].__name__}")
+    if annotation == "float" and not (isinstance(value, int) or math.isfinite(value)):
+        raise ModelRejected(f"{where} must be finite")
+    if annotation in ("int", "float") and not abs(value) <= _MAX_NUMBER:
+        raise ModelRejected(f"{where} is too large")
     if annotation == "Mapping[str, ParityFigures]":
         return {provider: _build(ParityFigures, figures, f"{where}.{provider}") for provider, figures in value.items()}
     if annotation in _ITEMS:

@@ -49,12 +49,16 @@ class Repository:
         self.root = root
 
     def names(self) -> list[str]:
-        """Names of all models, sorted.
+        """Names of all models, sorted. A directory without a version is none.
 
         Raises:
             RepositoryError: There is no such directory, or it can't be read.
         """
-        return sorted(entry.name for entry in self._directories(self.root) if _NAME.fullmatch(entry.name))
+        return sorted(
+            entry.name
+            for entry in self._directories(self.root)
+            if _NAME.fullmatch(entry.name) and self.versions(entry.name)
+        )
 
     def versions(self, name: str) -> list[int]:
         """All versions of a model, ascending; empty where there is none yet.
@@ -75,19 +79,14 @@ class Repository:
             ModelNotFound: The named model or version is not there.
         """
         names = self.names()
-        if name is None:
-            if len(names) != 1:
-                raise RepositoryError(
-                    f"{self.root}: several models ({', '.join(names)}), name one with --model"
-                    if names
-                    else f"{self.root}: no models in this repository"
-                )
-            name = names[0]
-        elif name not in names:
-            raise ModelNotFound(f"{self.root}: no model {name!r}; there are {', '.join(names) or 'none'}")
+        if not names:
+            raise RepositoryError(f"{self.root}: no models here, which are directories with versions named 1, 2, …")
+        if name is None and len(names) > 1:
+            raise RepositoryError(f"{self.root}: several models ({', '.join(names)}), name one with --model")
+        name = names[0] if name is None else name
+        if name not in names:
+            raise ModelNotFound(f"{self.root}: no model {name!r}; there are {', '.join(names)}")
         versions = self.versions(name)
-        if not versions:
-            raise RepositoryError(f"{self.root / name}: no versions (directories named 1, 2, …)")
         if version is not None and version not in versions:
             raise ModelNotFound(f"{self.root / name}: no version {version}; there are {', '.join(map(str, versions))}")
         return name, versions[-1] if version is None else version
@@ -99,8 +98,9 @@ class Repository:
             ModelRejected: It is missing, damaged, or another model's.
         """
         path = self._version_directory(name, version) / MANIFEST_FILE
+        content = _read(path)
         try:
-            manifest = Manifest.from_json(_read(path).decode("utf-8"))
+            manifest = Manifest.from_json(content.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise ModelRejected(f"{path}: not UTF-8") from error
         except ModelRejected as error:
@@ -140,15 +140,18 @@ class Repository:
 
         Raises:
             RepositoryError: The directory can't be written.
+            ModelRejected: The manifest is not one that can be read back.
         """
         directory = self._model_directory(manifest.model_name)
+        text = manifest.to_json()
+        Manifest.from_json(text)  # what a server would refuse must not become the newest version
         try:
             directory.mkdir(parents=True, exist_ok=True)
             staging = Path(tempfile.mkdtemp(dir=directory, prefix=".publishing-"))
             try:
                 staging.chmod(0o755)  # mkdtemp keeps others out, the server may be another user
                 _write(staging / MODEL_FILE, content)
-                _write(staging / MANIFEST_FILE, manifest.to_json().encode())
+                _write(staging / MANIFEST_FILE, text.encode())
                 return self._take_next_version(staging, manifest.model_name)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)

@@ -14,6 +14,8 @@ from serving.errors import DigitsError
 
 SAMPLES = Path(__file__).parent / "samples"
 
+_logger = logging.getLogger(__name__)
+
 _ENGINE, _BATCHER, _SERVER = EngineConfig(), BatcherConfig(), ServerConfig()
 
 
@@ -57,13 +59,13 @@ _ENGINE, _BATCHER, _SERVER = EngineConfig(), BatcherConfig(), ServerConfig()
 @click.option(
     "--max-wait-ms",
     default=_BATCHER.max_wait_ms,
-    type=click.FloatRange(0),
+    type=click.FloatRange(0, 60_000),
     help="How long an idle engine waits for a fuller batch, in milliseconds.",
 )
 @click.option(
     "--grace-s",
     default=_SERVER.grace_s,
-    type=click.FloatRange(0),
+    type=click.FloatRange(0, 3600),
     help="On SIGTERM or SIGINT: how long calls in flight may take, in seconds.",
 )
 @click.option("--demo", is_flag=True, help="Once serving, classify the digits that the package ships, and print them.")
@@ -93,10 +95,12 @@ def main(
     )
     try:
         from serving.server import Server, serve
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise click.ClickException(
             f"{error.name} is not installed; a server needs the extra cpu or gpu: pip install 'digits-serving[cpu]'"
         ) from error
+    except ImportError as error:
+        raise click.ClickException(f"an installed package can't be imported: {error}") from error
     try:
         config = ServerConfig(
             host=host,
@@ -115,7 +119,10 @@ def main(
 
     async def ready(server: Server) -> None:
         served = server.deployment
-        click.echo(f"serving {served.name} version {served.version} on {server.address} with {served.provider}")
+        try:
+            click.echo(f"serving {served.name} version {served.version} on {server.address} with {served.provider}")
+        except OSError as error:  # nobody reads stdout, or its disk is full: no reason not to serve
+            _logger.warning("could not announce %s on stdout: %s", server.address, error.strerror)
         if demo:
             await _classify_samples(server.address)
 
@@ -129,7 +136,14 @@ async def _classify_samples(address: str) -> None:
     """Runs the real command line in a process of its own, so that what it shows has been over the wire."""
     samples = sorted(str(path) for path in SAMPLES.glob("*.png"))
     client = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "serving", "classify", "--target", address, "--picture", *samples
+        sys.executable,
+        *("-m", "serving", "classify", "--target", address, "--picture", *samples),
+        start_new_session=True,  # a Ctrl-C is the server's, which ends this process with itself
     )
-    if await client.wait() == 0:
-        click.echo(f"\nstill serving on {address}; Ctrl-C stops")
+    try:
+        if await client.wait() == 0:
+            click.echo(f"\nstill serving on {address}; Ctrl-C stops")
+    finally:
+        if client.returncode is None:
+            client.terminate()
+            await client.wait()

@@ -16,6 +16,7 @@ from serving.boundary import service_handler
 from serving.config import ServerConfig
 from serving.deployment import Deployment, Deployments
 from serving.digits_service import DigitClassifierService
+from serving.errors import InvalidConfig
 from serving.fronts.grpcio import GrpcioFront
 from serving.health import Health
 from serving.repository import Repository
@@ -23,6 +24,9 @@ from serving.repository import Repository
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 # Room in a message for everything but pixels: names, options, tags.
 _ENVELOPE_BYTES = 64 * 1024
+
+# Launchers such as timeout(1) signal a process and then its group: the same request, twice within a moment.
+_SAME_SIGNAL_S = 0.5
 
 _logger = logging.getLogger(__name__)
 
@@ -60,8 +64,16 @@ class Server:
         config = self._config
         repository = Repository(config.repository)
         stored = repository.load(*repository.choose(config.model, config.version))
+        max_request_bytes = stored.manifest.input.image_bytes * config.batcher.max_batch_rows + _ENVELOPE_BYTES
+        if max_request_bytes >= 2**31:
+            raise InvalidConfig(
+                f"max_batch_rows: {config.batcher.max_batch_rows} images of {stored.manifest.input.image_bytes} bytes "
+                "are more than gRPC's largest message, 2 GiB"
+            )
         self._deployment = Deployment(stored, config.engine, config.batcher)
-        self._service = DigitClassifierService(Deployments(self._deployment))
+        self._service = DigitClassifierService(
+            Deployments(self._deployment), max_stream_rows=config.batcher.max_batch_rows
+        )
         services = (
             self._service.DESCRIPTOR.full_name,
             reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name,
@@ -74,11 +86,12 @@ class Server:
                 service_handler(
                     _REFLECTION,
                     reflection.ReflectionServicer((*services, self._health.DESCRIPTOR.full_name)),
+                    until=self._health.draining,
                 ),
             ],
             host=config.host,
             port=config.port,
-            max_request_bytes=stored.manifest.input.image_bytes * config.batcher.max_batch_rows + _ENVELOPE_BYTES,
+            max_request_bytes=max_request_bytes,
         )
         try:
             self.address = await self._front.start()
@@ -95,7 +108,7 @@ class Server:
             grace_s: How long calls in flight may take, in seconds; the configuration's by default.
 
         Returns:
-            Whether everything that was accepted was answered. Where not, an inference may still hold its thread.
+            Whether every inference that was accepted has ended. Where not, one may still hold its thread.
         """
         if self._health is not None:
             await self._health.drain()
@@ -126,21 +139,31 @@ async def serve(config: ServerConfig, *, ready: Callable[[Server], Awaitable[Non
     stopping = asyncio.Event()
     server = Server(config)
     loop = asyncio.get_running_loop()
+    first_signal = 0.0
 
     def stop() -> None:
-        if stopping.is_set():
+        nonlocal first_signal
+        if not stopping.is_set():
+            first_signal = loop.time()
+            stopping.set()
+        elif loop.time() - first_signal > _SAME_SIGNAL_S:
             _logger.warning("second signal: stopping at once, calls in flight are dropped")
             os._exit(1)  # an inference in flight would keep the interpreter until it ends
-        stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     await server.start()
+    announcing = asyncio.ensure_future(ready(server))
+    stopped = asyncio.create_task(stopping.wait())
     try:
-        await ready(server)
-        await stopping.wait()
+        await asyncio.wait({announcing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if announcing.done():
+            announcing.result()
+        await stopped
         _logger.info("stopping: calls in flight have %g s", config.grace_s)
     finally:
+        announcing.cancel()
+        stopped.cancel()
         if not await server.aclose():
             _logger.error("calls in flight did not end within %g s and were dropped", config.grace_s)
             os._exit(1)  # the thread that hangs in an inference would keep the interpreter

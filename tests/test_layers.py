@@ -71,7 +71,7 @@ def _allowed_within(path: Path) -> set[str]:
     """Modules of `serving` that a module may import."""
     package, room = path.relative_to(ROOT).parts[0], _room(path)
     if package == "training":
-        return {"images"}
+        return {"images", "errors"}
     if package == "export" or room in CORE:
         return CORE
     if room in GRPC_SIDE:

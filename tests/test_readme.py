@@ -79,6 +79,7 @@ def test_the_digits_commands_and_the_snippet_work_in_order(tmp_path: Path) -> No
             )
             assert done.returncode == 0, done.stderr
             printed[line] = done.stdout
+        assert "(5·5·32 + 1)·64 = 51,264; valid: 12 − 5 + 1 = 8" in printed["digits-train summary convnet_5x5_binary"]
         assert len(servers) == 2
         (snippet,) = _blocks("python")
         done = subprocess.run(

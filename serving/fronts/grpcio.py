@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 
 import grpc
 import grpc.aio
 
 from serving.errors import StartFailed
+
+_NO_LIMIT = 2**31 - 1
 
 
 class GrpcioFront:
@@ -40,10 +43,17 @@ class GrpcioFront:
                 # On by default: a second server on the port would bind in silence and take half of the calls.
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", self._max_request_bytes),
+                # Admission is the batcher's: gRPC would answer a bare CANCELLED to some of 1,000 waiting calls.
+                ("grpc.server.max_pending_requests", _NO_LIMIT),
+                ("grpc.server.max_pending_requests_hard_limit", _NO_LIMIT),
             ]
         )
         self._server.add_generic_rpc_handlers(tuple(self._handlers))
         host = f"[{self._host}]" if ":" in self._host else self._host
+        try:
+            socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise StartFailed(f"can't listen on {host}:{self._port}: no address is known for {self._host!r}") from error
         try:
             port = self._server.add_insecure_port(f"{host}:{self._port}")
         except RuntimeError as error:

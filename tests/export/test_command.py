@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import zipfile
@@ -103,8 +104,6 @@ def _another_model(run: Path) -> str:
 
 
 def _foreign_model(run: Path) -> str:
-    import hashlib
-
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)]).save(run / "model.keras")
     _edit_record(run, model_sha256=hashlib.sha256((run / "model.keras").read_bytes()).hexdigest())
     return "not uint8 images"
@@ -114,6 +113,39 @@ def _other_data(run: Path) -> str:
     record = json.loads((run / "metrics.json").read_text())
     _edit_record(run, data=record["data"] | {"sha256": "0" * 64})
     return "trained on other synthetic data"
+
+
+def _other_size(run: Path) -> str:
+    _replace_network(run, (14, 14, 1), 10)
+    return "takes (14, 14, 1) and knows 10 labels, but its data are (28, 28, 1)"
+
+
+def _fewer_classes(run: Path) -> str:
+    _replace_network(run, (28, 28, 1), 4)
+    _edit_record(run, labels=[*"0123"])
+    return "knows 4 labels"
+
+
+def _strange_layer(run: Path) -> str:
+    _replace_network(run, (28, 28, 1), 10, keras.layers.RandomRotation(0.1))
+    return "can't be converted to ONNX"
+
+
+def _labels_of_numbers(run: Path) -> str:
+    _edit_record(run, labels=list(range(10)))
+    return "labels must be text"
+
+
+def _deep_record(run: Path) -> str:
+    (run / "metrics.json").write_text("[" * 100_000)
+    return "not JSON"
+
+
+def _replace_network(run: Path, shape: tuple[int, int, int], classes: int, *layers: keras.layers.Layer) -> None:
+    """Puts another network of the right kind in the place of the trained one, with its digest in the record."""
+    image = [keras.Input(shape, dtype="uint8"), keras.layers.Rescaling(1 / 255), *layers, keras.layers.Flatten()]
+    keras.Sequential([*image, keras.layers.Dense(classes, activation="softmax")]).save(run / "model.keras")
+    _edit_record(run, model_sha256=hashlib.sha256((run / "model.keras").read_bytes()).hexdigest())
 
 
 def _edit_record(run: Path, **changes: object) -> None:
@@ -132,6 +164,11 @@ def _edit_record(run: Path, **changes: object) -> None:
         _another_model,
         _foreign_model,
         _other_data,
+        _other_size,
+        _fewer_classes,
+        _strange_layer,
+        _labels_of_numbers,
+        _deep_record,
     ],
 )
 def test_a_model_that_can_not_be_exported_is_named_with_the_reason(

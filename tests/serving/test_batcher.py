@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -207,6 +208,49 @@ async def test_an_idle_engine_waits_for_more_only_when_told_to(make: Make, gate:
     waiting += await _queued(batcher, _images(3))
     await asyncio.wait_for(asyncio.gather(*waiting), 10)
     assert gate.batches == [[1, 2, 3]]
+
+
+async def test_a_deadline_shortens_the_wait_for_more(make: Make, gate: Gate) -> None:
+    batcher = make(max_wait_ms=60_000)
+    answer = await asyncio.wait_for(batcher.submit(_images(1), deadline=time.monotonic() + 1), 10)
+    assert answer.probabilities.tolist() == [[1]]
+
+
+async def test_a_cancelled_request_gives_its_room_back_at_once(make: Make, gate: Gate) -> None:
+    batcher = make(max_batch_rows=4, max_queue_rows=4)
+    first = await _busy(batcher, gate)
+    (gone,) = await _queued(batcher, _images(1, 2, 3, 4))
+    gone.cancel()
+    await asyncio.wait({gone})
+    assert batcher.queued_rows == 0
+    (later,) = await _queued(batcher, _images(5, 6))
+    gate.open()
+    await first
+    assert (await later).probabilities.tolist() == [[5], [6]]
+
+
+async def test_a_batch_that_can_not_be_put_together_fails_alone(make: Make, gate: Gate) -> None:
+    """Images of two sizes: the callers check, but whatever fails, the dispatcher must live on."""
+    batcher = make()
+    first = await _busy(batcher, gate)
+    odd = await _queued(batcher, _images(1), np.zeros((1, 2, 2, 1), np.uint8))
+    gate.open()
+    await first
+    results = await asyncio.wait_for(asyncio.gather(*odd, return_exceptions=True), 10)
+    assert [type(result) for result in results] == [InferenceFailed, InferenceFailed]
+    assert (await asyncio.wait_for(batcher.submit(_images(2)), 10)).probabilities.tolist() == [[2]]
+
+
+async def test_nobody_waits_for_a_dispatcher_that_is_gone(make: Make, gate: Gate) -> None:
+    batcher = make()
+    await _busy(batcher, gate)
+    (waiting,) = await _queued(batcher, _images(1))
+    batcher._dispatcher.cancel()
+    with pytest.raises(InferenceFailed, match="dispatcher"):
+        await asyncio.wait_for(waiting, 10)
+    with pytest.raises(NotReady):
+        await batcher.submit(_images(2))
+    batcher._dispatcher = None
 
 
 async def test_the_wait_for_more_ends(make: Make, gate: Gate) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from serving.errors import InvalidImage
-from serving.images import centre_by_mass, read_image, terminal_picture
+from serving.images import centre_by_mass, load_image, read_image, terminal_picture
 
 GRAY = {"height": 28, "width": 28, "channels": 1}
 
@@ -33,6 +33,18 @@ def test_colour_files_become_gray_or_stay_colour_as_the_model_has_it(tmp_path: P
     Image.new("RGB", (5, 4), (255, 0, 0)).save(path)
     assert read_image(path, height=4, width=5, channels=3)[0, 0].tolist() == [255, 0, 0]
     assert read_image(path, height=4, width=5, channels=1)[0, 0].tolist() == [76]
+
+
+def test_16_bits_are_scaled_and_not_clipped(tmp_path: Path, ramp: np.ndarray) -> None:
+    path = tmp_path / "digit.png"
+    Image.fromarray(ramp.astype(np.uint16) * 257).save(path)
+    assert np.array_equal(read_image(path, **GRAY)[..., 0], ramp)
+
+
+def test_transparency_is_seen_on_white(tmp_path: Path) -> None:
+    path = tmp_path / "digit.png"
+    Image.new("RGBA", (5, 4), (0, 0, 0, 0)).save(path)
+    assert (load_image(path) == 255).all()
 
 
 def _text(path: Path) -> str:
@@ -61,7 +73,7 @@ def _large(path: Path) -> str:
 
 def _bomb(path: Path) -> str:
     Image.new("1", (20_000, 20_000)).save(path)
-    return "more pixels than the model takes"
+    return "more pixels than any model takes"
 
 
 def _truncated(path: Path) -> str:
@@ -70,7 +82,12 @@ def _truncated(path: Path) -> str:
     return "damaged"
 
 
-@pytest.mark.parametrize("make", [_text, _empty, _absent, _directory, _large, _bomb, _truncated])
+def _transparent(path: Path) -> str:
+    Image.new("RGBA", (28, 28), (255, 255, 255, 0)).save(path)
+    return "transparent"
+
+
+@pytest.mark.parametrize("make", [_transparent, _text, _empty, _absent, _directory, _large, _bomb, _truncated])
 def test_an_unusable_file_is_named_with_the_reason(tmp_path: Path, make) -> None:
     path = tmp_path / "digit.png"
     said = make(path)

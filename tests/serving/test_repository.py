@@ -40,6 +40,13 @@ def test_the_newest_version_of_the_only_model_is_the_default(repository: Reposit
     assert repository.choose("mnist_convnet", 2) == ("mnist_convnet", 2)
 
 
+def test_what_could_not_be_served_is_not_published(repository: Repository, shipped: StoredModel) -> None:
+    numbers = dataclasses.replace(shipped.manifest, labels=tuple(range(10)))
+    with pytest.raises(ModelRejected, match="labels must hold only str"):
+        repository.publish(shipped.content, numbers)
+    assert repository.versions("mnist_convnet") == [1]
+
+
 def test_concurrent_exporters_get_a_version_each(repository: Repository, shipped: StoredModel) -> None:
     versions: list[int] = []
     threads = [
@@ -107,7 +114,12 @@ def test_a_model_without_passed_parity_is_rejected(repository: Repository, shipp
         (lambda d: d.update(format=2), "format 2 is not known"),
         (lambda d: d.update(input=[]), "input: must be an object"),
         (lambda d: d["input"].update(height=True), "input: height must be int"),
-        (lambda d: d["input"].update(height=0), "input.height must be at least 1"),
+        (lambda d: d["input"].update(height=0), "input.height must lie between 1 and 16384"),
+        (lambda d: d["input"].update(height=10**30), "height is too large"),
+        (lambda d: d["input"].update(channels=2), "input.channels must be 1 or 3"),
+        (lambda d: d["accuracy"].update(onnx=float("nan")), "onnx must be finite"),
+        (lambda d: d["accuracy"].update(onnx=10**400), "onnx is too large"),
+        (lambda d: d.update(labels=["\ud800", "b"]), "half of a surrogate pair"),
         (lambda d: d["input"].update(preparation="magic"), "input.preparation is none of mnist, resize"),
         (lambda d: d["parity"]["CPUExecutionProvider"].update(passed="yes"), "passed must be bool"),
         (lambda d: d.update(model_name="another"), "describes the model 'another'"),
@@ -124,7 +136,7 @@ def test_a_wrong_manifest_is_rejected_with_the_field(repository: Repository, cha
     assert str(file) in str(rejected.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 200_000])
 def test_a_manifest_that_is_no_json_object_is_rejected(repository: Repository, content: bytes) -> None:
     _manifest_file(repository).write_bytes(content)
     with pytest.raises(ModelRejected, match=r"manifest\.json"):
@@ -141,12 +153,12 @@ def test_a_missing_file_is_named(repository: Repository, file: str) -> None:
 def test_an_empty_or_absent_repository_is_named(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="absent: not a model repository"):
         Repository(tmp_path / "absent").choose()
-    with pytest.raises(RepositoryError, match="no models in this repository"):
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "m" / "half").mkdir(parents=True)
+    with pytest.raises(RepositoryError, match="no models here"):
         Repository(tmp_path).choose()
-    (tmp_path / "m").mkdir()
-    with pytest.raises(RepositoryError, match="no versions"):
-        Repository(tmp_path).choose()
-    (tmp_path / "n").mkdir()
+    (tmp_path / "m" / "1").mkdir()
+    (tmp_path / "n" / "1").mkdir(parents=True)
     with pytest.raises(RepositoryError, match=r"several models \(m, n\)"):
         Repository(tmp_path).choose()
 

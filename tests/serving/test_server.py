@@ -77,6 +77,31 @@ def test_no_grace_still_stops_cleanly_where_nothing_is_in_flight(start_server: S
     assert code == 0, stderr
 
 
+def test_a_signal_that_comes_twice_at_once_is_one(start_server: Start) -> None:
+    with start_server() as server:
+        server.process.send_signal(signal.SIGTERM)
+        code, stderr = server.stop()
+    assert code == 0, stderr
+    assert "second signal" not in stderr
+
+
+def test_a_full_stdout_keeps_nobody_from_serving() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with Path("/dev/full").open("w") as full:
+        server = subprocess.Popen(
+            [Path(sys.executable).parent / "digits-serve", "--port", str(port)], stdout=full, stderr=subprocess.PIPE
+        )
+    try:
+        with Client(f"127.0.0.1:{port}") as client:
+            client.wait_until_serving(20)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        _, stderr = server.communicate(timeout=20)
+    assert server.returncode == 0
+    assert b"could not announce" in stderr
+
+
 def test_a_port_in_use_is_a_clear_error(start_server: Start, command: Callable) -> None:
     with start_server() as server:
         port = server.address.rsplit(":", 1)[1]
@@ -106,12 +131,12 @@ def _changed_model(root: Path) -> str:
 
 def _no_versions(root: Path) -> str:
     shutil.rmtree(root / "mnist_convnet" / "1")
-    return "no versions"
+    return "no models here"
 
 
 def _no_models(root: Path) -> str:
     shutil.rmtree(root / "mnist_convnet")
-    return "no models in this repository"
+    return "no models here"
 
 
 def _unproven(root: Path) -> str:
@@ -147,6 +172,10 @@ def test_a_repository_that_can_not_be_served_stops_the_start(command: Callable, 
         (["--model", "resnet"], 1, "no model 'resnet'; there are mnist_convnet"),
         (["--version", "9"], 1, "no version 9; there are 1"),
         (["--host", "203.0.113.1"], 1, "can't listen on 203.0.113.1"),
+        (["--host", "no such host"], 1, "no address is known for 'no such host'"),
+        (["--host", ""], 2, "host must not be empty"),
+        (["--max-wait-ms", "inf"], 2, "--max-wait-ms"),
+        (["--max-batch-rows", "3000000", "--max-queue-rows", "3000000"], 1, "more than gRPC's largest message"),
     ],
 )
 def test_wrong_options_are_told_in_a_line(command: Callable, options: list[str], code: int, said: str) -> None:

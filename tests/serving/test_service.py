@@ -12,10 +12,13 @@ import pytest
 import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+from serving.client import AsyncClient, CallFailed
 from serving.config import BatcherConfig, EngineConfig, ServerConfig
+from serving.errors import NotReady
 from serving.server import Server
 
 CLASSIFY = "/digits.v1.DigitClassifierService/Classify"
@@ -206,6 +209,9 @@ def test_health_and_reflection_answer(channel: grpc.Channel) -> None:
     for service in ("", "digits.v1.DigitClassifierService"):
         status = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=20).status
         assert status == health_pb2.HealthCheckResponse.SERVING
+    listed = health.List(health_pb2.HealthListRequest(), timeout=20).statuses
+    assert {"", "digits.v1.DigitClassifierService"} <= set(listed)
+    assert {entry.status for entry in listed.values()} == {health_pb2.HealthCheckResponse.SERVING}
     with pytest.raises(grpc.RpcError) as refused:
         health.Check(health_pb2.HealthCheckRequest(service="no.such.Service"), timeout=20)
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
@@ -365,8 +371,13 @@ async def test_a_starting_server_is_unavailable_and_not_serving(held_server, dig
 async def test_a_draining_server_answers_what_it_has_and_ends_streams_and_watches(held_server, digits: tuple) -> None:
     held = held_server()
     stub = await held.start()
-    watch = health_pb2_grpc.HealthStub(held.channel).Watch(health_pb2.HealthCheckRequest())
-    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    health = health_pb2_grpc.HealthStub(held.channel)
+    watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(5)]
+    for watch in watches:
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    reflection = reflection_pb2_grpc.ServerReflectionStub(held.channel).ServerReflectionInfo()
+    await reflection.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    assert (await reflection.read()).list_services_response.service
     stream = stub.ClassifyStream()
     await stream.write(digits_pb2.ClassifyStreamRequest(request=_request(digits[0][:2])))
     assert len((await stream.read()).response.labels) == 2
@@ -374,14 +385,89 @@ async def test_a_draining_server_answers_what_it_has_and_ends_streams_and_watche
     await stream.write(digits_pb2.ClassifyStreamRequest(request=_request(digits[0][:5])))
     await _queued(held, 5)
     closing = asyncio.ensure_future(held.server.aclose())
-    assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    for watch in watches:
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    late = stub.ClassifyStream()
+    assert (await _refused(late.read())).code() is grpc.StatusCode.UNAVAILABLE
+    assert (await _refused(reflection.read())).code() is grpc.StatusCode.UNAVAILABLE
     held.released.set()
     assert len((await in_flight).labels) == 1
     assert len((await stream.read()).response.labels) == 5
     assert (await _refused(stream.read())).code() is grpc.StatusCode.UNAVAILABLE
-    await asyncio.wait_for(closing, 5)  # well below the grace period: nothing keeps it
+    assert await asyncio.wait_for(closing, 5)  # well below the grace period: nothing keeps it
     error = await _refused(stub.Classify(_request(digits[0][:1]), timeout=20))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_stream_that_begins_as_the_server_drains_ends_too(held_server) -> None:
+    """Between its first step and that of the task that reads for it, a stream has nothing to cancel yet."""
+    held = held_server()
+    await held.start()
+    service = held.server._service
+
+    class Context:
+        def time_remaining(self) -> None:
+            return None
+
+    async def silence() -> AsyncIterator[object]:
+        await asyncio.Event().wait()
+        yield
+
+    stream = asyncio.create_task(anext(service.ClassifyStream(silence(), Context())))
+    await asyncio.sleep(0)
+    service.drain()
+    with pytest.raises(NotReady):
+        await asyncio.wait_for(stream, 10)
+
+
+async def test_a_stream_waits_for_room_and_leaves_some_to_others(held_server, digits: tuple) -> None:
+    held = held_server(max_batch_rows=8, max_queue_rows=16)
+    stub = await held.start()
+    first = await held.occupy(stub)
+
+    async def requests() -> AsyncIterator[digits_pb2.ClassifyStreamRequest]:
+        for start in range(0, 400, 8):
+            yield digits_pb2.ClassifyStreamRequest(request=_request(digits[0][start : start + 8]))
+
+    stream = stub.ClassifyStream(requests(), timeout=60)
+    responses = asyncio.ensure_future(_collected(stream))
+    await _queued(held, 8)
+    other = asyncio.ensure_future(stub.Classify(_request(digits[0][:8]), timeout=20))
+    await _queued(held, 16)
+    held.released.set()
+    assert len((await other).labels) == 8
+    await first
+    assert [response.error.code for response in await responses] == [0] * 50
+
+
+async def _collected(stream: object) -> list:
+    return [response async for response in stream]
+
+
+async def test_thousands_of_waiting_calls_are_all_answered(held_server, digits: tuple) -> None:
+    """gRPC has a bound of its own, below which the server's queue must not lie."""
+    held = held_server()
+    stub = await held.start()
+    first = await held.occupy(stub)
+    calls = [stub.Classify(_request(digits[0][i % 500][None]), timeout=60) for i in range(3000)]
+    gathered = asyncio.gather(*calls)
+    await _queued(held, 3000)
+    held.released.set()
+    await first
+    alone = {i: (await stub.Classify(_request(digits[0][i][None]), timeout=20)).labels[0] for i in range(0, 500, 50)}
+    responses = await gathered
+    assert all(responses[i].labels[0] == label for i, label in alone.items())
+
+
+async def test_closing_the_async_client_is_its_own_error(held_server, digits: tuple) -> None:
+    held = held_server()
+    await held.occupy(await held.start())
+    client = AsyncClient(held.server.address)
+    call = asyncio.create_task(client.classify(digits[0][:3]))
+    await _queued(held, 3)
+    await client.aclose()
+    with pytest.raises(CallFailed, match="CANCELLED"):
+        await asyncio.wait_for(call, 10)
 
 
 async def test_an_inference_that_hangs_does_not_keep_a_stopping_server(held_server) -> None:
