@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -36,8 +35,10 @@ def main(
     verify: int | None,
 ) -> None:
     """Converts MODEL.keras to ONNX, proves that it computes the same, and publishes it."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before the import: TensorFlow's start-up chatter
     try:
+        from training.tensorflow_log import import_tensorflow_quietly
+
+        import_tensorflow_quietly()
         from export.exporter import Exporter
         from export.parity import ParityLimits
         from export.trained_model import UnusableModel

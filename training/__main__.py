@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import click
 
 from training.datasets import SOURCES, DatasetError, load
+from training.tensorflow_log import import_tensorflow_quietly
 
 _RECIPES = ("published", "fast")
 _NORMALISATIONS = ("rescale", "standardise", "none")
@@ -36,8 +36,8 @@ def _image_shape(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @contextlib.contextmanager
 def _errors_in_a_line() -> Iterator[None]:
     """Missing extras, bad data and files that can't be written end the command with one line and exit code 1."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before the import: TensorFlow's start-up chatter
     try:
+        import_tensorflow_quietly()
         yield
     except ModuleNotFoundError as error:
         raise click.ClickException(

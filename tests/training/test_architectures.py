@@ -98,6 +98,7 @@ def test_a_saved_network_is_explained_too(synthetic_run: Path, command: Callable
 def test_the_list_names_all(command: Callable) -> None:
     done = command("digits-train", "--list")
     assert [line.split()[0] for line in done.stdout.splitlines()] == list(PUBLISHED)
+    assert done.stderr == ""  # TensorFlow's chatter would hide what matters
 
 
 @pytest.mark.parametrize("kind", NORMALISATIONS)
