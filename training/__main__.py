@@ -48,7 +48,7 @@ def _errors_in_a_line() -> Iterator[None]:
     except DatasetError as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
-        raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+        raise click.ClickException(f"{error.filename or 'while writing'}: {error.strerror or error}") from error
 
 
 @click.group(invoke_without_command=True, context_settings={"show_default": True, "max_content_width": 110})
@@ -143,6 +143,8 @@ def _train(
         f"validation accuracy {validation['accuracy']:.2%}, "
         f"test accuracy {test['accuracy']:.2%} (loss {test['loss']:.4f}) after {run.metrics['seconds']:.0f} s\n{path}"
     )
+    if run.metrics["stopped"]:
+        raise click.ClickException(f"{run.metrics['stopped']}; the best weights so far are in {path}")
 
 
 @main.command()

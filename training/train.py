@@ -22,6 +22,7 @@ from training.augmentation import AugmentedBatches
 from training.datasets import Dataset
 from training.normalisation import normalisation_layer
 from training.recipe import Recipe
+from training.safekeeping import BestWeights, LossNotANumber
 
 MODEL_FILE = "model.keras"
 METRICS_FILE = "metrics.json"
@@ -96,8 +97,11 @@ def train(
         limit: Use only the first so many training images.
         verbose: Keras's progress: 0 none, 1 a bar, 2 a line for each epoch.
 
+    A run that is interrupted (KeyboardInterrupt) or whose loss stops being a number ends with the weights of its best
+    epoch, and `metrics["stopped"]` says so.
+
     Raises:
-        TrainingError: Too few images for the recipe.
+        TrainingError: Too few images for the recipe, or stopped before the first epoch had ended.
     """
     keras.utils.set_random_seed(seed)
     images, labels = dataset.train_images[:limit], dataset.train_labels[:limit]
@@ -119,9 +123,21 @@ def train(
         batch_size=recipe.batch_size,
         seed=seed,
     )
-    history = model.fit(
-        batches, epochs=recipe.epochs, validation_data=(images[fitted:], labels[fitted:]), verbose=verbose
-    ).history
+    best = BestWeights()
+    stopped = None
+    try:
+        model.fit(
+            batches,
+            epochs=recipe.epochs,
+            validation_data=(images[fitted:], labels[fitted:]),
+            callbacks=[best],
+            verbose=verbose,
+        )
+    except (KeyboardInterrupt, LossNotANumber) as interruption:
+        stopped = str(interruption) or f"interrupted after {len(best.history.get('loss', []))} epochs"
+        if not best.best_epoch:
+            raise TrainingError(f"{stopped}; no epoch had ended, so there are no weights to keep") from interruption
+        best.restore()
     seconds = time.monotonic() - started
     validation = _evaluate(model, images[fitted:], labels[fitted:])
     test = _evaluate(model, dataset.test_images, dataset.test_labels)
@@ -144,7 +160,9 @@ def train(
             **dict(zip(("height", "width", "channels"), dataset.image_shape, strict=True)),
             "preparation": dataset.preparation,
         },
-        "history": {name: [float(value) for value in values] for name, values in history.items()},
+        "history": best.history,
+        # Why the run ended before its time, with the weights of its best epoch; null where it ended as it should.
+        "stopped": stopped,
         "validation": validation,
         "test": test,
         "seconds": round(seconds, 1),

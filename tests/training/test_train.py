@@ -95,6 +95,60 @@ def test_the_test_set_chooses_nothing(data: Dataset) -> None:
     assert metrics["test"]["accuracy"] != other_metrics["test"]["accuracy"]
 
 
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_an_interrupted_run_keeps_its_best_weights(data: Dataset, monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    import training.train as module
+    from training.recipe import PUBLISHED
+
+    class Interrupted(module.BestWeights):
+        def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+            if len(self.history.get("loss", [])) == epochs and batch == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "BestWeights", Interrupted)
+
+    def run():
+        return module.train(data, architecture="mnist_convnet", recipe=PUBLISHED, seed=0, limit=600, verbose=0)
+
+    if epochs == 0:
+        with pytest.raises(module.TrainingError, match="no epoch had ended"):
+            run()
+        return
+    done = run()
+    assert done.metrics["stopped"] == "interrupted after 2 epochs"
+    assert len(done.metrics["history"]["loss"]) == 2
+    best = min(done.metrics["history"]["val_loss"])
+    assert done.metrics["validation"]["loss"] == pytest.approx(best, rel=1e-4)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_at_its_step(data: Dataset) -> None:
+    from training.recipe import Recipe
+    from training.train import TrainingError, train
+
+    wild = Recipe(name="wild", epochs=3, learning_rate=1e30, optimizer="sgd", source="a test")
+    with pytest.raises(TrainingError, match=r"the loss is no number after step [2-4] of epoch 1; no epoch had ended"):
+        train(data, architecture="mnist_convnet", recipe=wild, seed=0, limit=600, verbose=0)
+
+
+def test_a_disk_that_can_not_take_the_model_is_told_and_leaves_no_half(tmp_path: Path) -> None:
+    """A limit on the size of files, which fails a write as a full disk does."""
+    import subprocess
+    import sys
+
+    arguments = ["--data", "synthetic", "--limit", "300", "--epochs", "1", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        ["prlimit", "--fsize=50000", Path(sys.executable).parent / "digits-train", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("Error: ")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
