@@ -74,10 +74,7 @@ class Server:
         self._service = DigitClassifierService(
             Deployments(self._deployment), max_stream_rows=config.batcher.max_batch_rows
         )
-        services = (
-            self._service.DESCRIPTOR.full_name,
-            reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name,
-        )
+        services = (self._service.DESCRIPTOR.full_name, _REFLECTION.full_name)
         self._health = Health(services)
         self._front = GrpcioFront(
             [
