@@ -6,6 +6,8 @@ PROVIDER ?= cpu
 # mnist (MNIST_DIR names a directory with its files, else they are downloaded) or synthetic
 DATA ?= mnist
 SEED ?= 0
+# fast or published
+RECIPE ?= fast
 RUN ?= runs/mnist_convnet-seed-$(SEED)
 REPOSITORY ?= models
 # for example: make test TESTS="tests/serving -k batcher"
@@ -26,7 +28,7 @@ test: .venv-dev/.installed
 	.venv-dev/bin/python -m pytest $(TESTS)
 
 train: .venv-dev/.installed
-	.venv-dev/bin/digits-train --data $(DATA) --seed $(SEED) --out $(RUN)
+	.venv-dev/bin/digits-train --data $(DATA) --recipe $(RECIPE) --seed $(SEED) --out $(RUN)
 
 export: .venv-dev/.installed
 	.venv-dev/bin/digits-export $(RUN)/model.keras --repository $(REPOSITORY)

@@ -109,6 +109,8 @@ def mnist_dir() -> Path:
 def synthetic_run(tmp_path_factory: pytest.TempPathFactory, command: Callable) -> Path:
     """The directory of a short training run on drawn digits, made by the command."""
     out = tmp_path_factory.mktemp("runs") / "synthetic"
-    done = command("digits-train", "--data", "synthetic", "--epochs", 2, "--seed", 3, "--out", out)
+    done = command(
+        "digits-train", "--data", "synthetic", "--recipe", "published", "--epochs", 2, "--seed", 3, "--out", out
+    )
     assert done.returncode == 0, done.stderr
     return out

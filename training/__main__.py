@@ -76,7 +76,12 @@ def _errors_in_a_line() -> Iterator[None]:
 )
 @click.option("--skip-unreadable", is_flag=True, help="Leave out a folder's files that are no images.")
 @click.option("--normalisation", type=click.Choice(_NORMALISATIONS), default="rescale", help="First layer.")
-@click.option("--recipe", type=click.Choice(_RECIPES), default="published", help="Epochs, batch size, optimizer.")
+@click.option(
+    "--recipe",
+    type=click.Choice(_RECIPES),
+    show_default="fast for mnist_convnet, else published",
+    help="Epochs, batch size, optimizer.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of weights, dropout and order.")
 @click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs, in place of the recipe's.")
 @click.option("--limit", type=click.IntRange(1), default=None, help="Train on the first so many images only.")
@@ -109,7 +114,7 @@ def _train(
     image_size: tuple[int, int, int] | str | None,
     skip_unreadable: bool,
     normalisation: str,
-    recipe: str,
+    recipe: str | None,
     seed: int,
     epochs: int | None,
     limit: int | None,

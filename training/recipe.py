@@ -104,16 +104,17 @@ _PUBLISHED_WITH = {
 NAMES = ("published", "fast")
 
 
-def recipe_for(name: str, architecture: str) -> Recipe:
+def recipe_for(name: str | None, architecture: str) -> Recipe:
     """Finds a recipe.
 
     Args:
-        name: One of `NAMES`.
+        name: One of `NAMES`; None for the network's default: `fast` where that is better, else `published`.
         architecture: The network; `published` differs between them.
 
     Raises:
         KeyError: No such recipe.
     """
+    name = name or ("fast" if architecture == "mnist_convnet" else "published")
     if name == "published":
         return _PUBLISHED_WITH.get(architecture, PUBLISHED)
     return {"fast": FAST}[name]
