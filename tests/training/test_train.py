@@ -168,3 +168,16 @@ def test_wrong_usage_is_told_in_a_line(command: Callable, arguments: list[str], 
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_command_offers_what_there_is() -> None:
+    """Its choices are written out, since importing the modules that hold them would load TensorFlow for --help."""
+    from training import __main__ as command_line
+    from training.normalisation import NORMALISATIONS
+    from training.recipe import NAMES, recipe_for
+
+    assert command_line._NORMALISATIONS == NORMALISATIONS
+    assert command_line._RECIPES == NAMES
+    assert [recipe_for(name, "mnist_convnet").name for name in NAMES] == list(NAMES)
+    assert recipe_for(None, "mnist_convnet").name == "fast"
+    assert recipe_for(None, "kaggle_stacked").name == "published"
