@@ -1,4 +1,4 @@
-"""The command `digits-train` and its sub-command `summary`."""
+"""The command `digits-train` and its sub-commands `summary` and `report`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from training.datasets import SOURCES, DatasetError, load
 from training.tensorflow_log import import_tensorflow_quietly
+
+if TYPE_CHECKING:
+    from training.record import RunRecord
 
 _RECIPES = ("published", "fast")
 _NORMALISATIONS = ("rescale", "standardise", "none")
@@ -34,10 +37,11 @@ def _image_shape(_: click.Context, __: click.Parameter, value: str | None) -> tu
 
 
 @contextlib.contextmanager
-def _errors_in_a_line() -> Iterator[None]:
+def _errors_in_a_line(*, tensorflow: bool = True) -> Iterator[None]:
     """Missing extras, bad data and files that can't be written end the command with one line and exit code 1."""
     try:
-        import_tensorflow_quietly()
+        if tensorflow:
+            import_tensorflow_quietly()
         yield
     except ModuleNotFoundError as error:
         raise click.ClickException(
@@ -83,12 +87,13 @@ def _errors_in_a_line() -> Iterator[None]:
     help="Epochs, batch size, optimizer.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of weights, dropout and order.")
+@click.option("--seeds", type=click.IntRange(1), default=1, help="Train so many times, from --seed on upwards.")
 @click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs, in place of the recipe's.")
 @click.option("--limit", type=click.IntRange(1), default=None, help="Train on the first so many images only.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), show_default="runs/ARCHITECTURE-seed-SEED")
 @click.pass_context
 def main(context: click.Context, /, *, list_all: bool, **options: Any) -> None:
-    """Trains a network and writes model.keras and metrics.json."""
+    """Trains a network and writes model.keras, its record and a report."""
     if context.invoked_subcommand is not None:
         return
     with _errors_in_a_line():
@@ -116,40 +121,67 @@ def _train(
     normalisation: str,
     recipe: str | None,
     seed: int,
+    seeds: int,
     epochs: int | None,
     limit: int | None,
     out: Path | None,
 ) -> None:
     from training.architectures import ARCHITECTURES
     from training.recipe import recipe_for
+    from training.report import write_report
     from training.train import TrainingError, train
 
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise click.BadParameter(f"no {architecture!r}; known are {known}", param_hint="--architecture")
+    chosen = recipe_for(recipe, architecture).with_epochs(epochs)
     shape = None if isinstance(image_size, str) else image_size or ARCHITECTURES[architecture].image_shape
     dataset = load(source, data_dir=data_dir, image_shape=shape, skip_unreadable=skip_unreadable)
-    try:
-        run = train(
-            dataset,
-            architecture=architecture,
-            recipe=recipe_for(recipe, architecture).with_epochs(epochs),
-            seed=seed,
-            normalisation=normalisation,
-            limit=limit,
-            verbose=1 if sys.stdout.isatty() else 2,
+    last = seed + seeds - 1
+    several = None if seeds == 1 else out or Path("runs") / f"{architecture}-{chosen.name}-seeds-{seed}-{last}"
+    records = {}
+    for each in range(seed, last + 1):
+        directory = several / f"seed-{each}" if several else out or Path("runs") / f"{architecture}-seed-{each}"
+        try:
+            run = train(
+                dataset,
+                architecture=architecture,
+                recipe=chosen,
+                seed=each,
+                normalisation=normalisation,
+                limit=limit,
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
+        except TrainingError as error:
+            raise click.ClickException(str(error)) from error
+        path = run.save(directory)
+        records[f"seed {each}"] = run.record
+        test, validation = run.metrics["test"], run.metrics["validation"]
+        click.echo(
+            f"{architecture}, {run.metrics['parameters']:,} parameters, seed {each}: "
+            f"validation accuracy {validation['accuracy']:.2%}, "
+            f"test accuracy {test['accuracy']:.2%} (loss {test['loss']:.4f}) after {run.metrics['seconds']:.0f} s\n"
+            f"{path}\n{write_report({directory.name: run.record}, directory)}"
         )
-    except TrainingError as error:
-        raise click.ClickException(str(error)) from error
-    path = run.save(out or Path("runs") / f"{architecture}-seed-{seed}")
-    test, validation = run.metrics["test"], run.metrics["validation"]
-    click.echo(
-        f"{architecture}, {run.metrics['parameters']:,} parameters, seed {seed}: "
-        f"validation accuracy {validation['accuracy']:.2%}, "
-        f"test accuracy {test['accuracy']:.2%} (loss {test['loss']:.4f}) after {run.metrics['seconds']:.0f} s\n{path}"
-    )
-    if run.metrics["stopped"]:
-        raise click.ClickException(f"{run.metrics['stopped']}; the best weights so far are in {path}")
+        if run.metrics["stopped"]:
+            raise click.ClickException(f"{run.metrics['stopped']}; the best weights so far are in {path}")
+    if several:
+        _compare(records, several)
+
+
+def _compare(records: dict[str, RunRecord], directory: Path) -> None:
+    """Prints mean and spread of runs that differ in their seed, and writes the report that compares all."""
+    from training.comparison import group
+    from training.report import write_report
+
+    for each in group(list(records.values())):
+        if len(each.runs) > 1:
+            click.echo(
+                f"{each.title}, seeds {', '.join(map(str, each.seeds))}: test accuracy mean {each.test.mean:.3%}, "
+                f"lowest {each.test.minimum:.2%}, standard deviation {each.test.deviation:.3%}; "
+                f"validation mean {each.validation.mean:.3%}; {each.seconds.mean:.0f} s each"
+            )
+    click.echo(write_report(records, directory))
 
 
 @main.command()
@@ -175,6 +207,35 @@ def summary(network: str) -> None:
             click.echo(render(summarise(model)))
         except TypeError as error:
             raise click.ClickException(f"{network}: {error}") from error
+
+
+@main.command()
+@click.argument(
+    "directories", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False)
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    show_default="the run's own directory; of several: comparison",
+    help="Directory for report.html and its pictures.",
+)
+def report(directories: tuple[Path, ...], out: Path | None) -> None:
+    """Writes the report of a run again, or one that compares several."""
+    with _errors_in_a_line(tensorflow=False):
+        from training.record import RecordError, RunRecord
+        from training.report import write_report
+
+        unique = len({directory.name for directory in directories}) == len(directories)
+        try:
+            records = {
+                directory.name if unique else str(directory): RunRecord.read(directory) for directory in directories
+            }
+        except RecordError as error:
+            raise click.ClickException(str(error)) from error
+        if len(directories) == 1:
+            click.echo(write_report(records, out or directories[0]))
+        else:
+            _compare(records, out or Path("comparison"))
 
 
 if __name__ == "__main__":

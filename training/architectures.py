@@ -184,19 +184,21 @@ def _kaggle_stacked(classes: int) -> list[Any]:
     return [*blocks, layers.Flatten(), layers.Dense(256, activation="relu"), layers.Dropout(0.5), _output(classes)]
 
 
-def _color_128_gap(classes: int) -> list[Any]:
+def _color_128_body() -> list[Any]:
     blocks = [
         layer
         for filters in (32, 64, 128)
         for layer in (layers.BatchNormalization(), _conv(filters, padding="same"), layers.MaxPooling2D(2))
     ]
-    return [
-        *blocks,
-        layers.BatchNormalization(),
-        _conv(64, padding="same"),
-        layers.GlobalAveragePooling2D(),
-        _output(classes),
-    ]
+    return [*blocks, layers.BatchNormalization(), _conv(64, padding="same")]
+
+
+def _color_128_gap(classes: int) -> list[Any]:
+    return [*_color_128_body(), layers.GlobalAveragePooling2D(), _output(classes)]
+
+
+def _color_128_dense(classes: int) -> list[Any]:
+    return [*_color_128_body(), layers.Flatten(), _output(classes)]
 
 
 _MNIST: ImageShape = (28, 28, 1)
@@ -275,6 +277,15 @@ ARCHITECTURES = {
             classes=13,
             parameters=168_793,
             layers=_color_128_gap,
+        ),
+        Architecture(
+            name="color_128_dense",
+            summary="the same without the pooling at its end, for comparison with it",
+            source="ours",
+            image_shape=(128, 128, 3),
+            classes=13,
+            parameters=380_953,
+            layers=_color_128_dense,
         ),
     )
 }

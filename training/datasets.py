@@ -58,6 +58,9 @@ class Dataset:
         test_images: uint8 `[m, height, width, channels]`.
         test_labels: int64 `[m]`.
         label_names: Name of each class, in the order of the network's outputs.
+
+    Raises:
+        DatasetError: Labels that don't match the images or the names.
     """
 
     source: str
@@ -68,6 +71,18 @@ class Dataset:
     test_labels: Int64Array
     label_names: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for part, images, labels in (
+            ("training", self.train_images, self.train_labels),
+            ("test", self.test_images, self.test_labels),
+        ):
+            if len(images) != len(labels):
+                raise DatasetError(f"{self.source}: {len(images)} {part} images but {len(labels)} labels")
+            strange = labels[(labels < 0) | (labels >= len(self.label_names))]
+            if len(strange):
+                known = f"0 to {len(self.label_names) - 1}"
+                raise DatasetError(f"{self.source}: a {part} label is {strange[0]}, the names are for {known}")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

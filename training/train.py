@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-import json
 import platform
 import tempfile
 import time
@@ -20,60 +19,48 @@ import tensorflow
 from training.architectures import ARCHITECTURES
 from training.augmentation import AugmentedBatches
 from training.datasets import Dataset
+from training.evaluation import Evaluation
 from training.normalisation import normalisation_layer
 from training.recipe import Recipe
+from training.record import EVALUATION_FILE, METRICS_FILE, RunRecord
 from training.safekeeping import BestWeights, LossNotANumber
+from training.summary import summarise
 
 MODEL_FILE = "model.keras"
-METRICS_FILE = "metrics.json"
 
 
 class TrainingError(Exception):
-    """A run that can't be made as asked, or a run directory that can't be read."""
+    """A run that can't be made as asked."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingRun:
     """A finished run: the network and everything that is known about how it came about.
 
     Attributes:
         model: From uint8 `[batch, height, width, channels]` to probabilities `[batch, classes]`.
-        metrics: What `metrics.json` holds, the digest of the saved model aside.
+        record: What was done and what came of it, the digest of the saved model aside.
     """
 
     model: keras.Model
-    metrics: dict[str, Any]
+    record: RunRecord
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The record's metrics."""
+        return self.record.metrics
 
     def save(self, directory: Path) -> Path:
-        """Writes `model.keras` and `metrics.json`, each whole or not at all, and returns the model's path."""
+        """Writes `model.keras` and the record, each file whole or not at all, and returns the model's path."""
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".saving-") as scratch:
-            saved = Path(scratch) / MODEL_FILE
-            self.model.save(saved)
-            metrics = {**self.metrics, "model_sha256": hashlib.sha256(saved.read_bytes()).hexdigest()}
-            written = Path(scratch) / METRICS_FILE
-            written.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-            saved.replace(directory / MODEL_FILE)
-            written.replace(directory / METRICS_FILE)
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".saving-") as name:
+            scratch = Path(name)
+            self.model.save(scratch / MODEL_FILE)
+            digest = hashlib.sha256((scratch / MODEL_FILE).read_bytes()).hexdigest()
+            dataclasses.replace(self.record, metrics={**self.metrics, "model_sha256": digest}).write(scratch)
+            for file in (MODEL_FILE, EVALUATION_FILE, METRICS_FILE):
+                (scratch / file).replace(directory / file)
         return directory / MODEL_FILE
-
-    @classmethod
-    def restore(cls, directory: Path) -> TrainingRun:
-        """Reads back what `save` wrote.
-
-        Raises:
-            TrainingError: A file is missing or unreadable, or the two are not of one run.
-        """
-        try:
-            metrics = json.loads((directory / METRICS_FILE).read_text(encoding="utf-8"))
-            digest = hashlib.sha256((directory / MODEL_FILE).read_bytes()).hexdigest()
-        except OSError as error:
-            raise TrainingError(f"{error.filename}: {error.strerror}") from error
-        except ValueError as error:
-            raise TrainingError(f"{directory / METRICS_FILE}: no JSON") from error
-        if metrics.pop("model_sha256", None) != digest:
-            raise TrainingError(f"{directory}: {METRICS_FILE} does not describe this {MODEL_FILE}")
-        return cls(model=keras.models.load_model(directory / MODEL_FILE), metrics=metrics)
 
 
 def train(
@@ -147,6 +134,7 @@ def train(
         "normalisation": normalisation,
         "seed": seed,
         "parameters": model.count_params(),
+        "layers": [dataclasses.asdict(layer) for layer in summarise(model)],
         "data": {
             "source": dataset.source,
             "options": dict(dataset.options),
@@ -174,7 +162,13 @@ def train(
         },
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    return TrainingRun(model=model, metrics=metrics)
+    evaluation = Evaluation.of(
+        model.predict(dataset.test_images, batch_size=256, verbose=0),
+        images=dataset.test_images,
+        labels=dataset.test_labels,
+        label_names=dataset.label_names,
+    )
+    return TrainingRun(model=model, record=RunRecord(metrics=metrics, evaluation=evaluation))
 
 
 def _evaluate(model: keras.Model, images: Any, labels: Any) -> dict[str, float]:

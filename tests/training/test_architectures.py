@@ -25,6 +25,7 @@ PUBLISHED = {
     "kaggle_three_pools": (93_322, 93_322, {}),
     "kaggle_stacked": (887_530, 887_530, {}),
     "color_128_gap": (168_793, 168_339, {}),
+    "color_128_dense": (380_953, 380_499, {"dense_1": 213_005}),
 }
 
 

@@ -153,3 +153,16 @@ def test_odd_and_even_are_the_digits_labels_in_two() -> None:
     assert np.array_equal(parity.test_labels, digits.test_labels % 2)
     assert np.array_equal(parity.train_images, digits.train_images)
     assert parity.sha256 != digits.sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"test_labels": np.zeros(3, np.int64)}, "1000 test images but 3 labels"),
+        ({"train_labels": np.full(6000, 10, np.int64)}, "a training label is 10, the names are for 0 to 9"),
+        ({"train_labels": np.full(6000, -1, np.int64)}, "a training label is -1, the names are for 0 to 9"),
+    ],
+)
+def test_labels_that_do_not_match_are_refused(change: dict, problem: str) -> None:
+    with pytest.raises(DatasetError, match=f"^synthetic: {problem}$"):
+        dataclasses.replace(load("synthetic"), **change)

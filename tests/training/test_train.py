@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,23 +56,18 @@ def test_the_record_tells_what_was_done(synthetic_run: Path, data: Dataset) -> N
     assert metrics["model_sha256"] == hashlib.sha256((synthetic_run / "model.keras").read_bytes()).hexdigest()
 
 
-def test_a_run_is_restored_as_it_was(synthetic_run: Path, data: Dataset) -> None:
-    from training.train import TrainingRun
+def test_the_record_keeps_what_the_saved_model_says(synthetic_run: Path, data: Dataset) -> None:
+    import keras
 
-    run = TrainingRun.restore(synthetic_run)
-    labels = run.model.predict(data.test_images, verbose=0).argmax(axis=1)
-    assert (labels == data.test_labels).mean() == pytest.approx(run.metrics["test"]["accuracy"], abs=1e-6)
+    from training.record import RunRecord
 
-
-def test_a_record_of_another_model_is_refused(synthetic_run: Path, tmp_path: Path) -> None:
-    from training.train import TrainingError, TrainingRun
-
-    run = tmp_path / "run"
-    shutil.copytree(synthetic_run, run)
-    metrics = json.loads((run / "metrics.json").read_text())
-    (run / "metrics.json").write_text(json.dumps(metrics | {"model_sha256": "0" * 64}))
-    with pytest.raises(TrainingError, match="does not describe this"):
-        TrainingRun.restore(run)
+    record = RunRecord.read(synthetic_run)
+    probabilities = keras.models.load_model(synthetic_run / "model.keras").predict(data.test_images, verbose=0)
+    np.testing.assert_allclose(record.evaluation.probabilities, probabilities, atol=1e-5)
+    assert np.array_equal(record.evaluation.labels, data.test_labels)
+    assert record.evaluation.label_names == data.label_names
+    assert record.evaluation.accuracy == pytest.approx(record.metrics["test"]["accuracy"], abs=1e-6)
+    assert sum(layer["trainable"] for layer in record.metrics["layers"]) == 34_826
 
 
 def test_the_test_set_chooses_nothing(data: Dataset) -> None:
@@ -181,3 +175,20 @@ def test_the_command_offers_what_there_is() -> None:
     assert [recipe_for(name, "mnist_convnet").name for name in NAMES] == list(NAMES)
     assert recipe_for(None, "mnist_convnet").name == "fast"
     assert recipe_for(None, "kaggle_stacked").name == "published"
+
+
+@pytest.mark.mnist
+def test_on_few_digits_convolution_beats_dense_layers_alone(mnist_dir: Path) -> None:
+    """What users see with --limit 4000."""
+    from training.recipe import PUBLISHED
+    from training.train import train
+
+    digits = load("mnist", data_dir=mnist_dir)
+    accuracy = {
+        name: train(digits, architecture=name, recipe=PUBLISHED, seed=0, limit=4000, verbose=0).metrics["validation"][
+            "accuracy"
+        ]
+        for name in ("fully_connected", "mnist_convnet")
+    }
+    assert accuracy["fully_connected"] > 0.9
+    assert accuracy["mnist_convnet"] > accuracy["fully_connected"] + 0.01

@@ -1,0 +1,76 @@
+"""The record of a training run: what was done and what came of it, in files beside the model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.evaluation import Evaluation
+
+METRICS_FILE = "metrics.json"
+EVALUATION_FILE = "evaluation.npz"
+
+# A validation loss that ends this much above its lowest point is overfitting, not noise.
+_OVERFITTING_RISE = 0.05
+
+
+class RecordError(Exception):
+    """A directory that holds no whole record of a run. Names the file."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunRecord:
+    """Everything that is known about a finished run, the weights aside.
+
+    Attributes:
+        metrics: Network, recipe, seed, data, history, figures, versions; what `metrics.json` holds.
+        evaluation: The answers for the test part.
+    """
+
+    metrics: dict[str, Any]
+    evaluation: Evaluation
+
+    def write(self, directory: Path) -> None:
+        """Writes `metrics.json` and `evaluation.npz`."""
+        text = json.dumps(self.metrics, indent=2) + "\n"
+        (directory / METRICS_FILE).write_text(text, encoding="utf-8")
+        self.evaluation.save(directory / EVALUATION_FILE)
+
+    @classmethod
+    def read(cls, directory: Path) -> RunRecord:
+        """Reads what `write` wrote.
+
+        Raises:
+            RecordError: A file is missing, unreadable or holds something else.
+        """
+        try:
+            metrics = json.loads((directory / METRICS_FILE).read_text(encoding="utf-8"))
+            evaluation = Evaluation.load(directory / EVALUATION_FILE)
+        except OSError as error:
+            raise RecordError(f"{error.filename}: {error.strerror}") from error
+        except json.JSONDecodeError as error:
+            raise RecordError(f"{directory / METRICS_FILE}: no JSON") from error
+        except ValueError as error:
+            raise RecordError(str(error)) from error
+        if not isinstance(metrics, dict) or not metrics.keys() >= {"architecture", "recipe", "history", "layers"}:
+            raise RecordError(f"{directory / METRICS_FILE}: not the record of a run of this version of digits-train")
+        return cls(metrics=metrics, evaluation=evaluation)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image."""
+        return sum(layer["macs"] for layer in self.metrics["layers"])
+
+    @property
+    def overfitting_epoch(self) -> int | None:
+        """The epoch, counted from 1, after which the network only learns its training images by heart.
+
+        It is the one with the lowest validation loss, where that rises by 5 % or more until the end while the training
+        loss goes on falling; else None.
+        """
+        training, validation = self.metrics["history"]["loss"], self.metrics["history"]["val_loss"]
+        best = validation.index(min(validation))
+        rises = validation[-1] > (1 + _OVERFITTING_RISE) * validation[best]
+        return best + 1 if rises and training[-1] < training[best] else None
