@@ -6,7 +6,7 @@ PROVIDER ?= cpu
 # mnist (MNIST_DIR names a directory with its files, else they are downloaded) or synthetic
 DATA ?= mnist
 SEED ?= 0
-# fast or published
+# fast, published or accurate
 RECIPE ?= fast
 RUN ?= runs/mnist_convnet-seed-$(SEED)
 REPOSITORY ?= models
@@ -19,7 +19,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test train export lint format protos requirements clean
+.PHONY: run test train seeds export lint format protos requirements clean
 
 run: $(SERVE_VENV)/.installed
 	@$(SERVE_VENV)/bin/digits-serve --host 127.0.0.1 --port $(PORT) --provider $(PROVIDER) --demo
@@ -29,6 +29,10 @@ test: .venv-dev/.installed
 
 train: .venv-dev/.installed
 	.venv-dev/bin/digits-train --data $(DATA) --recipe $(RECIPE) --seed $(SEED) --out $(RUN)
+
+# Trains with five seeds and reports mean and spread, for example: make seeds RECIPE=accurate
+seeds: .venv-dev/.installed
+	.venv-dev/bin/digits-train --data $(DATA) --recipe $(RECIPE) --seed $(SEED) --seeds 5
 
 export: .venv-dev/.installed
 	.venv-dev/bin/digits-export $(RUN)/model.keras --repository $(REPOSITORY)

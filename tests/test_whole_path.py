@@ -72,10 +72,10 @@ def test_drawn_digits_from_training_to_answers(
 
 @pytest.mark.mnist
 def test_make_train_export_on_mnist(mnist_dir: Path, tmp_path: Path, start_server: Callable) -> None:
-    """The very command that made the shipped model."""
+    """The command that made the shipped model, which takes a longer recipe."""
     run, root = tmp_path / "run", tmp_path / "models"
     made = subprocess.run(
-        ["make", "train", "export", "SEED=2", f"RUN={run}", f"REPOSITORY={root}"],
+        ["make", "train", "export", f"RUN={run}", f"REPOSITORY={root}"],
         cwd=ROOT,
         env={**os.environ, "MNIST_DIR": str(mnist_dir)},
         capture_output=True,
@@ -100,4 +100,4 @@ def test_the_shipped_model_is_as_good_as_its_manifest_says(mnist_dir: Path, serv
     assert shipped.manifest.training["data"]["sha256"] == data.sha256
     accuracy = (_classify_concurrently(server.address, data.test_images) == data.test_labels).mean()
     assert accuracy == pytest.approx(shipped.manifest.accuracy.onnx, abs=1e-9)
-    assert accuracy >= 0.992
+    assert accuracy >= 0.9945
