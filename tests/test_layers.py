@@ -20,6 +20,7 @@ CORE = {
     "images",
     "manifest",
     "onnx_file",
+    "pending",
     "processors",
     "repository",
 }
