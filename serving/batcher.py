@@ -32,16 +32,20 @@ _logger = logging.getLogger(__name__)
 
 
 class BatchObserver:
-    """Is told of every batch; does nothing by itself."""
+    """Is told what the batcher does; does nothing by itself. Called on the event loop."""
 
-    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
-        """Called on the event loop after a batch.
+    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float], queued_rows: int) -> None:
+        """A batch was run.
 
         Args:
             rows: Images in it.
             inference_s: Time in the engine, in seconds.
             queue_s: For each request that began with it, the time that it had waited, in seconds.
+            queued_rows: Images that wait now.
         """
+
+    def rejected(self, reason: str) -> None:
+        """A request was refused or dropped before the engine: `queue_full` or `deadline`."""
 
 
 class Batcher:
@@ -124,12 +128,14 @@ class Batcher:
         if rows > self._config.max_batch_rows:
             raise InvalidRequest.of("images", f"{rows} images, but at most {self._config.max_batch_rows} in a request")
         if self._pending_rows + rows > self._config.max_queue_rows:
+            self._observer.rejected("queue_full")
             raise QueueFull(
                 f"{self._pending_rows} images wait already, and {rows} more would exceed {self._config.max_queue_rows}",
                 retry_after_s=max(0.01, self._pending_rows * self._seconds_per_row / 2),
             )
         # The least that must run before its last row: all of its own and one of everybody before it.
         if deadline is not None and now + (len(self._pending) + rows) * self._seconds_per_row > deadline:
+            self._observer.rejected("deadline")
             raise DeadlinePassed("the deadline is too near for what waits already")
         request = PendingRequest(images, asyncio.get_running_loop().create_future(), now, deadline)
         self._pending.append(request)
@@ -191,6 +197,7 @@ class Batcher:
                 continue
             if request.deadline is not None and request.deadline <= now:
                 self._pending_rows -= left
+                self._observer.rejected("deadline")
                 request.fail(DeadlinePassed("the deadline passed while the request was queued"))
                 continue
             if not request.taken:
@@ -227,4 +234,4 @@ class Batcher:
             request.answer(probabilities[start : start + len(piece)], inference_s)
             start += len(piece)
         began = [request.queue_s for request, piece in batch if request.answered == len(piece)]
-        self._observer.batch_ended(rows, inference_s, began)
+        self._observer.batch_ended(rows, inference_s, began, self._pending_rows)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -23,8 +24,19 @@ from serving.status import DETAILS_KEY, code_of, status_of
 Context = Any  # grpc.aio.ServicerContext, or what another front end offers of it
 
 
+class CallObserver(Protocol):
+    """Is told of every call."""
+
+    def call_ended(self, method: str, code: str, seconds: float) -> None:
+        """A call ended, after so many seconds, with the gRPC status code of this name."""
+
+
 def service_handler(
-    service: ServiceDescriptor, servicer: object, *, until: asyncio.Event | None = None
+    service: ServiceDescriptor,
+    servicer: object,
+    *,
+    until: asyncio.Event | None = None,
+    observer: CallObserver | None = None,
 ) -> grpc.GenericRpcHandler:
     """Makes the handlers of one service, every method inside the boundary.
 
@@ -32,33 +44,64 @@ def service_handler(
         service: The service's descriptor, from a generated module.
         servicer: An object with a coroutine or asynchronous generator for each method of the service.
         until: When it is set, streams of requests end with UNAVAILABLE. For services that don't end theirs themselves.
+        observer: Is told of every call.
     """
     handlers = {
-        method.name: _method_handler(method, getattr(servicer, method.name), until) for method in service.methods
+        method.name: _method_handler(method, getattr(servicer, method.name), until, observer)
+        for method in service.methods
     }
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
-def _method_handler(method: MethodDescriptor, behaviour: Callable[..., Any], until: asyncio.Event | None) -> Any:
+def _method_handler(
+    method: MethodDescriptor,
+    behaviour: Callable[..., Any],
+    until: asyncio.Event | None,
+    observer: CallObserver | None,
+) -> Any:
     request_type = GetMessageClass(method.input_type)
+    name = f"/{method.containing_service.full_name}/{method.name}"
 
     def decoded(request: Any) -> Any:
         if not method.client_streaming:
             return _decode(request_type, request)
         return _decode_each(request_type, request if until is None else _until(until, request))
 
+    def ended(code: grpc.StatusCode, started: float) -> None:
+        if observer is not None:
+            observer.call_ended(name, code.name, time.perf_counter() - started)
+
     async def call(request: Any, context: Context) -> Any:
+        started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
         try:
-            return await behaviour(decoded(request), context)
-        except Exception as error:  # noqa: BLE001 - the boundary: nothing may pass it
-            await _abort(context, error)
+            response = await behaviour(decoded(request), context)
+            code = grpc.StatusCode.OK
+            return response
+        except Exception as error:
+            if isinstance(error, grpc.aio.AbortError):  # the servicer has chosen its status already
+                code = context.code()
+                raise
+            status = status_of(error)
+            code = code_of(status)
+            await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+        finally:
+            ended(code, started)
 
     async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
+        started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
         try:
             async for response in behaviour(decoded(request), context):
                 yield response
-        except Exception as error:  # noqa: BLE001 - the boundary: nothing may pass it
-            await _abort(context, error)
+            code = grpc.StatusCode.OK
+        except Exception as error:
+            if isinstance(error, grpc.aio.AbortError):  # the servicer has chosen its status already
+                code = context.code()
+                raise
+            status = status_of(error)
+            code = code_of(status)
+            await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+        finally:
+            ended(code, started)
 
     make = getattr(
         grpc,
@@ -101,10 +144,3 @@ async def _until(event: asyncio.Event, contents: AsyncIterator[bytes]) -> AsyncI
                 return
     finally:
         ended.cancel()
-
-
-async def _abort(context: Context, error: Exception) -> None:
-    if isinstance(error, grpc.aio.AbortError):  # the servicer has chosen its status already
-        raise error
-    status = status_of(error)
-    await context.abort(code_of(status), status.message, ((DETAILS_KEY, status.SerializeToString()),))

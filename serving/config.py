@@ -10,6 +10,9 @@ from serving.errors import InvalidConfig
 PROVIDERS = ("auto", "cuda", "cpu")
 PRETRAINED = Path(__file__).parent / "pretrained"
 
+# Launchers such as timeout(1) signal a process and then its group: the same request, twice within a moment.
+SAME_SIGNAL_S = 0.5
+
 
 def _at_least(config: object, least: float, *names: str) -> None:
     for name in names:
@@ -79,7 +82,13 @@ class ServerConfig:
         repository: Directory of the model repository.
         model: Name of the model; None where the repository has just one.
         version: Version of the model; None for the newest.
-        grace_s: On SIGTERM or SIGINT, how long calls in flight may take to finish, in seconds.
+        workers: Processes that share the port, each with an engine and a batcher of its own.
+        drain_pause_s: On SIGTERM or SIGINT, how long health says NOT_SERVING while calls are still taken, in seconds,
+            so that load balancers notice first.
+        grace_s: After that, how long calls in flight may take to finish, in seconds.
+        watchdog_s: A batch that is in the engine for longer than this ends its process, in seconds; a supervisor starts
+            another.
+        metrics_port: Port for Prometheus on the same host; 0 for any free one, None for none.
         engine: How the model is run.
         batcher: How requests are grouped.
     """
@@ -89,7 +98,11 @@ class ServerConfig:
     repository: Path = PRETRAINED
     model: str | None = None
     version: int | None = None
+    workers: int = 1
+    drain_pause_s: float = 0.0
     grace_s: float = 10.0
+    watchdog_s: float = 60.0
+    metrics_port: int | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)
     batcher: BatcherConfig = field(default_factory=BatcherConfig)
 
@@ -98,5 +111,7 @@ class ServerConfig:
             raise InvalidConfig("host must not be empty; 0.0.0.0 listens on all addresses")
         if not 0 <= self.port <= 65535:
             raise InvalidConfig(f"port must lie between 0 and 65535, not {self.port}")
-        if not 0 <= self.grace_s <= 3600:
-            raise InvalidConfig(f"grace_s must lie between 0 and 3600, not {self.grace_s}")
+        for name in ("grace_s", "drain_pause_s"):
+            if not 0 <= getattr(self, name) <= 3600:
+                raise InvalidConfig(f"{name} must lie between 0 and 3600, not {getattr(self, name)}")
+        _at_least(self, 1, "workers", "watchdog_s")

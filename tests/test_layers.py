@@ -25,7 +25,20 @@ CORE = {
     "repository",
 }
 GRPC_SIDE = {"boundary", "digits_service", "status"}
-PROCESS = {"__main__", "fronts", "health", "serve", "server"}
+PROCESS = {
+    "__main__",
+    "fronts",
+    "health",
+    "lifecycle",
+    "logs",
+    "metrics",
+    "port",
+    "serve",
+    "server",
+    "supervisor",
+    "worker",
+    "worker_process",
+}
 CLIENT = {"call_errors", "classification", "classify", "client"}
 
 GRPC = {"grpc", "google", "protos", "grpc_health", "grpc_reflection"}
@@ -66,7 +79,8 @@ def _allowed_outside(path: Path) -> set[str]:
         return {"serving", "numpy"} | GRPC
     if room in CLIENT:
         return {"serving", "numpy", "click", "grpc", "google", "protos"}
-    return {"serving", "click"} | GRPC
+    own = {"metrics": {"prometheus_client"}, "serve": {"prometheus_client"}, "logs": {"pythonjsonlogger"}}
+    return {"serving", "click"} | GRPC | own.get(room, set())
 
 
 def _allowed_within(path: Path) -> set[str]:

@@ -21,15 +21,23 @@ class GrpcioFront:
         host: Address to listen on.
         port: Port; 0 for any free one.
         max_request_bytes: Larger messages are refused by gRPC itself with RESOURCE_EXHAUSTED.
+        share_port: Let other processes of this user listen on the same port, and share its connections with them.
     """
 
     def __init__(
-        self, handlers: Sequence[grpc.GenericRpcHandler], *, host: str, port: int, max_request_bytes: int
+        self,
+        handlers: Sequence[grpc.GenericRpcHandler],
+        *,
+        host: str,
+        port: int,
+        max_request_bytes: int,
+        share_port: bool,
     ) -> None:
         self._handlers = handlers
         self._host = host
         self._port = port
         self._max_request_bytes = max_request_bytes
+        self._share_port = share_port
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
@@ -41,7 +49,7 @@ class GrpcioFront:
         self._server = grpc.aio.server(
             options=[
                 # On by default: a second server on the port would bind in silence and take half of the calls.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(self._share_port)),
                 ("grpc.max_receive_message_length", self._max_request_bytes),
                 # Admission is the batcher's: gRPC would answer a bare CANCELLED to some of 1,000 waiting calls.
                 ("grpc.server.max_pending_requests", _NO_LIMIT),

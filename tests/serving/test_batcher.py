@@ -172,18 +172,25 @@ async def test_every_batch_is_observed(make: Make, gate: Gate) -> None:
     class Observer(BatchObserver):
         seen: ClassVar[list] = []
 
-        def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
-            self.seen.append((rows, inference_s, list(queue_s)))
+        def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float], queued_rows: int) -> None:
+            self.seen.append((rows, inference_s, list(queue_s), queued_rows))
+
+        def rejected(self, reason: str) -> None:
+            self.seen.append(reason)
 
     now = 100.0
-    batcher = make(options={"batch_rows": 4, "observer": Observer(), "clock": lambda: now})
+    batcher = make(options={"batch_rows": 4, "observer": Observer(), "clock": lambda: now}, max_queue_rows=1024)
     first = await _busy(batcher, gate)
     waiting = await _queued(batcher, _images(*range(1, 7)), _images(9))
+    (late,) = await _queued(batcher, _images(10), deadline=101.0)
+    with pytest.raises(QueueFull):
+        await batcher.submit(_images(*[0] * 1020))
     now = 105.0
     assert batcher.batch_age_s == 5.0
     gate.open()
     await asyncio.gather(first, *waiting)
-    assert Observer.seen == [(1, 5.0, [0.0]), (4, 0.0, [5.0]), (3, 0.0, [5.0])]
+    await asyncio.wait({late})
+    assert Observer.seen == ["queue_full", (1, 5.0, [0.0], 8), (4, 0.0, [5.0], 4), "deadline", (3, 0.0, [5.0], 0)]
     assert batcher.batch_age_s == 0.0
 
 
