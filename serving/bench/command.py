@@ -69,10 +69,21 @@ def _listed(values: tuple[Any, ...]) -> str:
     "rates",
     type=_NUMBERS,
     show_default="as fast as answers come",
-    help="Requests due each second. Latency counts from when each was due, however late callers came for it.",
+    help="Requests due each second, of all callers together. Latency counts from when each was due, not from when a "
+    "caller was free to send it.",
 )
-@click.option("--seconds", default=_LADDER.seconds, type=click.FloatRange(0.01, 3600), help="Of each rung and round.")
-@click.option("--rounds", default=_LADDER.rounds, type=click.IntRange(1, 1000), help="Of all rungs; medians count.")
+@click.option(
+    "--seconds",
+    default=_LADDER.seconds,
+    type=click.FloatRange(0.01, 3600),
+    help="Time of one rung in one round, in seconds.",
+)
+@click.option(
+    "--rounds",
+    default=_LADDER.rounds,
+    type=click.IntRange(1, 1000),
+    help="How often all rungs are measured; the medians are reported.",
+)
 @click.option("--generators", default=1, type=click.IntRange(1, 64), help="Processes that make the load.")
 @click.option("--connections", default=8, type=click.IntRange(1, 1000), help="Connections that callers share.")
 @click.option("--callers-per-stream", default=16, type=click.IntRange(1, 10_000), help="Callers that share a stream.")
@@ -89,12 +100,17 @@ def _listed(values: tuple[Any, ...]) -> str:
 @click.option("--provider", default="auto", type=click.Choice(PROVIDERS), help="What runs the model.")
 @click.option("--threads", default=0, type=click.IntRange(0), help="Threads of one inference on the CPU; 0: all.")
 @click.option(
-    "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False, writable=True), help="Write results there."
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    show_default="not written",
+    help="Write the results into this file.",
 )
 @click.option(
     "--plot",
     "plot_path",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    show_default="not drawn",
     help="Draw latency against load into this PNG file.",
 )
 @click.argument("server_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- SERVER OPTIONS]")

@@ -86,7 +86,6 @@ def _announcing(module: Sequence[str]) -> Iterator[Target]:
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            start_new_session=True,  # a Ctrl-C is the command's, which ends this process itself
         )
         try:
             found = re.search(r" on (\S+) with ", _first_line(process))
