@@ -42,6 +42,7 @@ class _List(click.ParamType[tuple[Any, ...]]):
             self.fail(f"{value!r} is not a list of {self.name} between commas", param, ctx)
 
 
+_FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
 _WORDS, _INTEGERS, _NUMBERS = _List("words", str), _List("integers", int), _List("numbers", float)
 
 
@@ -99,20 +100,8 @@ def _listed(values: tuple[Any, ...]) -> str:
 @click.option("--version", type=click.IntRange(1), show_default="the newest", help="Version of the model.")
 @click.option("--provider", default="auto", type=click.Choice(PROVIDERS), help="What runs the model.")
 @click.option("--threads", default=0, type=click.IntRange(0), help="Threads of one inference on the CPU; 0: all.")
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(path_type=Path, dir_okay=False, writable=True),
-    show_default="not written",
-    help="Write the results into this file.",
-)
-@click.option(
-    "--plot",
-    "plot_path",
-    type=click.Path(path_type=Path, dir_okay=False, writable=True),
-    show_default="not drawn",
-    help="Draw latency against load into this PNG file.",
-)
+@click.option("--json", "json_path", type=_FILE, show_default="not written", help="Write the results into this file.")
+@click.option("--plot", "plot_path", type=_FILE, show_default="not drawn", help="Draw latency against load, as PNG.")
 @click.argument("server_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- SERVER OPTIONS]")
 def main(
     *,
