@@ -39,6 +39,7 @@ PROCESS = {
     "worker",
     "worker_process",
 }
+BENCH = {"bench"}
 CLIENT = {"call_errors", "classification", "classify", "client"}
 
 GRPC = {"grpc", "google", "protos", "grpc_health", "grpc_reflection"}
@@ -79,6 +80,9 @@ def _allowed_outside(path: Path) -> set[str]:
         return {"serving", "numpy"} | GRPC
     if room in CLIENT:
         return {"serving", "numpy", "click", "grpc", "google", "protos"}
+    if room in BENCH:
+        own = {"plot": {"matplotlib"}, "command": {"click", "tqdm"}, "target": {"psutil"}}
+        return {"serving", "numpy", "grpc", "google", "protos"} | own.get(path.stem, set())
     own = {"metrics": {"prometheus_client"}, "serve": {"prometheus_client"}, "logs": {"pythonjsonlogger"}}
     return {"serving", "click"} | GRPC | own.get(room, set())
 
@@ -94,6 +98,8 @@ def _allowed_within(path: Path) -> set[str]:
         return CORE | GRPC_SIDE
     if room in CLIENT:
         return CLIENT | {"images", "errors"}
+    if room in BENCH:
+        return CORE | CLIENT | BENCH
     return CORE | GRPC_SIDE | PROCESS
 
 
@@ -111,4 +117,4 @@ def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
 
 def test_every_module_of_serving_has_a_room() -> None:
     rooms = {_room(path) for path in _modules() if path.relative_to(ROOT).parts[0] == "serving"}
-    assert rooms - {"__init__"} == CORE | GRPC_SIDE | PROCESS | CLIENT
+    assert rooms - {"__init__"} == CORE | GRPC_SIDE | PROCESS | CLIENT | BENCH
