@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 CORE = {
+    "addresses",
     "batcher",
     "config",
     "cuda",
@@ -22,6 +23,9 @@ CORE = {
     "onnx_file",
     "processors",
     "repository",
+    "tls_files",
+    "tokens",
+    "watched_files",
 }
 GRPC_SIDE = {"boundary", "digits_service", "status"}
 PROCESS = {"__main__", "fronts", "health", "serve", "server"}
@@ -78,7 +82,7 @@ def _allowed_within(path: Path) -> set[str]:
     if room in GRPC_SIDE:
         return CORE | GRPC_SIDE
     if room in CLIENT:
-        return CLIENT | {"images", "errors"}
+        return CLIENT | {"addresses", "errors", "images"}
     return CORE | GRPC_SIDE | PROCESS
 
 
