@@ -29,7 +29,7 @@ CORE = {
 }
 GRPC_SIDE = {"boundary", "digits_service", "status"}
 PROCESS = {"__main__", "fronts", "health", "serve", "server"}
-CLIENT = {"call_errors", "classification", "classify", "client"}
+CLIENT = {"call_errors", "classification", "classify", "client", "client_options", "credentials"}
 
 GRPC = {"grpc", "google", "protos", "grpc_health", "grpc_reflection"}
 
