@@ -18,28 +18,32 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from serving.errors import InvalidRequest, NotReady
+from serving.guard import Guard
 from serving.status import DETAILS_KEY, code_of, status_of
 
 Context = Any  # grpc.aio.ServicerContext, or what another front end offers of it
 
 
 def service_handler(
-    service: ServiceDescriptor, servicer: object, *, until: asyncio.Event | None = None
+    service: ServiceDescriptor, servicer: object, *, guard: Guard, until: asyncio.Event | None = None
 ) -> grpc.GenericRpcHandler:
     """Makes the handlers of one service, every method inside the boundary.
 
     Args:
         service: The service's descriptor, from a generated module.
         servicer: An object with a coroutine or asynchronous generator for each method of the service.
+        guard: Admits the calls of every method; there is no handler without one.
         until: When it is set, streams of requests end with UNAVAILABLE. For services that don't end theirs themselves.
     """
     handlers = {
-        method.name: _method_handler(method, getattr(servicer, method.name), until) for method in service.methods
+        method.name: _method_handler(method, getattr(servicer, method.name), guard, until) for method in service.methods
     }
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
-def _method_handler(method: MethodDescriptor, behaviour: Callable[..., Any], until: asyncio.Event | None) -> Any:
+def _method_handler(
+    method: MethodDescriptor, behaviour: Callable[..., Any], guard: Guard, until: asyncio.Event | None
+) -> Any:
     request_type = GetMessageClass(method.input_type)
 
     def decoded(request: Any) -> Any:
@@ -49,14 +53,16 @@ def _method_handler(method: MethodDescriptor, behaviour: Callable[..., Any], unt
 
     async def call(request: Any, context: Context) -> Any:
         try:
-            return await behaviour(decoded(request), context)
+            with guard.admit(context):
+                return await behaviour(decoded(request), context)
         except Exception as error:  # noqa: BLE001 - the boundary: nothing may pass it
             await _abort(context, error)
 
     async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async for response in behaviour(decoded(request), context):
-                yield response
+            with guard.admit(context):
+                async for response in behaviour(decoded(request), context):
+                    yield response
         except Exception as error:  # noqa: BLE001 - the boundary: nothing may pass it
             await _abort(context, error)
 

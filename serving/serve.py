@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
 
 import click
 
-from serving.config import PRETRAINED, PROVIDERS, BatcherConfig, EngineConfig, ServerConfig
+from serving.config import (
+    PRETRAINED,
+    PROVIDERS,
+    BatcherConfig,
+    ConnectionConfig,
+    EngineConfig,
+    SecurityConfig,
+    ServerConfig,
+)
 from serving.errors import DigitsError
+from serving.server_options import connection_options, security_options
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -68,6 +78,8 @@ _ENGINE, _BATCHER, _SERVER = EngineConfig(), BatcherConfig(), ServerConfig()
     type=click.FloatRange(0, 3600),
     help="On SIGTERM or SIGINT: how long calls in flight may take, in seconds.",
 )
+@security_options
+@connection_options
 @click.option("--demo", is_flag=True, help="Once serving, classify the digits that the package ships, and print them.")
 @click.option(
     "--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]), help="Logs go to stderr."
@@ -86,6 +98,8 @@ def main(
     max_queue_rows: int,
     max_wait_ms: float,
     grace_s: float,
+    security: SecurityConfig,
+    connections: ConnectionConfig,
     demo: bool,
     log_level: str,
 ) -> None:
@@ -113,6 +127,8 @@ def main(
             batcher=BatcherConfig(
                 max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows, max_wait_ms=max_wait_ms
             ),
+            security=security,
+            connections=connections,
         )
     except DigitsError as error:
         raise click.UsageError(str(error)) from error
@@ -124,7 +140,7 @@ def main(
         except OSError as error:  # nobody reads stdout, or its disk is full: no reason not to serve
             _logger.warning("could not announce %s on stdout: %s", server.address, error.strerror)
         if demo:
-            await _classify_samples(server.address)
+            await _classify_samples(server.address, security)
 
     try:
         asyncio.run(serve(config, ready=ready))
@@ -132,12 +148,17 @@ def main(
         raise click.ClickException(str(error)) from error
 
 
-async def _classify_samples(address: str) -> None:
+async def _classify_samples(address: str, security: SecurityConfig) -> None:
     """Runs the real command line in a process of its own, so that what it shows has been over the wire."""
+    credentials = []
+    if security.tls_certificate is not None and "DIGITS_TLS_CA" not in os.environ:
+        credentials += ["--tls-ca", str(security.tls_certificate)]
+    if security.token_file is not None:
+        credentials += ["--token-file", str(security.token_file)]
     samples = sorted(str(path) for path in SAMPLES.glob("*.png"))
     client = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "serving", "classify", "--target", address, "--picture", *samples),
+        *("-m", "serving", "classify", "--target", address, *credentials, "--picture", *samples),
         start_new_session=True,  # a Ctrl-C is the server's, which ends this process with itself
     )
     try:

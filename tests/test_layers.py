@@ -27,8 +27,8 @@ CORE = {
     "tokens",
     "watched_files",
 }
-GRPC_SIDE = {"boundary", "digits_service", "status"}
-PROCESS = {"__main__", "fronts", "health", "serve", "server"}
+GRPC_SIDE = {"boundary", "digits_service", "guard", "status"}
+PROCESS = {"__main__", "fronts", "health", "serve", "server", "server_options"}
 CLIENT = {"call_errors", "classification", "classify", "client", "client_options", "credentials"}
 
 GRPC = {"grpc", "google", "protos", "grpc_health", "grpc_reflection"}
