@@ -17,8 +17,10 @@ import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
+from google.rpc import status_pb2
 
 from serving.errors import InvalidRequest, NotReady
+from serving.guard import Guard
 from serving.status import DETAILS_KEY, code_of, status_of
 
 Context = Any  # grpc.aio.ServicerContext, or what another front end offers of it
@@ -35,6 +37,7 @@ def service_handler(
     service: ServiceDescriptor,
     servicer: object,
     *,
+    guard: Guard,
     until: asyncio.Event | None = None,
     observer: CallObserver | None = None,
 ) -> grpc.GenericRpcHandler:
@@ -43,11 +46,12 @@ def service_handler(
     Args:
         service: The service's descriptor, from a generated module.
         servicer: An object with a coroutine or asynchronous generator for each method of the service.
+        guard: Admits the calls of every method; there is no handler without one.
         until: When it is set, streams of requests end with UNAVAILABLE. For services that don't end theirs themselves.
         observer: Is told of every call.
     """
     handlers = {
-        method.name: _method_handler(method, getattr(servicer, method.name), until, observer)
+        method.name: _method_handler(method, getattr(servicer, method.name), guard, until, observer)
         for method in service.methods
     }
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
@@ -56,6 +60,7 @@ def service_handler(
 def _method_handler(
     method: MethodDescriptor,
     behaviour: Callable[..., Any],
+    guard: Guard,
     until: asyncio.Event | None,
     observer: CallObserver | None,
 ) -> Any:
@@ -74,15 +79,14 @@ def _method_handler(
     async def call(request: Any, context: Context) -> Any:
         started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
         try:
-            response = await behaviour(decoded(request), context)
+            with guard.admit(context):
+                response = await behaviour(decoded(request), context)
             code = grpc.StatusCode.OK
             return response
         except Exception as error:
-            if isinstance(error, grpc.aio.AbortError):  # the servicer has chosen its status already
-                code = context.code()
+            code, status = _outcome(error, context)
+            if status is None:
                 raise
-            status = status_of(error)
-            code = code_of(status)
             await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
         finally:
             ended(code, started)
@@ -90,15 +94,14 @@ def _method_handler(
     async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
         started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
         try:
-            async for response in behaviour(decoded(request), context):
-                yield response
+            with guard.admit(context):
+                async for response in behaviour(decoded(request), context):
+                    yield response
             code = grpc.StatusCode.OK
         except Exception as error:
-            if isinstance(error, grpc.aio.AbortError):  # the servicer has chosen its status already
-                code = context.code()
+            code, status = _outcome(error, context)
+            if status is None:
                 raise
-            status = status_of(error)
-            code = code_of(status)
             await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
         finally:
             ended(code, started)
@@ -144,3 +147,11 @@ async def _until(event: asyncio.Event, contents: AsyncIterator[bytes]) -> AsyncI
                 return
     finally:
         ended.cancel()
+
+
+def _outcome(error: Exception, context: Context) -> tuple[grpc.StatusCode, status_pb2.Status | None]:
+    """The code that a call ends with, and what to tell the client; None where the servicer has told it already."""
+    if isinstance(error, grpc.aio.AbortError):
+        return context.code(), None
+    status = status_of(error)
+    return code_of(status), status

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import click
 
-from serving.config import PRETRAINED, PROVIDERS, BatcherConfig, EngineConfig, ServerConfig
+from serving.config import (
+    PRETRAINED,
+    PROVIDERS,
+    BatcherConfig,
+    ConnectionConfig,
+    EngineConfig,
+    SecurityConfig,
+    ServerConfig,
+)
 from serving.errors import DigitsError
 from serving.logs import FORMATS, LEVELS, LogConfig, start_logging
 from serving.processors import available_processors
+from serving.server_options import connection_options, security_options
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -63,7 +73,7 @@ _ENGINE, _BATCHER, _SERVER = EngineConfig(), BatcherConfig(), ServerConfig()
     "--max-batch-rows",
     default=_BATCHER.max_batch_rows,
     type=click.IntRange(1),
-    help="Images in the largest batch and in the largest request.",
+    help="Images in the largest request, and in the largest batch on CUDA.",
 )
 @click.option(
     "--max-queue-rows",
@@ -107,6 +117,8 @@ _ENGINE, _BATCHER, _SERVER = EngineConfig(), BatcherConfig(), ServerConfig()
     show_default="none",
     help="Port of Prometheus's /metrics, on the same host; 0: any free one.",
 )
+@security_options
+@connection_options
 @click.option("--demo", is_flag=True, help="Once serving, classify the digits that the package ships, and print them.")
 @click.option("--log-level", default="info", type=click.Choice(LEVELS), help="Logs go to stderr.")
 @click.option("--log-format", default="text", type=click.Choice(FORMATS), help="json: an object a line.")
@@ -128,6 +140,8 @@ def main(
     grace_s: float,
     watchdog_s: float,
     metrics_port: int | None,
+    security: SecurityConfig,
+    connections: ConnectionConfig,
     demo: bool,
     log_level: str,
     log_format: str,
@@ -151,6 +165,8 @@ def main(
             batcher=BatcherConfig(
                 max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows, max_wait_ms=max_wait_ms
             ),
+            security=security,
+            connections=connections,
         )
     except DigitsError as error:
         raise click.UsageError(str(error)) from error
@@ -162,7 +178,7 @@ def main(
         except OSError as error:  # nobody reads stdout, or its disk is full: no reason not to serve
             _logger.warning("could not announce %s on stdout: %s", address, error.strerror)
         if demo:
-            await _classify_samples(address)
+            await _classify_samples(address, security)
 
     try:
         clean = asyncio.run(_supervise(config, logs, announce) if config.workers > 1 else _serve(config, announce))
@@ -222,12 +238,17 @@ def _workers_for(provider: str) -> int:
     return 1 if on_cuda else available_processors()
 
 
-async def _classify_samples(address: str) -> None:
+async def _classify_samples(address: str, security: SecurityConfig) -> None:
     """Runs the real command line in a process of its own, so that what it shows has been over the wire."""
+    credentials = []
+    if security.tls_certificate is not None and "DIGITS_TLS_CA" not in os.environ:
+        credentials += ["--tls-ca", str(security.tls_certificate)]
+    if security.token_file is not None:
+        credentials += ["--token-file", str(security.token_file)]
     samples = sorted(str(path) for path in SAMPLES.glob("*.png"))
     client = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "serving", "classify", "--target", address, "--picture", *samples),
+        *("-m", "serving", "classify", "--target", address, *credentials, "--picture", *samples),
         start_new_session=True,  # a Ctrl-C is the server's, which ends this process with itself
     )
     try:

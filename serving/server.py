@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as reflection
 
+from serving.addresses import is_loopback
 from serving.boundary import service_handler
-from serving.config import ServerConfig
+from serving.config import SecurityConfig, ServerConfig
 from serving.deployment import Deployment, Deployments
 from serving.digits_service import DigitClassifierService
 from serving.errors import InvalidConfig
 from serving.fronts.grpcio import GrpcioFront
+from serving.guard import Guard
 from serving.health import Health
 from serving.metrics import Metrics
 from serving.repository import Repository
+from serving.tls_files import TlsFiles
+from serving.tokens import TokenFile
 
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 # Room in a message for everything but pixels: names, options, tags.
 _ENVELOPE_BYTES = 64 * 1024
+
+_logger = logging.getLogger(__name__)
 
 
 class Server:
@@ -55,9 +62,11 @@ class Server:
         Health answers NOT_SERVING and calls get UNAVAILABLE while the model warms up.
 
         Raises:
-            DigitsError: The model may not be served, the provider is not to be had, or the port is in use.
+            DigitsError: The model may not be served, the provider is not to be had, the port is in use, or a file of
+                certificates or tokens can't be used.
         """
         config = self._config
+        tls, tokens = _tls_files(config.security), _token_file(config)
         repository = Repository(config.repository)
         stored = repository.load(*repository.choose(config.model, config.version))
         max_request_bytes = stored.manifest.input.image_bytes * config.batcher.max_batch_rows + _ENVELOPE_BYTES
@@ -75,23 +84,36 @@ class Server:
         self._service = DigitClassifierService(
             Deployments(self._deployment), max_stream_rows=config.batcher.max_batch_rows
         )
-        services = (self._service.DESCRIPTOR.full_name, _REFLECTION.full_name)
-        self._health = Health(services)
-        self._front = GrpcioFront(
-            [
-                service_handler(self._service.DESCRIPTOR, self._service, observer=self._metrics),
-                service_handler(self._health.DESCRIPTOR, self._health, observer=self._metrics),
+        services = [self._service.DESCRIPTOR.full_name]
+        if config.security.reflection:
+            services.append(_REFLECTION.full_name)
+        self._health = Health(tuple(services))
+        guard = Guard(tokens=tokens, max_concurrent_calls=config.connections.max_concurrent_calls)
+        # Without a limit on calls: these two answer under full load.
+        health_guard = Guard(tokens=None if config.security.open_health else tokens)
+        handlers = [
+            service_handler(self._service.DESCRIPTOR, self._service, guard=guard, observer=self._metrics),
+            service_handler(self._health.DESCRIPTOR, self._health, guard=health_guard, observer=self._metrics),
+        ]
+        if config.security.reflection:
+            servicer = reflection.ReflectionServicer((*services, self._health.DESCRIPTOR.full_name))
+            handlers.append(
                 service_handler(
                     _REFLECTION,
-                    reflection.ReflectionServicer((*services, self._health.DESCRIPTOR.full_name)),
+                    servicer,
+                    guard=Guard(tokens=tokens),
                     until=self._health.draining,
                     observer=self._metrics,
-                ),
-            ],
+                )
+            )
+        self._front = GrpcioFront(
+            handlers,
             host=config.host,
             port=config.port,
             max_request_bytes=max_request_bytes,
+            connections=config.connections,
             share_port=self._share_port,
+            tls=tls,
         )
         try:
             if self._share_port:
@@ -137,3 +159,23 @@ class Server:
         if self._deployment is not None:
             self._deployment.close()
         return drained
+
+
+def _tls_files(security: SecurityConfig) -> TlsFiles | None:
+    if security.tls_certificate is None or security.tls_key is None:
+        return None
+    files = TlsFiles(security.tls_certificate, security.tls_key, security.tls_client_ca)
+    files.load()
+    return files
+
+
+def _token_file(config: ServerConfig) -> TokenFile | None:
+    if config.security.token_file is None:
+        return None
+    file = TokenFile(config.security.token_file)
+    file.load()
+    if config.security.tls_certificate is None and not is_loopback(config.host):
+        _logger.warning(
+            "tokens come to %s in plain text, for anyone on the way to read: give a certificate", config.host
+        )
+    return file

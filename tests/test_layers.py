@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 CORE = {
+    "addresses",
     "batcher",
     "config",
     "cuda",
@@ -23,8 +24,11 @@ CORE = {
     "pending",
     "processors",
     "repository",
+    "tls_files",
+    "tokens",
+    "watched_files",
 }
-GRPC_SIDE = {"boundary", "digits_service", "status"}
+GRPC_SIDE = {"boundary", "digits_service", "guard", "status"}
 PROCESS = {
     "__main__",
     "fronts",
@@ -35,12 +39,13 @@ PROCESS = {
     "port",
     "serve",
     "server",
+    "server_options",
     "supervisor",
     "worker",
     "worker_process",
 }
 BENCH = {"bench"}
-CLIENT = {"call_errors", "classification", "classify", "client"}
+CLIENT = {"call_errors", "classification", "classify", "client", "client_options", "credentials"}
 
 GRPC = {"grpc", "google", "protos", "grpc_health", "grpc_reflection"}
 
@@ -97,7 +102,7 @@ def _allowed_within(path: Path) -> set[str]:
     if room in GRPC_SIDE:
         return CORE | GRPC_SIDE
     if room in CLIENT:
-        return CLIENT | {"images", "errors"}
+        return CLIENT | {"addresses", "errors", "images"}
     if room in BENCH:
         return CORE | CLIENT | BENCH
     return CORE | GRPC_SIDE | PROCESS
