@@ -19,7 +19,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test train export fuzz lint format protos requirements clean
+.PHONY: run test train export chaos fuzz lint format protos requirements clean
 
 run: $(SERVE_VENV)/.installed
 	@$(SERVE_VENV)/bin/digits-serve --host 127.0.0.1 --port $(PORT) --provider $(PROVIDER) --demo
@@ -32,6 +32,10 @@ train: .venv-dev/.installed
 
 export: .venv-dev/.installed
 	.venv-dev/bin/digits-export $(RUN)/model.keras --repository $(REPOSITORY)
+
+# Two minutes of mixed traffic with kills, hangs, reloads, cancels and garbage; prints counts, fails on a wrong answer
+chaos: .venv-dev/.installed
+	.venv-dev/bin/python tests/chaos.py
 
 # Requests that nobody would write, for longer than the tests take
 fuzz: .venv-dev/.installed

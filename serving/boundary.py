@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 import grpc
@@ -21,7 +22,12 @@ from google.rpc import status_pb2
 
 from serving.errors import InvalidRequest, NotReady
 from serving.guard import Guard
+from serving.request_id import request_id
 from serving.status import DETAILS_KEY, code_of, status_of
+
+# Metadata by which a client names its request; comes back with the answer and is part of what is logged.
+REQUEST_ID_KEY = "x-request-id"
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 Context = Any  # grpc.aio.ServicerContext, or what another front end offers of it
 
@@ -39,7 +45,7 @@ def service_handler(
     *,
     guard: Guard,
     until: asyncio.Event | None = None,
-    observer: CallObserver | None = None,
+    observers: Sequence[CallObserver] = (),
 ) -> grpc.GenericRpcHandler:
     """Makes the handlers of one service, every method inside the boundary.
 
@@ -48,10 +54,10 @@ def service_handler(
         servicer: An object with a coroutine or asynchronous generator for each method of the service.
         guard: Admits the calls of every method; there is no handler without one.
         until: When it is set, streams of requests end with UNAVAILABLE. For services that don't end theirs themselves.
-        observer: Is told of every call.
+        observers: Are told of every call.
     """
     handlers = {
-        method.name: _method_handler(method, getattr(servicer, method.name), guard, until, observer)
+        method.name: _method_handler(method, getattr(servicer, method.name), guard, until, observers)
         for method in service.methods
     }
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
@@ -62,7 +68,7 @@ def _method_handler(
     behaviour: Callable[..., Any],
     guard: Guard,
     until: asyncio.Event | None,
-    observer: CallObserver | None,
+    observers: Sequence[CallObserver],
 ) -> Any:
     request_type = GetMessageClass(method.input_type)
     name = f"/{method.containing_service.full_name}/{method.name}"
@@ -73,11 +79,12 @@ def _method_handler(
         return _decode_each(request_type, request if until is None else _until(until, request))
 
     def ended(code: grpc.StatusCode, started: float) -> None:
-        if observer is not None:
+        for observer in observers:
             observer.call_ended(name, code.name, time.perf_counter() - started)
 
     async def call(request: Any, context: Context) -> Any:
         started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
+        identity = _identify(context)
         try:
             with guard.admit(context):
                 response = await behaviour(decoded(request), context)
@@ -87,12 +94,13 @@ def _method_handler(
             code, status = _outcome(error, context)
             if status is None:
                 raise
-            await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+            await context.abort(code, status.message, (*identity, (DETAILS_KEY, status.SerializeToString())))
         finally:
             ended(code, started)
 
     async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
         started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
+        identity = _identify(context)
         try:
             with guard.admit(context):
                 async for response in behaviour(decoded(request), context):
@@ -102,7 +110,7 @@ def _method_handler(
             code, status = _outcome(error, context)
             if status is None:
                 raise
-            await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+            await context.abort(code, status.message, (*identity, (DETAILS_KEY, status.SerializeToString())))
         finally:
             ended(code, started)
 
@@ -116,6 +124,17 @@ def _method_handler(
         request_deserializer=None,
         response_serializer=GetMessageClass(method.output_type).SerializeToString,
     )
+
+
+def _identify(context: Context) -> tuple[tuple[str, str], ...]:
+    """Takes over the id that the client gave its request, for the logs and for the client; returns it as metadata."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            request_id.set(value)
+            identity = ((key, value),)
+            context.set_trailing_metadata(identity)
+            return identity
+    return ()
 
 
 def _decode(request_type: type[Message], content: bytes) -> Message:

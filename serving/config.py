@@ -153,6 +153,7 @@ class ServerConfig:
         grace_s: After that, how long calls in flight may take to finish, in seconds.
         watchdog_s: A batch that is in the engine for longer than this ends its process, in seconds; a supervisor starts
             another.
+        access_log_share: Share of the calls that are logged, from 0 to 1.
         metrics_port: Port for Prometheus on the same host; 0 for any free one, None for none.
         engine: How the model is run.
         batcher: How requests are grouped.
@@ -169,6 +170,7 @@ class ServerConfig:
     drain_pause_s: float = 0.0
     grace_s: float = 10.0
     watchdog_s: float = 60.0
+    access_log_share: float = 0.0
     metrics_port: int | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)
     batcher: BatcherConfig = field(default_factory=BatcherConfig)
@@ -184,3 +186,5 @@ class ServerConfig:
             if not 0 <= getattr(self, name) <= 3600:
                 raise InvalidConfig(f"{name} must lie between 0 and 3600, not {getattr(self, name)}")
         _at_least(self, 1, "workers", "watchdog_s")
+        if not 0 <= self.access_log_share <= 1:
+            raise InvalidConfig(f"access_log_share must lie between 0 and 1, not {self.access_log_share}")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import random
 import sys
 from dataclasses import dataclass
+
+from serving.request_id import request_id
 
 FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
@@ -23,10 +26,41 @@ class LogConfig:
     format: str = "text"
 
 
+class _RequestId(logging.Filter):
+    """Adds the request's id to what is logged while it is answered."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        known = request_id.get()
+        if known:
+            record.request_id = known
+        record.of_request = f" request {known}:" if known else ""
+        return True
+
+
+class AccessLog:
+    """Logs a line for some of the calls, as an observer of them.
+
+    Args:
+        share: Of the calls, from 0 to 1.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._logger = logging.getLogger("serving.access")
+
+    def call_ended(self, method: str, code: str, seconds: float) -> None:
+        """See `serving.boundary.CallObserver`."""
+        if self._share and random.random() < self._share:  # noqa: S311 - which calls are logged is no secret
+            self._logger.info(
+                "%s %s %.6f s", method, code, seconds, extra={"method": method, "code": code, "seconds": seconds}
+            )
+
+
 def start_logging(config: LogConfig) -> None:
     """Sends this process's logs to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     if config.format == "json":
+        from pythonjsonlogger.core import RESERVED_ATTRS
         from pythonjsonlogger.json import JsonFormatter
 
         handler.setFormatter(
@@ -34,8 +68,12 @@ def start_logging(config: LogConfig) -> None:
                 "{asctime}{levelname}{name}{process}{message}",
                 style="{",
                 rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+                reserved_attrs=[*RESERVED_ATTRS, "of_request"],
             )
         )
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"))
+        handler.setFormatter(
+            logging.Formatter("%(asctime)s %(levelname)s %(name)s[%(process)d]:%(of_request)s %(message)s")
+        )
+    handler.addFilter(_RequestId())
     logging.basicConfig(level=config.level.upper(), handlers=[handler])

@@ -117,6 +117,12 @@ _ENGINE, _BATCHER, _SERVER = EngineConfig(), BatcherConfig(), ServerConfig()
     show_default="none",
     help="Port of Prometheus's /metrics, on the same host; 0: any free one.",
 )
+@click.option(
+    "--access-log-share",
+    default=_SERVER.access_log_share,
+    type=click.FloatRange(0, 1),
+    help="Share of the calls that are logged with method, code and duration.",
+)
 @security_options
 @connection_options
 @click.option("--demo", is_flag=True, help="Once serving, classify the digits that the package ships, and print them.")
@@ -140,6 +146,7 @@ def main(
     grace_s: float,
     watchdog_s: float,
     metrics_port: int | None,
+    access_log_share: float,
     security: SecurityConfig,
     connections: ConnectionConfig,
     demo: bool,
@@ -161,6 +168,7 @@ def main(
             grace_s=grace_s,
             watchdog_s=watchdog_s,
             metrics_port=metrics_port,
+            access_log_share=access_log_share,
             engine=EngineConfig(provider=provider, threads=threads, max_batch_rows=max_batch_rows, device=device),
             batcher=BatcherConfig(
                 max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows, max_wait_ms=max_wait_ms

@@ -17,6 +17,7 @@ from serving.errors import InvalidConfig
 from serving.fronts.grpcio import GrpcioFront
 from serving.guard import Guard
 from serving.health import Health
+from serving.logs import AccessLog
 from serving.metrics import Metrics
 from serving.repository import Repository
 from serving.tls_files import TlsFiles
@@ -42,6 +43,7 @@ class Server:
     def __init__(self, config: ServerConfig, *, metrics: Metrics | None = None, share_port: bool = False) -> None:
         self._config = config
         self._metrics = metrics or Metrics(registry=None)
+        self._observers = (self._metrics, AccessLog(config.access_log_share))
         self._share_port = share_port
         self.address = ""
         self._deployment: Deployment | None = None
@@ -92,8 +94,8 @@ class Server:
         # Without a limit on calls: these two answer under full load.
         health_guard = Guard(tokens=None if config.security.open_health else tokens)
         handlers = [
-            service_handler(self._service.DESCRIPTOR, self._service, guard=guard, observer=self._metrics),
-            service_handler(self._health.DESCRIPTOR, self._health, guard=health_guard, observer=self._metrics),
+            service_handler(self._service.DESCRIPTOR, self._service, guard=guard, observers=self._observers),
+            service_handler(self._health.DESCRIPTOR, self._health, guard=health_guard, observers=self._observers),
         ]
         if config.security.reflection:
             servicer = reflection.ReflectionServicer((*services, self._health.DESCRIPTOR.full_name))
@@ -103,7 +105,7 @@ class Server:
                     servicer,
                     guard=Guard(tokens=tokens),
                     until=self._health.draining,
-                    observer=self._metrics,
+                    observers=self._observers,
                 )
             )
         self._front = GrpcioFront(

@@ -24,6 +24,7 @@ CORE = {
     "pending",
     "processors",
     "repository",
+    "request_id",
     "tls_files",
     "tokens",
     "watched_files",
