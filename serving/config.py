@@ -112,7 +112,8 @@ class ConnectionConfig:
         max_streams_per_connection: Calls on one connection; gRPC makes its client wait with those beyond, unseen by
             the server. Larger than `max_concurrent_calls`, or callers wait where they should be refused.
         max_connection_age_s: A connection is asked to end after this time, give or take a tenth, in seconds; 0 for
-            never. Its client opens another one, without losing a call, which a load balancer or another worker may get.
+            never. Its client opens another one, which a load balancer or another worker may get, and loses no call
+            unless it has switched gRPC's transparent retries off.
         max_connection_age_grace_s: How long calls may then still take before they fail, in seconds.
         keepalive_s: After so long without a sign of life a client is asked for one, in seconds.
         keepalive_timeout_s: How long it may take to answer before the connection is closed, in seconds.

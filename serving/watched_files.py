@@ -16,6 +16,7 @@ Made = TypeVar("Made")
 
 # A file that changed so shortly before it was read may change again within the same tick of the file system's clock.
 _SETTLED_NS = 2_000_000_000
+_TRIES = 3
 
 _logger = logging.getLogger(__name__)
 
@@ -65,13 +66,12 @@ class WatchedFiles(Generic[Made]):
             return self._loaded()
 
     def _read(self) -> None:
-        contents = None
-        while contents is None:
+        for _ in range(_TRIES):
             self._marks = self._marks_now()
             self._settled = all(abs(time.time_ns() - mark[0]) > _SETTLED_NS for mark in self._marks)
-            read = tuple(_content(path) for path in self._paths)
+            contents = tuple(_content(path) for path in self._paths)
             if self._marks == self._marks_now():  # else they were replaced meanwhile, and may not belong together
-                contents = read
+                break
         if contents == self._contents:
             return
         made = self._make(*contents)

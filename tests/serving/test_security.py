@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -326,6 +327,7 @@ def _refusal(call: object) -> grpc.RpcError:
         ("Bearer # two callers",),
         ("Bearer " + "rubbish" * 1000,),
         ("Bearer rubbish", f"Bearer {TOKEN}"),
+        (f"Bearer {TOKEN}", "Bearer rubbish"),
     ],
 )
 def test_without_one_of_the_tokens_no_method_of_any_service_is_called(guarded, authorization: tuple[str, ...]) -> None:
@@ -554,11 +556,14 @@ def test_wrong_client_options_are_told_in_a_line(command: Callable, options: lis
 
 def test_the_demo_works_with_certificate_and_token(start_server: Start, files: _Files, token_file: Path) -> None:
     with start_server(*files.options, "--token-file", str(token_file), "--demo") as server:
+        patience = threading.Timer(60, server.process.kill)
+        patience.start()
         shown = []
         for line in server.process.stdout:
             shown.append(line)
             if "still serving" in line:
                 break
+        patience.cancel()
         code, stderr = server.stop()
     assert code == 0, stderr
     assert "█" in "".join(shown)
