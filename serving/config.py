@@ -154,6 +154,7 @@ class ServerConfig:
         grace_s: After that, how long calls in flight may take to finish, in seconds.
         watchdog_s: A batch that is in the engine for longer than this ends its process, in seconds; a supervisor starts
             another.
+        traces_endpoint: OpenTelemetry collector that gets a span for every call, `http://host:4318`; empty for none.
         access_log_share: Share of the calls that are logged, from 0 to 1.
         metrics_port: Port for Prometheus on the same host; 0 for any free one, None for none.
         engine: How the model is run.
@@ -171,6 +172,7 @@ class ServerConfig:
     drain_pause_s: float = 0.0
     grace_s: float = 10.0
     watchdog_s: float = 60.0
+    traces_endpoint: str = ""
     access_log_share: float = 0.0
     metrics_port: int | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)

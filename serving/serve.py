@@ -118,6 +118,12 @@ _ENGINE, _BATCHER, _SERVER = EngineConfig(), BatcherConfig(), ServerConfig()
     help="Port of Prometheus's /metrics, on the same host; 0: any free one.",
 )
 @click.option(
+    "--traces-endpoint",
+    default=_SERVER.traces_endpoint,
+    show_default="none",
+    help="OpenTelemetry collector, http://HOST:4318, that gets a span for every call; needs the extra otel.",
+)
+@click.option(
     "--access-log-share",
     default=_SERVER.access_log_share,
     type=click.FloatRange(0, 1),
@@ -146,6 +152,7 @@ def main(
     grace_s: float,
     watchdog_s: float,
     metrics_port: int | None,
+    traces_endpoint: str,
     access_log_share: float,
     security: SecurityConfig,
     connections: ConnectionConfig,
@@ -168,6 +175,7 @@ def main(
             grace_s=grace_s,
             watchdog_s=watchdog_s,
             metrics_port=metrics_port,
+            traces_endpoint=traces_endpoint,
             access_log_share=access_log_share,
             engine=EngineConfig(provider=provider, threads=threads, max_batch_rows=max_batch_rows, device=device),
             batcher=BatcherConfig(

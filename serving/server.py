@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from typing import TYPE_CHECKING, Any
 
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as reflection
@@ -13,7 +15,7 @@ from serving.boundary import service_handler
 from serving.config import SecurityConfig, ServerConfig
 from serving.deployment import Deployment, Deployments
 from serving.digits_service import DigitClassifierService
-from serving.errors import InvalidConfig
+from serving.errors import InvalidConfig, StartFailed
 from serving.fronts.grpcio import GrpcioFront
 from serving.guard import Guard
 from serving.health import Health
@@ -22,6 +24,9 @@ from serving.metrics import Metrics
 from serving.repository import Repository
 from serving.tls_files import TlsFiles
 from serving.tokens import TokenFile
+
+if TYPE_CHECKING:
+    from serving.traces import Traces
 
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 # Room in a message for everything but pixels: names, options, tags.
@@ -44,6 +49,7 @@ class Server:
         self._config = config
         self._metrics = metrics or Metrics(registry=None)
         self._observers = (self._metrics, AccessLog(config.access_log_share))
+        self._traces: Traces | None = None
         self._share_port = share_port
         self.address = ""
         self._deployment: Deployment | None = None
@@ -116,6 +122,7 @@ class Server:
             connections=config.connections,
             share_port=self._share_port,
             tls=tls,
+            interceptors=self._start_traces(),
         )
         try:
             if self._share_port:
@@ -160,7 +167,19 @@ class Server:
             await self._front.stop(max(0.0, ends - time.monotonic()))
         if self._deployment is not None:
             self._deployment.close()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
         return drained
+
+    def _start_traces(self) -> tuple[Any, ...]:
+        if not self._config.traces_endpoint:
+            return ()
+        try:
+            from serving.traces import Traces
+        except ModuleNotFoundError as error:
+            raise StartFailed(f"{error.name} is not installed; --traces-endpoint needs the extra otel") from error
+        self._traces = Traces(self._config.traces_endpoint)
+        return (self._traces.interceptor,)
 
 
 def _tls_files(security: SecurityConfig) -> TlsFiles | None:

@@ -42,6 +42,7 @@ PROCESS = {
     "server",
     "server_options",
     "supervisor",
+    "traces",
     "worker",
     "worker_process",
 }
@@ -89,7 +90,12 @@ def _allowed_outside(path: Path) -> set[str]:
     if room in BENCH:
         own = {"plot": {"matplotlib"}, "command": {"click", "tqdm"}, "target": {"psutil"}}
         return {"serving", "numpy", "grpc", "google", "protos"} | own.get(path.stem, set())
-    own = {"metrics": {"prometheus_client"}, "serve": {"prometheus_client"}, "logs": {"pythonjsonlogger"}}
+    own = {
+        "metrics": {"prometheus_client"},
+        "serve": {"prometheus_client"},
+        "logs": {"pythonjsonlogger"},
+        "traces": {"opentelemetry"},
+    }
     return {"serving", "click"} | GRPC | own.get(room, set())
 
 

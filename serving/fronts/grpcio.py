@@ -27,6 +27,7 @@ class GrpcioFront:
         share_port: Let other processes of this user listen on the same port, and share its connections with them.
         connections: How many, and when they end.
         tls: The certificates, loaded; None for plain text.
+        interceptors: See every call first.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class GrpcioFront:
         share_port: bool,
         connections: ConnectionConfig,
         tls: TlsFiles | None,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
         self._handlers = handlers
         self._host = host
@@ -47,6 +49,7 @@ class GrpcioFront:
         self._share_port = share_port
         self._connections = connections
         self._tls = tls
+        self._interceptors = interceptors
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
@@ -57,6 +60,7 @@ class GrpcioFront:
         """
         logging.getLogger("grpc._cython.cygrpc").addFilter(_tells_no_header)
         self._server = grpc.aio.server(
+            interceptors=self._interceptors,
             options=[
                 # On by default: a second server on the port would bind in silence and take half of the calls.
                 ("grpc.so_reuseport", int(self._share_port)),
@@ -65,7 +69,7 @@ class GrpcioFront:
                 ("grpc.server.max_pending_requests", _NO_LIMIT),
                 ("grpc.server.max_pending_requests_hard_limit", _NO_LIMIT),
                 *_connection_options(self._connections),
-            ]
+            ],
         )
         self._server.add_generic_rpc_handlers(tuple(self._handlers))
         host = f"[{self._host}]" if ":" in self._host else self._host
