@@ -17,7 +17,7 @@ from training.tensorflow_log import import_tensorflow_quietly
 if TYPE_CHECKING:
     from training.record import RunRecord
 
-_RECIPES = ("published", "fast")
+_RECIPES = ("published", "fast", "accurate")
 _NORMALISATIONS = ("rescale", "standardise", "none")
 
 

@@ -11,7 +11,6 @@ _RISE = 0.3
 _START_DIVISOR = 25.0
 
 
-@keras.saving.register_keras_serializable(package="digits")
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
     """Rises along a half cosine to the peak in the first 30 % of the steps, then falls along another to zero.
 

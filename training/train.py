@@ -126,6 +126,8 @@ def train(
             raise TrainingError(f"{stopped}; no epoch had ended, so there are no weights to keep") from interruption
         best.restore()
     seconds = time.monotonic() - started
+    # With the plain loss the figures of all recipes compare, and the saved file loads without this package.
+    model.compile(optimizer="sgd", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     validation = _evaluate(model, images[fitted:], labels[fitted:])
     test = _evaluate(model, dataset.test_images, dataset.test_labels)
     metrics = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +72,38 @@ def test_the_record_keeps_what_the_saved_model_says(synthetic_run: Path, data: D
     assert sum(layer["trainable"] for layer in record.metrics["layers"]) == 34_826
 
 
+def test_the_saved_model_needs_nothing_of_this_package(command: Callable, tmp_path: Path) -> None:
+    """Whatever it was trained with: schedule, smoothed loss."""
+    options = ("--data", "synthetic", "--recipe", "accurate", "--limit", 300, "--epochs", 1, "--out", tmp_path)
+    assert command("digits-train", *options).returncode == 0
+    script = (
+        "import keras, sys; model = keras.models.load_model(sys.argv[1]); "
+        "assert not [name for name in sys.modules if name.split('.')[0] in ('training', 'serving')]; print(model.loss)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "model.keras"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.stdout == "sparse_categorical_crossentropy\n", done.stderr
+
+
+def test_smoothing_leaves_some_probability_to_every_class() -> None:
+    """Against Keras's own, for one-hot labels; without smoothing it is the plain loss."""
+    import keras
+
+    from training.smoothing import SmoothedCrossentropy
+
+    labels, probabilities = np.array([0, 2]), np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]], np.float32)
+    plain = keras.losses.SparseCategoricalCrossentropy()(labels, probabilities)
+    assert float(SmoothedCrossentropy(0.0)(labels, probabilities)) == pytest.approx(float(plain))
+    smoothed = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)(np.eye(3)[labels], probabilities)
+    assert float(SmoothedCrossentropy(0.1)(labels, probabilities)) == pytest.approx(float(smoothed))
+
+
 def test_the_test_set_chooses_nothing(data: Dataset) -> None:
     """The same run with other test labels must give the same network: only the final figures may change."""
     from training.recipe import FAST
@@ -126,9 +160,6 @@ def test_a_loss_that_is_no_number_stops_the_run_at_its_step(data: Dataset) -> No
 
 def test_a_disk_that_can_not_take_the_model_is_told_and_leaves_no_half(tmp_path: Path) -> None:
     """A limit on the size of files, which fails a write as a full disk does."""
-    import subprocess
-    import sys
-
     arguments = ["--data", "synthetic", "--limit", "300", "--epochs", "1", "--out", str(tmp_path / "run")]
     done = subprocess.run(
         ["prlimit", "--fsize=50000", Path(sys.executable).parent / "digits-train", *arguments],
