@@ -19,7 +19,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test train export chaos fuzz lint format protos requirements clean
+.PHONY: run test train export chaos soak fuzz lint format protos requirements clean
 
 run: $(SERVE_VENV)/.installed
 	@$(SERVE_VENV)/bin/digits-serve --host 127.0.0.1 --port $(PORT) --provider $(PROVIDER) --demo
@@ -36,6 +36,10 @@ export: .venv-dev/.installed
 # Two minutes of mixed traffic with kills, hangs, reloads, cancels and garbage; prints counts, fails on a wrong answer
 chaos: .venv-dev/.installed
 	.venv-dev/bin/python tests/chaos.py
+
+# Ten minutes of mixed load; fails where memory grows
+soak: .venv-dev/.installed
+	.venv-dev/bin/python tests/soak.py
 
 # Requests that nobody would write, for longer than the tests take
 fuzz: .venv-dev/.installed
