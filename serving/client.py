@@ -43,9 +43,24 @@ _SERVICE_CONFIG = json.dumps(
         ]
     }
 )
-_OPTIONS = [("grpc.service_config", _SERVICE_CONFIG)]
+
+
+def _options(max_message_bytes: int) -> list[tuple[str, Any]]:
+    """Options of the channel.
+
+    gRPC repeats a call only while it holds the whole request, by default up to 256 KiB: a larger one whose server dies
+    would fail at once. There are never more than a few on their way.
+    """
+    return [
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.per_rpc_retry_buffer_size", max_message_bytes + _ENVELOPE_BYTES),
+    ]
+
+
 _PLAIN_TEXT = Credentials()
 _REQUESTS_IN_FLIGHT = 4
+# What a message has beside its pixels, at most.
+_ENVELOPE_BYTES = 64 * 1024
 
 # The health service's messages in wire form: an empty request asks for the whole server, field 1 = 1 is SERVING. Its
 # generated stubs want a protobuf that other clients in the same environment can't live with.
@@ -77,7 +92,7 @@ class Client:
         model_version: int = 0,
         max_message_bytes: int = 4 << 20,
     ) -> None:
-        self._channel = credentials.channel(address, _OPTIONS)
+        self._channel = credentials.channel(address, _options(max_message_bytes))
         self._metadata = credentials.metadata
         self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._selection = digits_pb2.GetModelRequest(model_name=model_name, model_version=model_version)
@@ -185,7 +200,7 @@ class AsyncClient:
         model_version: int = 0,
         max_message_bytes: int = 4 << 20,
     ) -> None:
-        self._channel = credentials.aio_channel(address, _OPTIONS)
+        self._channel = credentials.aio_channel(address, _options(max_message_bytes))
         self._metadata = credentials.metadata
         self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._selection = digits_pb2.GetModelRequest(model_name=model_name, model_version=model_version)

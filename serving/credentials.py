@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -56,7 +57,7 @@ class Credentials:
         """What every call carries."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
-    def channel(self, address: str, options: Sequence[tuple[str, str]]) -> grpc.Channel:
+    def channel(self, address: str, options: Sequence[tuple[str, Any]]) -> grpc.Channel:
         """Makes a channel; connects later.
 
         Raises:
@@ -68,7 +69,7 @@ class Credentials:
             return grpc.insecure_channel(address, options)
         return grpc.secure_channel(address, self._channel_credentials(), self._with_server_name(options))
 
-    def aio_channel(self, address: str, options: Sequence[tuple[str, str]]) -> grpc.aio.Channel:
+    def aio_channel(self, address: str, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
         """Like `channel`, for asyncio."""
         self._check(address)
         if not self.uses_tls:
@@ -87,7 +88,7 @@ class Credentials:
     def _channel_credentials(self) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(_read(self.root_certificates), _read(self.key), _read(self.certificate))
 
-    def _with_server_name(self, options: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    def _with_server_name(self, options: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
         names = [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
         return [*options, *names]
 

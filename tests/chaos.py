@@ -59,6 +59,7 @@ class Chaos:
             self._stream(),
             self._cancel(),
             self._hurry(),
+            self._overload(),
             *(self._disturb(each) for each in (self._garbage, self._silence, self._half_a_message, self._too_large)),
             self._every(7, self._kill),
             self._every(17, self._hang),
@@ -121,7 +122,12 @@ class Chaos:
             with contextlib.suppress(grpc.RpcError):
                 answers = 0
                 async for answer in stub.ClassifyStream(requests(), timeout=PATIENCE_S):
-                    self._check("stream answers", np.array(answer.response.labels), sent[answers])
+                    if answer.WhichOneof("result") == "response":
+                        self._check("stream answers", np.array(answer.response.labels), sent[answers])
+                    elif answer.error.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]:
+                        self.counts["stream answers: RESOURCE_EXHAUSTED"] += 1
+                    else:
+                        self.faults.append(f"a request of a stream failed: {answer.error}")
                     answers += 1
             await channel.close()
 
@@ -145,6 +151,21 @@ class Chaos:
                     stub.Classify(self._request(self._rows(1)), timeout=self._random.random() / 100)
                 )
                 self.counts[f"calls in a hurry: {code}"] += 1
+            await channel.close()
+
+    async def _overload(self) -> None:
+        """Sends more than the queue takes: what is not answered is refused, at once and for this reason."""
+        while not self._ended:
+            channel, stub = await self._stub()
+            rows = [self._rows(1024) for _ in range(30)]
+            calls = [stub.Classify(self._request(each), timeout=PATIENCE_S) for each in rows]
+            for each, call in zip(rows, calls, strict=True):
+                code = await self._settled(call)
+                self.counts[f"calls of a crowd: {code}"] += 1
+                if code == "OK":
+                    self._check("crowd answers", np.array((await call).labels), each)
+                elif code not in {"RESOURCE_EXHAUSTED", "UNAVAILABLE"}:  # the latter from a worker that died
+                    self.faults.append(f"a call of a crowd failed with {code}")
             await channel.close()
 
     @staticmethod
@@ -249,6 +270,7 @@ def main(seconds: float, seed: int) -> None:
             [
                 sys.executable, "-m", "serving", "serve", "--port", "0", "--workers", "2", "--watchdog-s", "3",
                 "--tls-certificate", folder / "tls.crt", "--tls-key", folder / "tls.key", "--log-level", "error",
+                "--max-queue-rows", "8192",
             ],
             stdout=subprocess.PIPE,
             text=True,
