@@ -19,7 +19,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test train seeds export lint format protos requirements clean
+.PHONY: run test train seeds export chaos soak fuzz lint format protos requirements clean
 
 run: $(SERVE_VENV)/.installed
 	@$(SERVE_VENV)/bin/digits-serve --host 127.0.0.1 --port $(PORT) --provider $(PROVIDER) --demo
@@ -36,6 +36,18 @@ seeds: .venv-dev/.installed
 
 export: .venv-dev/.installed
 	.venv-dev/bin/digits-export $(RUN)/model.keras --repository $(REPOSITORY)
+
+# Two minutes of mixed traffic with kills, hangs, reloads, cancels and garbage; prints counts, fails on a wrong answer
+chaos: .venv-dev/.installed
+	.venv-dev/bin/python tests/chaos.py
+
+# Ten minutes of mixed load; fails where memory grows
+soak: .venv-dev/.installed
+	.venv-dev/bin/python tests/soak.py
+
+# Requests that nobody would write, for longer than the tests take
+fuzz: .venv-dev/.installed
+	FUZZ_EXAMPLES=20000 .venv-dev/bin/python -m pytest tests/serving/test_fuzz.py
 
 lint: .venv-dev/.installed
 	.venv-dev/bin/ruff check .
@@ -54,7 +66,7 @@ protos: .venv-protos/.installed
 
 # Pins what is tested; run it, then the tests, to take up new releases.
 requirements: .venv-dev/.installed
-	cd requirements && for extras in cpu gpu "train cpu dev"; do \
+	cd requirements && for extras in cpu gpu "train cpu bench otel dev"; do \
 		../.venv-dev/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-header --no-annotate $$(printf -- '--extra %s ' $$extras) \
 			--output-file "$${extras##* }.txt" ../pyproject.toml; \

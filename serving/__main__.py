@@ -10,6 +10,7 @@ _COMMANDS = {
     "serve": ("serving.serve", "main"),
     "classify": ("serving.classify", "main"),
     "health": ("serving.classify", "health"),
+    "bench": ("serving.bench.command", "main"),
 }
 
 
@@ -40,6 +41,11 @@ def serve() -> None:
 def classify() -> None:
     """Entry point of `digits-classify`."""
     _load("classify")(prog_name="digits-classify")
+
+
+def bench() -> None:
+    """Entry point of `digits-bench`."""
+    _load("bench")(prog_name="digits-bench")
 
 
 if __name__ == "__main__":

@@ -1,27 +1,27 @@
 """The batcher: concurrent requests share inferences, and each gets exactly its own rows back.
 
-One dispatcher task takes whatever whole requests queued while the engine was busy, runs them as one batch on the
-engine's thread, and hands each request its slice. Nothing polls: the dispatcher sleeps until a request arrives or a
-batch ends. Three rules keep callers from hurting each other: a request that was cancelled or whose deadline passed
-never joins a batch; a result is set only on a future that still waits; a batch that fails fails its own requests only.
+One dispatcher task takes the rows that queued while the engine was busy, runs them as one batch, and hands each request
+its slice. Nothing polls: the dispatcher sleeps until a request arrives or a batch ends. A request larger than a batch
+is run in pieces and goes to the end of the queue after each, so that small ones never wait for its whole length.
+Three rules keep callers from hurting each other: a request that was cancelled or whose deadline passed joins no batch;
+a result is set only on a future that still waits; a batch that fails fails its own requests only.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.config import BatcherConfig
 from serving.errors import DeadlinePassed, InferenceFailed, InvalidRequest, NotReady, QueueFull
+from serving.pending import Answer, PendingRequest
 
 Uint8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -31,36 +31,32 @@ Infer = Callable[[Uint8Array], FloatArray]
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
-    """What one request gets back.
+class BatchObserver:
+    """Is told what the batcher does; does nothing by itself. Called on the event loop."""
 
-    Attributes:
-        probabilities: float32 `[n, classes]`, row i for the request's image i.
-        queue_s: Time from submission to the start of its batch, in seconds.
-        inference_s: Time that its batch took in the engine, in seconds.
-    """
+    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float], queued_rows: int) -> None:
+        """A batch was run.
 
-    probabilities: FloatArray
-    queue_s: float
-    inference_s: float
+        Args:
+            rows: Images in it.
+            inference_s: Time in the engine, in seconds.
+            queue_s: For each request that began with it, the time that it had waited, in seconds.
+            queued_rows: Images that wait now.
+        """
 
-
-@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class _Request:
-    images: Uint8Array
-    future: asyncio.Future[Answer]
-    submitted: float
-    deadline: float | None
+    def rejected(self, reason: str) -> None:
+        """A request was refused or dropped before the engine: `queue_full` or `deadline`."""
 
 
 class Batcher:
     """Groups requests into batches for one engine.
 
     Args:
-        infer: Runs a batch; called on the executor, one batch at a time.
-        executor: The thread that owns the engine.
+        infer: Runs a batch; called for one batch at a time.
+        executor: The thread that runs batches.
         config: Sizes and waiting time.
+        batch_rows: Rows of a batch; the configuration's largest request by default.
+        observer: Is told of every batch.
         clock: Seconds from any fixed moment; deadlines are given on this clock.
     """
 
@@ -70,23 +66,34 @@ class Batcher:
         executor: Executor,
         config: BatcherConfig,
         *,
+        batch_rows: int | None = None,
+        observer: BatchObserver | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._infer = infer
         self._executor = executor
         self._config = config
+        self._batch_rows = batch_rows or config.max_batch_rows
+        self._observer = observer or BatchObserver()
         self._clock = clock
-        self._pending: deque[_Request] = deque()
+        self._pending: deque[PendingRequest] = deque()
         self._pending_rows = 0
         self._changed = asyncio.Event()  # a request arrived, or no more will
         self._accepting = False
         self._seconds_per_row = 0.0
+        self._batch_started: float | None = None
         self._dispatcher: asyncio.Task[None] | None = None
 
     @property
     def queued_rows(self) -> int:
         """Rows that wait for a batch now."""
         return self._pending_rows
+
+    @property
+    def batch_age_s(self) -> float:
+        """How long the engine has been in its present batch, in seconds; 0 between batches. Any thread may ask."""
+        started = self._batch_started
+        return 0.0 if started is None else self._clock() - started
 
     def start(self) -> None:
         """Starts the dispatcher on the running event loop."""
@@ -102,49 +109,44 @@ class Batcher:
             await self._dispatcher
 
     async def submit(self, images: Uint8Array, *, deadline: float | None = None) -> Answer:
-        """Runs one request in a batch with others. Cancelling it harms nobody else.
+        """Runs one request in batches with others. Cancelling it harms nobody else.
 
         Args:
             images: uint8 `[n, height, width, channels]`, n at least 1; must not change until the answer is there.
             deadline: When the caller stops waiting, on the batcher's clock.
 
         Raises:
-            InvalidRequest: More rows than the largest batch.
+            InvalidRequest: More rows than a request may have.
             QueueFull: The queue has no room for all of its rows; nothing was queued.
-            DeadlinePassed: The deadline passed before its batch began.
-            InferenceFailed: The engine failed on its batch.
+            DeadlinePassed: The deadline passed before its rows were run, or can't be met.
+            InferenceFailed: The engine failed on one of its batches.
             NotReady: The batcher is not started or is closing.
         """
-        rows = len(images)
+        rows, now = len(images), self._clock()
         if not self._accepting:
             raise NotReady("not accepting requests")
         if rows > self._config.max_batch_rows:
             raise InvalidRequest.of("images", f"{rows} images, but at most {self._config.max_batch_rows} in a request")
         if self._pending_rows + rows > self._config.max_queue_rows:
+            self._observer.rejected("queue_full")
             raise QueueFull(
                 f"{self._pending_rows} images wait already, and {rows} more would exceed {self._config.max_queue_rows}",
                 retry_after_s=max(0.01, self._pending_rows * self._seconds_per_row / 2),
             )
-        request = _Request(
-            images=images,
-            future=asyncio.get_running_loop().create_future(),
-            submitted=self._clock(),
-            deadline=deadline,
-        )
+        # The least that must run before its last row: all of its own and one of everybody before it.
+        if deadline is not None and now + (len(self._pending) + rows) * self._seconds_per_row > deadline:
+            self._observer.rejected("deadline")
+            raise DeadlinePassed("the deadline is too near for what waits already")
+        request = PendingRequest(images, asyncio.get_running_loop().create_future(), now, deadline)
         self._pending.append(request)
         self._pending_rows += rows
         self._changed.set()
         try:
             return await request.future
         except asyncio.CancelledError:
-            self._forget(request)
+            self._pending_rows -= rows - request.taken  # its room is free at once; the dispatcher skips it
+            request.taken = rows
             raise
-
-    def _forget(self, request: _Request) -> None:
-        """Gives a cancelled request's room in the queue back, if it still waits there."""
-        with contextlib.suppress(ValueError):
-            self._pending.remove(request)
-            self._pending_rows -= len(request.images)
 
     def _dispatcher_ended(self, dispatcher: asyncio.Task[None]) -> None:
         """Leaves nobody waiting for a dispatcher that is gone."""
@@ -152,8 +154,7 @@ class Batcher:
         if not dispatcher.cancelled() and dispatcher.exception() is not None:
             _logger.critical("the dispatcher failed; no more requests are accepted", exc_info=dispatcher.exception())
         for request in self._pending:
-            if not request.future.done():
-                request.future.set_exception(InferenceFailed("the dispatcher ended"))
+            request.fail(InferenceFailed("the dispatcher ended"))
 
     async def _dispatch(self) -> None:
         while True:
@@ -170,7 +171,7 @@ class Batcher:
 
     async def _wait_for_more(self) -> None:
         """Lets an idle engine wait until a batch is full, or somebody has waited long enough or can't wait longer."""
-        while self._accepting and self._pending and self._pending_rows < self._config.max_batch_rows:
+        while self._accepting and self._pending and self._pending_rows < self._batch_rows:
             until = self._pending[0].submitted + self._config.max_wait_ms / 1000
             for request in self._pending:  # nobody waits longer than half of the time that they have
                 if request.deadline is not None:
@@ -184,50 +185,57 @@ class Batcher:
             except TimeoutError:
                 return
 
-    def _take_batch(self) -> list[_Request]:
-        """Takes whole requests in order of arrival, dropping those that nobody waits for any more."""
-        batch: list[_Request] = []
-        rows, now = 0, self._clock()
-        while self._pending:
-            request = self._pending[0]
-            gone = request.future.done()
-            late = not gone and request.deadline is not None and request.deadline <= now
-            if not (gone or late) and rows + len(request.images) > self._config.max_batch_rows:
-                break
-            self._pending.popleft()
-            self._pending_rows -= len(request.images)
-            if late:
-                request.future.set_exception(DeadlinePassed("the deadline passed while the request was queued"))
-            elif not gone:
-                batch.append(request)
-                rows += len(request.images)
+    def _take_batch(self) -> list[tuple[PendingRequest, Uint8Array]]:
+        """Takes rows in order of arrival, passing over requests that nobody waits for any more."""
+        batch: list[tuple[PendingRequest, Uint8Array]] = []
+        room, now = self._batch_rows, self._clock()
+        while self._pending and room:
+            request = self._pending.popleft()
+            left = len(request.images) - request.taken
+            if request.future.done():
+                self._pending_rows -= left
+                continue
+            if request.deadline is not None and request.deadline <= now:
+                self._pending_rows -= left
+                self._observer.rejected("deadline")
+                request.fail(DeadlinePassed("the deadline passed while the request was queued"))
+                continue
+            if not request.taken:
+                request.queue_s = now - request.submitted
+            rows = min(left, room)
+            batch.append((request, request.images[request.taken : request.taken + rows]))
+            request.taken += rows
+            self._pending_rows -= rows
+            room -= rows
+            if rows < left:
+                self._pending.append(request)
         return batch
 
-    async def _run(self, batch: list[_Request]) -> None:
-        rows = sum(len(request.images) for request in batch)
-        started = self._clock()
+    async def _run(self, batch: list[tuple[PendingRequest, Uint8Array]]) -> None:
+        rows = sum(len(piece) for _, piece in batch)
+        self._batch_started = started = self._clock()
         try:
-            images = batch[0].images if len(batch) == 1 else np.concatenate([request.images for request in batch])
-            probabilities = await asyncio.get_running_loop().run_in_executor(self._executor, self._infer, images)
-            if len(probabilities) != rows:
-                raise InferenceFailed(f"{rows} images gave {len(probabilities)} rows")
+            images = batch[0][1] if len(batch) == 1 else np.concatenate([piece for _, piece in batch])
+            if rows <= self._config.inline_rows:
+                probabilities = self._infer(images)
+                await asyncio.sleep(0)  # lets those in that came meanwhile
+            else:
+                probabilities = await asyncio.get_running_loop().run_in_executor(self._executor, self._infer, images)
+            if probabilities.ndim != 2 or len(probabilities) != rows:
+                raise InferenceFailed(f"{rows} images gave an answer of shape {list(probabilities.shape)}")
         except Exception as error:
             _logger.exception("a batch of %d images failed", rows)
-            for request in batch:
-                if not request.future.done():
-                    request.future.set_exception(InferenceFailed(str(error)))
+            for request, _ in batch:
+                request.fail(InferenceFailed(str(error)))
             return
+        finally:
+            self._batch_started = None
         inference_s = self._clock() - started
-        self._seconds_per_row += 0.1 * (inference_s / rows - self._seconds_per_row)
+        if 2 * rows >= self._batch_rows:  # small batches cost more for each row than what a full queue will see
+            self._seconds_per_row += 0.1 * (inference_s / rows - self._seconds_per_row)
         start = 0
-        for request in batch:
-            stop = start + len(request.images)
-            if not request.future.done():
-                request.future.set_result(
-                    Answer(
-                        probabilities=probabilities[start:stop],
-                        queue_s=started - request.submitted,
-                        inference_s=inference_s,
-                    )
-                )
-            start = stop
+        for request, piece in batch:
+            request.answer(probabilities[start : start + len(piece)], inference_s)
+            start += len(piece)
+        began = [request.queue_s for request, piece in batch if request.answered == len(piece)]
+        self._observer.batch_ended(rows, inference_s, began, self._pending_rows)

@@ -8,57 +8,111 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
+from google.rpc import status_pb2
 
 from serving.errors import InvalidRequest, NotReady
+from serving.guard import Guard
+from serving.request_id import request_id
 from serving.status import DETAILS_KEY, code_of, status_of
+
+# Metadata by which a client names its request; comes back with the answer and is part of what is logged.
+REQUEST_ID_KEY = "x-request-id"
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 Context = Any  # grpc.aio.ServicerContext, or what another front end offers of it
 
 
+class CallObserver(Protocol):
+    """Is told of every call."""
+
+    def call_ended(self, method: str, code: str, seconds: float) -> None:
+        """A call ended, after so many seconds, with the gRPC status code of this name."""
+
+
 def service_handler(
-    service: ServiceDescriptor, servicer: object, *, until: asyncio.Event | None = None
+    service: ServiceDescriptor,
+    servicer: object,
+    *,
+    guard: Guard,
+    until: asyncio.Event | None = None,
+    observers: Sequence[CallObserver] = (),
 ) -> grpc.GenericRpcHandler:
     """Makes the handlers of one service, every method inside the boundary.
 
     Args:
         service: The service's descriptor, from a generated module.
         servicer: An object with a coroutine or asynchronous generator for each method of the service.
+        guard: Admits the calls of every method; there is no handler without one.
         until: When it is set, streams of requests end with UNAVAILABLE. For services that don't end theirs themselves.
+        observers: Are told of every call.
     """
     handlers = {
-        method.name: _method_handler(method, getattr(servicer, method.name), until) for method in service.methods
+        method.name: _method_handler(method, getattr(servicer, method.name), guard, until, observers)
+        for method in service.methods
     }
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
-def _method_handler(method: MethodDescriptor, behaviour: Callable[..., Any], until: asyncio.Event | None) -> Any:
+def _method_handler(
+    method: MethodDescriptor,
+    behaviour: Callable[..., Any],
+    guard: Guard,
+    until: asyncio.Event | None,
+    observers: Sequence[CallObserver],
+) -> Any:
     request_type = GetMessageClass(method.input_type)
+    name = f"/{method.containing_service.full_name}/{method.name}"
 
     def decoded(request: Any) -> Any:
         if not method.client_streaming:
             return _decode(request_type, request)
         return _decode_each(request_type, request if until is None else _until(until, request))
 
+    def ended(code: grpc.StatusCode, started: float) -> None:
+        for observer in observers:
+            observer.call_ended(name, code.name, time.perf_counter() - started)
+
     async def call(request: Any, context: Context) -> Any:
+        started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
+        identity = _identify(context)
         try:
-            return await behaviour(decoded(request), context)
-        except Exception as error:  # noqa: BLE001 - the boundary: nothing may pass it
-            await _abort(context, error)
+            with guard.admit(context):
+                response = await behaviour(decoded(request), context)
+            code = grpc.StatusCode.OK
+            return response
+        except Exception as error:
+            code, status = _outcome(error, context)
+            if status is None:
+                raise
+            await context.abort(code, status.message, (*identity, (DETAILS_KEY, status.SerializeToString())))
+        finally:
+            ended(code, started)
 
     async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
+        started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
+        identity = _identify(context)
         try:
-            async for response in behaviour(decoded(request), context):
-                yield response
-        except Exception as error:  # noqa: BLE001 - the boundary: nothing may pass it
-            await _abort(context, error)
+            with guard.admit(context):
+                async for response in behaviour(decoded(request), context):
+                    yield response
+            code = grpc.StatusCode.OK
+        except Exception as error:
+            code, status = _outcome(error, context)
+            if status is None:
+                raise
+            await context.abort(code, status.message, (*identity, (DETAILS_KEY, status.SerializeToString())))
+        finally:
+            ended(code, started)
 
     make = getattr(
         grpc,
@@ -70,6 +124,17 @@ def _method_handler(method: MethodDescriptor, behaviour: Callable[..., Any], unt
         request_deserializer=None,
         response_serializer=GetMessageClass(method.output_type).SerializeToString,
     )
+
+
+def _identify(context: Context) -> tuple[tuple[str, str], ...]:
+    """Takes over the id that the client gave its request, for the logs and for the client; returns it as metadata."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            request_id.set(value)
+            identity = ((key, value),)
+            context.set_trailing_metadata(identity)
+            return identity
+    return ()
 
 
 def _decode(request_type: type[Message], content: bytes) -> Message:
@@ -103,8 +168,9 @@ async def _until(event: asyncio.Event, contents: AsyncIterator[bytes]) -> AsyncI
         ended.cancel()
 
 
-async def _abort(context: Context, error: Exception) -> None:
-    if isinstance(error, grpc.aio.AbortError):  # the servicer has chosen its status already
-        raise error
+def _outcome(error: Exception, context: Context) -> tuple[grpc.StatusCode, status_pb2.Status | None]:
+    """The code that a call ends with, and what to tell the client; None where the servicer has told it already."""
+    if isinstance(error, grpc.aio.AbortError):
+        return context.code(), None
     status = status_of(error)
-    await context.abort(code_of(status), status.message, ((DETAILS_KEY, status.SerializeToString()),))
+    return code_of(status), status

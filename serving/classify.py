@@ -11,30 +11,33 @@ import click
 import numpy as np
 
 from serving.client import CallFailed, Client
-from serving.errors import InvalidImage
+from serving.client_options import credential_options, target_option
+from serving.credentials import Credentials
+from serving.errors import DigitsError
 from serving.images import read_image, terminal_picture
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 110})
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--target", default="127.0.0.1:50051", envvar="DIGITS_TARGET", show_envvar=True, help="Server, HOST:PORT."
-)
+@target_option
 @click.option(
     "--timeout-s", default=30.0, type=click.FloatRange(0, 86_400, min_open=True), help="For everything, in seconds."
 )
+@credential_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line in place of the table.")
 @click.option("--picture", is_flag=True, help="Draw each image beside its label.")
-def main(paths: tuple[Path, ...], target: str, timeout_s: float, as_json: bool, picture: bool) -> None:
+def main(
+    *, paths: tuple[Path, ...], target: str, timeout_s: float, credentials: Credentials, as_json: bool, picture: bool
+) -> None:
     """Classifies image files that have the model's size already."""
     try:
-        with Client(target) as client:
+        with Client(target, credentials=credentials) as client:
             deadline = time.monotonic() + timeout_s
             model = client.get_model(timeout_s)
             size = {"height": model.height, "width": model.width, "channels": model.channels}
             images = np.stack([read_image(path, **size) for path in paths])
             answer = client.classify(images, timeout_s=max(0.0, deadline - time.monotonic()))
-    except InvalidImage as error:
+    except DigitsError as error:
         raise click.ClickException(str(error)) from error
     except CallFailed as error:
         raise click.ClickException(f"{target}: {error}") from error
@@ -87,17 +90,18 @@ def _joined_row(cells: list[tuple[int, list[str]]], gap: int) -> list[str]:
 
 
 @click.command(context_settings={"show_default": True})
-@click.option(
-    "--target", default="127.0.0.1:50051", envvar="DIGITS_TARGET", show_envvar=True, help="Server, HOST:PORT."
-)
+@target_option
 @click.option(
     "--timeout-s", default=3.0, type=click.FloatRange(0, 86_400, min_open=True), help="How long to wait, in seconds."
 )
-def health(target: str, timeout_s: float) -> None:
+@credential_options
+def health(*, target: str, timeout_s: float, credentials: Credentials) -> None:
     """Waits until the server reports SERVING; exit code 1 where it does not in time."""
     try:
-        with Client(target) as client:
+        with Client(target, credentials=credentials) as client:
             client.wait_until_serving(timeout_s)
+    except DigitsError as error:
+        raise click.ClickException(str(error)) from error
     except CallFailed as error:
         raise click.ClickException(f"{target}: {error}") from error
     click.echo("SERVING")

@@ -17,12 +17,14 @@ import grpc
 import grpc.aio
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import Message
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serving.call_errors import CallFailed, call_failed, pause_before_retry
 from serving.classification import Classification, ClassificationBatch
+from serving.credentials import Credentials
 
-__all__ = ["AsyncClient", "CallFailed", "Classification", "Client"]
+__all__ = ["AsyncClient", "CallFailed", "Classification", "Client", "Credentials"]
 
 # CANCELLED is what grpcio's server tells calls that no handler has seen when it shuts down (grpc/grpc#41785).
 _SERVICE_CONFIG = json.dumps(
@@ -41,8 +43,24 @@ _SERVICE_CONFIG = json.dumps(
         ]
     }
 )
-_OPTIONS = [("grpc.service_config", _SERVICE_CONFIG)]
+
+
+def _options(max_message_bytes: int) -> list[tuple[str, Any]]:
+    """Options of the channel.
+
+    gRPC repeats a call only while it holds the whole request, by default up to 256 KiB: a larger one whose server dies
+    would fail at once. There are never more than a few on their way.
+    """
+    return [
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.per_rpc_retry_buffer_size", max_message_bytes + _ENVELOPE_BYTES),
+    ]
+
+
+_PLAIN_TEXT = Credentials()
 _REQUESTS_IN_FLIGHT = 4
+# What a message has beside its pixels, at most.
+_ENVELOPE_BYTES = 64 * 1024
 
 # The health service's messages in wire form: an empty request asks for the whole server, field 1 = 1 is SERVING. Its
 # generated stubs want a protobuf that other clients in the same environment can't live with.
@@ -55,15 +73,27 @@ class Client:
 
     Args:
         address: `host:port`.
+        credentials: TLS and token; by default plain text and none.
         model_name: The model to use; the server's default where empty.
         model_version: Its version; the current one where 0.
         max_message_bytes: Requests are kept below this many bytes; 4 MiB is what gRPC servers take by default.
+
+    Raises:
+        InvalidConfig: A token would go to another machine in plain text.
+        UnusableFile: A file of the credentials can't be read.
     """
 
     def __init__(
-        self, address: str, *, model_name: str = "", model_version: int = 0, max_message_bytes: int = 4 << 20
+        self,
+        address: str,
+        *,
+        credentials: Credentials = _PLAIN_TEXT,
+        model_name: str = "",
+        model_version: int = 0,
+        max_message_bytes: int = 4 << 20,
     ) -> None:
-        self._channel = grpc.insecure_channel(address, _OPTIONS)
+        self._channel = credentials.channel(address, _options(max_message_bytes))
+        self._metadata = credentials.metadata
         self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._selection = digits_pb2.GetModelRequest(model_name=model_name, model_version=model_version)
         self._max_message_bytes = max_message_bytes
@@ -87,7 +117,7 @@ class Client:
         """
         watch: Any = self._channel.unary_stream(_HEALTH_WATCH)
         try:
-            for health in watch(b"", timeout=timeout_s, wait_for_ready=True):
+            for health in watch(b"", timeout=timeout_s, metadata=self._metadata, wait_for_ready=True):
                 if health == _SERVING:
                     return
         except grpc.RpcError as error:
@@ -100,10 +130,9 @@ class Client:
         Raises:
             CallFailed: The server refused the call or could not be reached within the time, in seconds.
         """
-        try:
-            model: digits_pb2.GetModelResponse = self._stub.GetModel(self._selection, timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise call_failed(error) from error
+        deadline = time.monotonic() + timeout_s
+        call = self._begin(self._stub.GetModel, self._selection, deadline)
+        model: digits_pb2.GetModelResponse = self._finish(call, self._stub.GetModel, self._selection, deadline)
         self._model = model
         return model
 
@@ -130,40 +159,49 @@ class Client:
             max_message_bytes=self._max_message_bytes,
             include_probabilities=probabilities,
         )
-        in_flight: deque[tuple[digits_pb2.ClassifyRequest, Any]] = deque()
+        classify = self._stub.Classify
+        in_flight: deque[tuple[Any, Any, digits_pb2.ClassifyRequest]] = deque()
         try:
             for request in batch.requests():
                 if len(in_flight) == _REQUESTS_IN_FLIGHT:
-                    batch.add(self._finish(in_flight.popleft(), deadline))
-                in_flight.append((request, self._stub.Classify.future(request, timeout=_remaining(deadline))))
+                    batch.add(self._finish(*in_flight.popleft(), deadline))
+                in_flight.append((self._begin(classify, request, deadline), classify, request))
             while in_flight:
-                batch.add(self._finish(in_flight.popleft(), deadline))
+                batch.add(self._finish(*in_flight.popleft(), deadline))
         finally:
-            for _, call in in_flight:
+            for call, _, _ in in_flight:
                 call.cancel()
         if batch.answered_by_another_model:
             self._model = None  # it may have other labels and limits: ask again next time
         return batch.answer()
 
-    def _finish(self, sent: tuple[digits_pb2.ClassifyRequest, Any], deadline: float) -> digits_pb2.ClassifyResponse:
-        request, call = sent
+    def _begin(self, method: Any, request: Message, deadline: float) -> Any:
+        return method.future(request, timeout=_remaining(deadline), metadata=self._metadata)
+
+    def _finish(self, call: Any, method: Any, request: Message, deadline: float) -> Any:
+        """Waits for a call's answer; makes it anew as often as the server asks."""
         while True:
             try:
-                response: digits_pb2.ClassifyResponse = call.result()
+                return call.result()
             except grpc.RpcError as error:
                 time.sleep(pause_before_retry(error, _remaining(deadline)))
-            else:
-                return response
-            call = self._stub.Classify.future(request, timeout=_remaining(deadline))
+            call = self._begin(method, request, deadline)
 
 
 class AsyncClient:
     """`Client` for asyncio: the same arguments, methods and errors, awaited."""
 
     def __init__(
-        self, address: str, *, model_name: str = "", model_version: int = 0, max_message_bytes: int = 4 << 20
+        self,
+        address: str,
+        *,
+        credentials: Credentials = _PLAIN_TEXT,
+        model_name: str = "",
+        model_version: int = 0,
+        max_message_bytes: int = 4 << 20,
     ) -> None:
-        self._channel = grpc.aio.insecure_channel(address, _OPTIONS)
+        self._channel = credentials.aio_channel(address, _options(max_message_bytes))
+        self._metadata = credentials.metadata
         self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._selection = digits_pb2.GetModelRequest(model_name=model_name, model_version=model_version)
         self._max_message_bytes = max_message_bytes
@@ -183,7 +221,7 @@ class AsyncClient:
         """See `Client.wait_until_serving`."""
         watch: Any = self._channel.unary_stream(_HEALTH_WATCH)
         try:
-            async for health in watch(b"", timeout=timeout_s, wait_for_ready=True):
+            async for health in watch(b"", timeout=timeout_s, metadata=self._metadata, wait_for_ready=True):
                 if health == _SERVING:
                     return
         except grpc.RpcError as error:
@@ -192,10 +230,8 @@ class AsyncClient:
 
     async def get_model(self, timeout_s: float = 30.0) -> digits_pb2.GetModelResponse:
         """See `Client.get_model`."""
-        try:
-            model: digits_pb2.GetModelResponse = await self._stub.GetModel(self._selection, timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise call_failed(error) from error
+        deadline = time.monotonic() + timeout_s
+        model: digits_pb2.GetModelResponse = await self._call(self._stub.GetModel, self._selection, deadline)
         self._model = model
         return model
 
@@ -216,7 +252,7 @@ class AsyncClient:
             for request in batch.requests():
                 if len(in_flight) == _REQUESTS_IN_FLIGHT:
                     batch.add(await in_flight.popleft())
-                in_flight.append(asyncio.create_task(self._call(request, deadline)))
+                in_flight.append(asyncio.create_task(self._call(self._stub.Classify, request, deadline)))
             while in_flight:
                 batch.add(await in_flight.popleft())
         finally:
@@ -226,10 +262,10 @@ class AsyncClient:
             self._model = None
         return batch.answer()
 
-    async def _call(self, request: digits_pb2.ClassifyRequest, deadline: float) -> digits_pb2.ClassifyResponse:
+    async def _call(self, method: Any, request: Message, deadline: float) -> Any:
         while True:
             try:
-                response: digits_pb2.ClassifyResponse = await self._stub.Classify(request, timeout=_remaining(deadline))
+                return await method(request, timeout=_remaining(deadline), metadata=self._metadata)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
@@ -238,8 +274,6 @@ class AsyncClient:
                 raise CallFailed(grpc.StatusCode.CANCELLED, "the client was closed") from None
             except grpc.RpcError as error:
                 await asyncio.sleep(pause_before_retry(error, _remaining(deadline)))
-            else:
-                return response
 
 
 def _remaining(deadline: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from serving.errors import InvalidConfig
 
 PROVIDERS = ("auto", "cuda", "cpu")
 PRETRAINED = Path(__file__).parent / "pretrained"
+
+# Launchers such as timeout(1) signal a process and then its group: the same request, twice within a moment.
+SAME_SIGNAL_S = 0.5
 
 
 def _at_least(config: object, least: float, *names: str) -> None:
@@ -49,24 +53,93 @@ class BatcherConfig:
     """How concurrent requests are grouped.
 
     Attributes:
-        max_batch_rows: A batch takes whole requests until one more would exceed this many rows. A request of more
-            rows is refused when it is submitted.
+        max_batch_rows: Rows of the largest request; one of more is refused when it is submitted. Also of the largest
+            batch, unless the engine runs smaller ones better: then a large request is run in pieces, with others
+            between them.
         max_queue_rows: A request that would make more rows wait than this is refused at once. Bounds memory and
             waiting time: waiting time is about `max_queue_rows` divided by the engine's images a second.
         max_wait_ms: How long an idle engine waits for a fuller batch, in milliseconds. 0 never waits, which is best
             unless batches stay small under load and throughput matters more than latency.
+        inline_rows: Batches of at most this many rows run on the event loop itself, which saves the hand-over to the
+            engine's thread and back, and makes everything else wait for as long; 0 for none.
     """
 
     max_batch_rows: int = 1024
     max_queue_rows: int = 16384
     max_wait_ms: float = 0.0
+    inline_rows: int = 0
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "max_batch_rows")
+        _at_least(self, 0, "inline_rows")
         if not 0 <= self.max_wait_ms <= 60_000:
             raise InvalidConfig(f"max_wait_ms must lie between 0 and 60000, not {self.max_wait_ms}")
         if self.max_queue_rows < self.max_batch_rows:
             raise InvalidConfig("max_queue_rows must be at least max_batch_rows, or a full batch could never queue")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecurityConfig:
+    """Who may call, and how the connection is protected. Files are read when the server starts and when they change.
+
+    Attributes:
+        tls_certificate: The server's certificate and those between it and its authority, PEM; None for plain text.
+        tls_key: Its private key, PEM, not encrypted.
+        tls_client_ca: Authorities of client certificates, PEM; where given, a client without such a certificate gets no
+            connection.
+        token_file: Bearer tokens, one a line; where given, a call needs one of them.
+        open_health: Whether health answers without a token.
+        reflection: Whether the server describes its services.
+    """
+
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    token_file: Path | None = None
+    open_health: bool = True
+    reflection: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise InvalidConfig("tls_certificate and tls_key need each other")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise InvalidConfig("tls_client_ca needs tls_certificate and tls_key")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionConfig:
+    """How many connections and calls are taken, and when a connection ends.
+
+    Attributes:
+        max_concurrent_calls: A call beyond is refused at once. A stream is one call; health and reflection don't count.
+        max_connections: A connection beyond is closed at once; 0 for no limit.
+        max_streams_per_connection: Calls on one connection; gRPC makes its client wait with those beyond, unseen by
+            the server. Larger than `max_concurrent_calls`, or callers wait where they should be refused.
+        max_connection_age_s: A connection is asked to end after this time, give or take a tenth, in seconds; 0 for
+            never. Its client opens another one, which a load balancer or another worker may get, and loses no call
+            unless it has switched gRPC's transparent retries off.
+        max_connection_age_grace_s: How long calls may then still take before they fail, in seconds.
+        keepalive_s: After so long without a sign of life a client is asked for one, in seconds.
+        keepalive_timeout_s: How long it may take to answer before the connection is closed, in seconds.
+        handshake_timeout_s: A client that has not finished TLS's and HTTP/2's handshakes by then is closed, in seconds.
+    """
+
+    max_concurrent_calls: int = 8192
+    max_connections: int = 0
+    max_streams_per_connection: int = 16384
+    max_connection_age_s: float = 0.0
+    max_connection_age_grace_s: float = 30.0
+    keepalive_s: float = 60.0
+    keepalive_timeout_s: float = 20.0
+    handshake_timeout_s: float = 20.0
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "max_connections", "max_connection_age_s", "max_connection_age_grace_s")
+        _at_least(self, 1, "max_concurrent_calls", "max_streams_per_connection")
+        _at_least(self, 0.001, "keepalive_s", "keepalive_timeout_s", "handshake_timeout_s")
+        for name in dataclasses.asdict(self):
+            if getattr(self, name) > 2_000_000:  # gRPC takes integers of 32 bits, for times in milliseconds
+                raise InvalidConfig(f"{name} must be at most 2000000, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +152,19 @@ class ServerConfig:
         repository: Directory of the model repository.
         model: Name of the model; None where the repository has just one.
         version: Version of the model; None for the newest.
-        grace_s: On SIGTERM or SIGINT, how long calls in flight may take to finish, in seconds.
+        workers: Processes that share the port, each with an engine and a batcher of its own.
+        drain_pause_s: On SIGTERM or SIGINT, how long health says NOT_SERVING while calls are still taken, in seconds,
+            so that load balancers notice first.
+        grace_s: After that, how long calls in flight may take to finish, in seconds.
+        watchdog_s: A batch that is in the engine for longer than this ends its process, in seconds; a supervisor starts
+            another.
+        traces_endpoint: OpenTelemetry collector that gets a span for every call, `http://host:4318`; empty for none.
+        access_log_share: Share of the calls that are logged, from 0 to 1.
+        metrics_port: Port for Prometheus on the same host; 0 for any free one, None for none.
         engine: How the model is run.
         batcher: How requests are grouped.
+        security: Who may call.
+        connections: How many at a time.
     """
 
     host: str = "127.0.0.1"
@@ -89,14 +172,26 @@ class ServerConfig:
     repository: Path = PRETRAINED
     model: str | None = None
     version: int | None = None
+    workers: int = 1
+    drain_pause_s: float = 0.0
     grace_s: float = 10.0
+    watchdog_s: float = 60.0
+    traces_endpoint: str = ""
+    access_log_share: float = 0.0
+    metrics_port: int | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)
     batcher: BatcherConfig = field(default_factory=BatcherConfig)
+    security: SecurityConfig = field(default_factory=SecurityConfig)
+    connections: ConnectionConfig = field(default_factory=ConnectionConfig)
 
     def __post_init__(self) -> None:
         if not self.host:
             raise InvalidConfig("host must not be empty; 0.0.0.0 listens on all addresses")
         if not 0 <= self.port <= 65535:
             raise InvalidConfig(f"port must lie between 0 and 65535, not {self.port}")
-        if not 0 <= self.grace_s <= 3600:
-            raise InvalidConfig(f"grace_s must lie between 0 and 3600, not {self.grace_s}")
+        for name in ("grace_s", "drain_pause_s"):
+            if not 0 <= getattr(self, name) <= 3600:
+                raise InvalidConfig(f"{name} must lie between 0 and 3600, not {getattr(self, name)}")
+        _at_least(self, 1, "workers", "watchdog_s")
+        if not 0 <= self.access_log_share <= 1:
+            raise InvalidConfig(f"access_log_share must lie between 0 and 1, not {self.access_log_share}")

@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from serving.batcher import Answer, Batcher
+from serving.batcher import Batcher, BatchObserver
 from serving.config import BatcherConfig, EngineConfig
 from serving.engine import Engine
 from serving.errors import ModelNotFound, ModelRejected, NotReady
 from serving.manifest import Manifest
+from serving.pending import Answer
 from serving.repository import StoredModel
 
 _logger = logging.getLogger(__name__)
@@ -26,14 +27,23 @@ class Deployment:
         stored: The version, as read from the repository.
         engine_config: How it is run.
         batcher_config: How requests are grouped.
+        observer: Is told of every batch.
     """
 
-    def __init__(self, stored: StoredModel, engine_config: EngineConfig, batcher_config: BatcherConfig) -> None:
+    def __init__(
+        self,
+        stored: StoredModel,
+        engine_config: EngineConfig,
+        batcher_config: BatcherConfig,
+        *,
+        observer: BatchObserver | None = None,
+    ) -> None:
         self.name = stored.name
         self.version = stored.version
         self.manifest: Manifest = stored.manifest
         self.max_request_images = batcher_config.max_batch_rows
         self._batcher_config = batcher_config
+        self._observer = observer
         self._engine = Engine(
             stored.content,
             image_shape=stored.manifest.input.shape,
@@ -52,6 +62,16 @@ class Deployment:
     def provider(self) -> str:
         """The execution provider that runs the whole model."""
         return self._engine.provider
+
+    @property
+    def queued_rows(self) -> int:
+        """Images that wait for a batch now."""
+        return self._batcher.queued_rows if self._batcher else 0
+
+    @property
+    def batch_age_s(self) -> float:
+        """How long the engine has been in its present batch, in seconds; 0 between batches."""
+        return self._batcher.batch_age_s if self._batcher else 0.0
 
     async def start(self) -> None:
         """Loads and warms the engine on the thread that will own it, then begins to accept requests.
@@ -73,7 +93,13 @@ class Deployment:
                 ", ".join(self.manifest.parity),
                 self.provider,
             )
-        self._batcher = Batcher(self._infer, self._executor, self._batcher_config)
+        self._batcher = Batcher(
+            self._infer,
+            self._executor,
+            self._batcher_config,
+            batch_rows=min(self._engine.batch_rows, self._batcher_config.max_batch_rows),
+            observer=self._observer,
+        )
         self._batcher.start()
 
     async def drain(self, grace_s: float) -> bool:

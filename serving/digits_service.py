@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.digits.v1 import digits_pb2
-from serving.batcher import Answer
 from serving.boundary import Context
 from serving.deployment import Deployment, Deployments
 from serving.errors import InvalidRequest, NotReady, Violation
+from serving.pending import Answer
 from serving.status import status_of
 
 Uint8Array = npt.NDArray[np.uint8]

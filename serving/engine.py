@@ -69,6 +69,11 @@ class Engine:
         return provider
 
     @property
+    def batch_rows(self) -> int:
+        """Rows of the batch that it runs best: one run on the CPU, the largest bucket on CUDA."""
+        return self._config.max_batch_rows if self.provider == CUDA else self._config.cpu_run_rows
+
+    @property
     def metadata(self) -> dict[str, str]:
         """The model's own `metadata_props`."""
         return dict(self._started().get_modelmeta().custom_metadata_map)

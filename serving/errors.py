@@ -50,6 +50,21 @@ class QueueFull(DigitsError):
         super().__init__(message)
 
 
+class TooManyCalls(DigitsError):
+    """As many calls are running as may run at a time. Raised at once, before the request is decoded."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class Unauthenticated(DigitsError):
+    """The call carries no token, or none that is known. Raised before the request is decoded."""
+
+    def __init__(self) -> None:
+        super().__init__("the call carries no valid credentials")  # and not what is wrong with them
+
+
 class DeadlinePassed(DigitsError):
     """The caller's deadline passed while the request was queued. It never reached the engine."""
 
@@ -76,6 +91,10 @@ class InferenceFailed(DigitsError):
 
 class StartFailed(DigitsError):
     """The server can't start as configured: a port in use, an address that is not this machine's."""
+
+
+class UnusableFile(DigitsError):
+    """A file of certificates, keys or tokens that can't be read or used. Never says what is in it."""
 
 
 class InvalidConfig(DigitsError):

@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import click
 
-from serving.config import PRETRAINED, PROVIDERS, BatcherConfig, EngineConfig, ServerConfig
+from serving.config import (
+    PRETRAINED,
+    PROVIDERS,
+    BatcherConfig,
+    ConnectionConfig,
+    EngineConfig,
+    SecurityConfig,
+    ServerConfig,
+)
 from serving.errors import DigitsError
+from serving.logs import FORMATS, LEVELS, LogConfig, start_logging
+from serving.processors import available_processors
+from serving.server_options import connection_options, security_options
 
 SAMPLES = Path(__file__).parent / "samples"
 
+Announce = Callable[[str, int, str, str], Awaitable[None]]
+
 _logger = logging.getLogger(__name__)
+
+
+def _workers(_: click.Context, __: click.Parameter, value: str) -> int:
+    """A number, or 0 for auto."""
+    if value == "auto":
+        return 0
+    if not value.isdecimal() or not 1 <= int(value) <= 1024:
+        raise click.BadParameter(f"{value!r} is neither a number from 1 to 1024 nor auto")
+    return int(value)
+
 
 _ENGINE, _BATCHER, _SERVER = EngineConfig(), BatcherConfig(), ServerConfig()
 
@@ -48,7 +73,7 @@ _ENGINE, _BATCHER, _SERVER = EngineConfig(), BatcherConfig(), ServerConfig()
     "--max-batch-rows",
     default=_BATCHER.max_batch_rows,
     type=click.IntRange(1),
-    help="Images in the largest batch and in the largest request.",
+    help="Images in the largest request, and in the largest batch on CUDA.",
 )
 @click.option(
     "--max-queue-rows",
@@ -63,15 +88,52 @@ _ENGINE, _BATCHER, _SERVER = EngineConfig(), BatcherConfig(), ServerConfig()
     help="How long an idle engine waits for a fuller batch, in milliseconds.",
 )
 @click.option(
+    "--workers",
+    callback=_workers,
+    default="1",
+    help="Processes that share the port, each with an engine of its own; auto: one for each processor, one on CUDA.",
+)
+@click.option(
+    "--drain-pause-s",
+    default=_SERVER.drain_pause_s,
+    type=click.FloatRange(0, 3600),
+    help="On SIGTERM or SIGINT: how long calls are still taken while health says NOT_SERVING, in seconds.",
+)
+@click.option(
     "--grace-s",
     default=_SERVER.grace_s,
     type=click.FloatRange(0, 3600),
-    help="On SIGTERM or SIGINT: how long calls in flight may take, in seconds.",
+    help="After that: how long calls in flight may take, in seconds.",
 )
-@click.option("--demo", is_flag=True, help="Once serving, classify the digits that the package ships, and print them.")
 @click.option(
-    "--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]), help="Logs go to stderr."
+    "--watchdog-s",
+    default=_SERVER.watchdog_s,
+    type=click.FloatRange(1),
+    help="A batch that takes longer ends its process, in seconds; with --workers another one starts.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    show_default="none",
+    help="Port of Prometheus's /metrics, on the same host; 0: any free one.",
+)
+@click.option(
+    "--traces-endpoint",
+    default=_SERVER.traces_endpoint,
+    show_default="none",
+    help="OpenTelemetry collector, http://HOST:4318, that gets a span for every call; needs the extra otel.",
+)
+@click.option(
+    "--access-log-share",
+    default=_SERVER.access_log_share,
+    type=click.FloatRange(0, 1),
+    help="Share of the calls that are logged with method, code and duration.",
+)
+@security_options
+@connection_options
+@click.option("--demo", is_flag=True, help="Once serving, classify the digits that the package ships, and print them.")
+@click.option("--log-level", default="info", type=click.Choice(LEVELS), help="Logs go to stderr.")
+@click.option("--log-format", default="text", type=click.Choice(FORMATS), help="json: an object a line.")
 def main(
     *,
     host: str,
@@ -85,22 +147,22 @@ def main(
     max_batch_rows: int,
     max_queue_rows: int,
     max_wait_ms: float,
+    workers: int,
+    drain_pause_s: float,
     grace_s: float,
+    watchdog_s: float,
+    metrics_port: int | None,
+    traces_endpoint: str,
+    access_log_share: float,
+    security: SecurityConfig,
+    connections: ConnectionConfig,
     demo: bool,
     log_level: str,
+    log_format: str,
 ) -> None:
     """Serves a model over gRPC until SIGTERM or Ctrl-C."""
-    logging.basicConfig(
-        stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    try:
-        from serving.server import Server, serve
-    except ModuleNotFoundError as error:
-        raise click.ClickException(
-            f"{error.name} is not installed; a server needs the extra cpu or gpu: pip install 'digits-serving[cpu]'"
-        ) from error
-    except ImportError as error:
-        raise click.ClickException(f"an installed package can't be imported: {error}") from error
+    logs = LogConfig(level=log_level, format=log_format)
+    start_logging(logs)
     try:
         config = ServerConfig(
             host=host,
@@ -108,36 +170,101 @@ def main(
             repository=repository,
             model=model,
             version=version,
+            workers=workers or _workers_for(provider),
+            drain_pause_s=drain_pause_s,
             grace_s=grace_s,
+            watchdog_s=watchdog_s,
+            metrics_port=metrics_port,
+            traces_endpoint=traces_endpoint,
+            access_log_share=access_log_share,
             engine=EngineConfig(provider=provider, threads=threads, max_batch_rows=max_batch_rows, device=device),
             batcher=BatcherConfig(
                 max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows, max_wait_ms=max_wait_ms
             ),
+            security=security,
+            connections=connections,
         )
     except DigitsError as error:
         raise click.UsageError(str(error)) from error
 
-    async def ready(server: Server) -> None:
-        served = server.deployment
+    async def announce(model: str, version: int, address: str, provider: str) -> None:
+        processes = f", {config.workers} workers" if config.workers > 1 else ""
         try:
-            click.echo(f"serving {served.name} version {served.version} on {server.address} with {served.provider}")
+            click.echo(f"serving {model} version {version} on {address} with {provider}{processes}")
         except OSError as error:  # nobody reads stdout, or its disk is full: no reason not to serve
-            _logger.warning("could not announce %s on stdout: %s", server.address, error.strerror)
+            _logger.warning("could not announce %s on stdout: %s", address, error.strerror)
         if demo:
-            await _classify_samples(server.address)
+            await _classify_samples(address, security)
 
     try:
-        asyncio.run(serve(config, ready=ready))
+        clean = asyncio.run(_supervise(config, logs, announce) if config.workers > 1 else _serve(config, announce))
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"{error.name} is not installed; a server needs the extra cpu or gpu: pip install 'digits-serving[cpu]'"
+        ) from error
+    except ImportError as error:
+        raise click.ClickException(f"an installed package can't be imported: {error}") from error
     except DigitsError as error:
         raise click.ClickException(str(error)) from error
+    if not clean:
+        raise click.ClickException("calls in flight were dropped")
 
 
-async def _classify_samples(address: str) -> None:
+async def _serve(config: ServerConfig, announce: Announce) -> bool:
+    """Serves in this process."""
+    from prometheus_client import CollectorRegistry
+
+    from serving.lifecycle import serve, stop_on_signals
+    from serving.metrics import Metrics, MetricsPort
+    from serving.server import Server
+
+    async def ready(server: Server) -> None:
+        served = server.deployment
+        await announce(served.name, served.version, server.address, served.provider)
+
+    stopping = asyncio.Event()
+    stop_on_signals(stopping)
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    port = None
+    if config.metrics_port is not None:
+        port = MetricsPort(registry, host=config.host, port=config.metrics_port)
+    try:
+        await serve(Server(config, metrics=metrics), config, ready=ready, stopping=stopping)
+    finally:
+        if port:
+            port.close()
+    return True
+
+
+async def _supervise(config: ServerConfig, logs: LogConfig, announce: Announce) -> bool:
+    """Serves by workers."""
+    from serving.supervisor import Supervisor
+    from serving.worker_process import Ready
+
+    async def ready(supervisor: Supervisor, first: Ready) -> None:
+        await announce(first.model, first.version, supervisor.address, first.provider)
+
+    return await Supervisor(config, logs).run(ready=ready)
+
+
+def _workers_for(provider: str) -> int:
+    """One on CUDA, where batches scale and processes hardly do; else one for each processor."""
+    on_cuda = provider == "cuda" or (provider == "auto" and Path("/dev/nvidia0").exists())
+    return 1 if on_cuda else available_processors()
+
+
+async def _classify_samples(address: str, security: SecurityConfig) -> None:
     """Runs the real command line in a process of its own, so that what it shows has been over the wire."""
+    credentials = []
+    if security.tls_certificate is not None and "DIGITS_TLS_CA" not in os.environ:
+        credentials += ["--tls-ca", str(security.tls_certificate)]
+    if security.token_file is not None:
+        credentials += ["--token-file", str(security.token_file)]
     samples = sorted(str(path) for path in SAMPLES.glob("*.png"))
     client = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "serving", "classify", "--target", address, "--picture", *samples),
+        *("-m", "serving", "classify", "--target", address, *credentials, "--picture", *samples),
         start_new_session=True,  # a Ctrl-C is the server's, which ends this process with itself
     )
     try:

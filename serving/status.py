@@ -11,7 +11,15 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from serving.errors import DeadlinePassed, InvalidRequest, ModelNotFound, NotReady, QueueFull
+from serving.errors import (
+    DeadlinePassed,
+    InvalidRequest,
+    ModelNotFound,
+    NotReady,
+    QueueFull,
+    TooManyCalls,
+    Unauthenticated,
+)
 
 # Trailing metadata that carries a google.rpc.Status, as gRPC's richer error model has it.
 DETAILS_KEY = "grpc-status-details-bin"
@@ -23,8 +31,10 @@ _CODES: dict[type[Exception], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     ModelNotFound: grpc.StatusCode.NOT_FOUND,
     QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    TooManyCalls: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     NotReady: grpc.StatusCode.UNAVAILABLE,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     NotImplementedError: grpc.StatusCode.UNIMPLEMENTED,
 }
 
@@ -56,7 +66,7 @@ def _details(error: Exception) -> list[Message]:
                 ]
             )
         ]
-    if isinstance(error, QueueFull):
+    if isinstance(error, QueueFull | TooManyCalls):
         delay = Duration()
         delay.FromMicroseconds(int(error.retry_after_s * 1e6))
         return [error_details_pb2.RetryInfo(retry_delay=delay)]

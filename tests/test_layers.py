@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 CORE = {
+    "addresses",
     "batcher",
     "config",
     "cuda",
@@ -20,12 +21,33 @@ CORE = {
     "images",
     "manifest",
     "onnx_file",
+    "pending",
     "processors",
     "repository",
+    "request_id",
+    "tls_files",
+    "tokens",
+    "watched_files",
 }
-GRPC_SIDE = {"boundary", "digits_service", "status"}
-PROCESS = {"__main__", "fronts", "health", "serve", "server"}
-CLIENT = {"call_errors", "classification", "classify", "client"}
+GRPC_SIDE = {"boundary", "digits_service", "guard", "status"}
+PROCESS = {
+    "__main__",
+    "fronts",
+    "health",
+    "lifecycle",
+    "logs",
+    "metrics",
+    "port",
+    "serve",
+    "server",
+    "server_options",
+    "supervisor",
+    "traces",
+    "worker",
+    "worker_process",
+}
+BENCH = {"bench"}
+CLIENT = {"call_errors", "classification", "classify", "client", "client_options", "credentials"}
 
 GRPC = {"grpc", "google", "protos", "grpc_health", "grpc_reflection"}
 
@@ -65,7 +87,16 @@ def _allowed_outside(path: Path) -> set[str]:
         return {"serving", "numpy"} | GRPC
     if room in CLIENT:
         return {"serving", "numpy", "click", "grpc", "google", "protos"}
-    return {"serving", "click"} | GRPC
+    if room in BENCH:
+        own = {"plot": {"matplotlib"}, "command": {"click", "tqdm"}, "target": {"psutil"}}
+        return {"serving", "numpy", "grpc", "google", "protos"} | own.get(path.stem, set())
+    own = {
+        "metrics": {"prometheus_client"},
+        "serve": {"prometheus_client"},
+        "logs": {"pythonjsonlogger"},
+        "traces": {"opentelemetry"},
+    }
+    return {"serving", "click"} | GRPC | own.get(room, set())
 
 
 def _allowed_within(path: Path) -> set[str]:
@@ -78,7 +109,9 @@ def _allowed_within(path: Path) -> set[str]:
     if room in GRPC_SIDE:
         return CORE | GRPC_SIDE
     if room in CLIENT:
-        return CLIENT | {"images", "errors"}
+        return CLIENT | {"addresses", "errors", "images"}
+    if room in BENCH:
+        return CORE | CLIENT | BENCH
     return CORE | GRPC_SIDE | PROCESS
 
 
@@ -96,4 +129,4 @@ def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
 
 def test_every_module_of_serving_has_a_room() -> None:
     rooms = {_room(path) for path in _modules() if path.relative_to(ROOT).parts[0] == "serving"}
-    assert rooms - {"__init__"} == CORE | GRPC_SIDE | PROCESS | CLIENT
+    assert rooms - {"__init__"} == CORE | GRPC_SIDE | PROCESS | CLIENT | BENCH

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batcher import Batcher
+from serving.batcher import Batcher, BatchObserver
 from serving.config import BatcherConfig
 from serving.errors import DeadlinePassed, InferenceFailed, InvalidRequest, NotReady, QueueFull
 
@@ -67,9 +68,8 @@ async def make(gate: Gate) -> AsyncIterator[Make]:
     """Makes started batchers on the gate, and closes them whatever happened."""
     executor, made = ThreadPoolExecutor(1), []
 
-    def start(clock: Callable[[], float] | None = None, infer: Callable | None = None, **config: object) -> Batcher:
-        options = {"clock": clock} if clock else {}
-        batcher = Batcher(infer or gate, executor, BatcherConfig(**config), **options)
+    def start(infer: Callable | None = None, options: dict | None = None, **config: object) -> Batcher:
+        batcher = Batcher(infer or gate, executor, BatcherConfig(**config), **(options or {}))
         batcher.start()
         made.append(batcher)
         return batcher
@@ -109,13 +109,89 @@ async def test_requests_that_queue_while_the_engine_is_busy_share_a_batch(make: 
     assert [answer.probabilities[:, 0].tolist() for answer in answers] == [[255], [1, 2], [3], [4, 5, 6]]
 
 
-async def test_a_batch_takes_whole_requests_up_to_its_limit(make: Make, gate: Gate) -> None:
-    batcher = make(max_batch_rows=4)
+async def test_a_large_request_is_run_in_pieces_that_let_small_ones_pass(make: Make, gate: Gate) -> None:
+    batcher = make(options={"batch_rows": 4})
     first = await _busy(batcher, gate)
-    waiting = await _queued(batcher, _images(1, 2, 3), _images(4), _images(5, 6), _images(7))
+    waiting = await _queued(batcher, _images(*range(1, 11)), _images(20), _images(30, 31))
+    gate.open()
+    answers = await asyncio.gather(first, *waiting)
+    assert gate.batches == [[255], [1, 2, 3, 4], [20, 30, 31, 5], [6, 7, 8, 9], [10]]
+    assert [answer.probabilities[:, 0].tolist() for answer in answers[1:]] == [[*range(1, 11)], [20], [30, 31]]
+    assert batcher.queued_rows == 0
+
+
+@pytest.mark.parametrize("reason", ["cancelled", "late", "failed"])
+async def test_the_rest_of_a_large_request_that_ended_is_not_run(make: Make, gate: Gate, reason: str) -> None:
+    now = 100.0
+    batcher = make(options={"batch_rows": 4, "clock": lambda: now})
+    first = await _busy(batcher, gate)
+    large, small = await _queued(batcher, _images(*range(1, 11))) + await _queued(batcher, _images(20))
+    (large_in_time,) = await _queued(batcher, _images(*range(30, 35)), deadline=101.0)
+    gate.pass_one()
+    await first
+    assert await asyncio.to_thread(gate.began.acquire, timeout=10)
+    if reason == "cancelled":
+        large.cancel()
+        await asyncio.wait({large})
+    if reason == "late":
+        now = 102.0
+    if reason == "failed":
+        gate.fails = True
+        gate.pass_one()
+        assert await asyncio.to_thread(gate.began.acquire, timeout=10)
+        gate.fails = False
+    gate.open()
+    results = await asyncio.wait_for(asyncio.gather(large, small, large_in_time, return_exceptions=True), 10)
+    late, cancelled, failed = DeadlinePassed, asyncio.CancelledError, InferenceFailed
+    ended = {"cancelled": (cancelled, None, None), "late": (None, None, late), "failed": (failed, None, None)}[reason]
+    for result, error in zip(results, ended, strict=True):
+        assert isinstance(result, error) if error else len(result.probabilities)
+    if reason != "late":
+        assert not {5, 6, 7, 8, 9, 10} & {value for batch in gate.batches for value in batch}
+    assert batcher.queued_rows == 0
+
+
+async def test_a_deadline_that_can_not_be_met_is_refused_at_once(make: Make, gate: Gate) -> None:
+    now = 100.0
+
+    def slow(images: np.ndarray) -> np.ndarray:
+        nonlocal now
+        now += len(images)  # a second for each image
+        return gate(images)
+
+    batcher = make(infer=slow, options={"batch_rows": 4, "clock": lambda: now})
+    for _ in range(40):  # until it knows what an image takes
+        await batcher.submit(_images(1, 2, 3, 4))
+    with pytest.raises(DeadlinePassed, match="too near"):
+        await batcher.submit(_images(1, 2, 3, 4), deadline=now + 2)
+    assert len((await batcher.submit(_images(1, 2), deadline=now + 3)).probabilities) == 2
+    assert batcher.queued_rows == 0
+
+
+async def test_every_batch_is_observed(make: Make, gate: Gate) -> None:
+    class Observer(BatchObserver):
+        seen: ClassVar[list] = []
+
+        def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float], queued_rows: int) -> None:
+            self.seen.append((rows, inference_s, list(queue_s), queued_rows))
+
+        def rejected(self, reason: str) -> None:
+            self.seen.append(reason)
+
+    now = 100.0
+    batcher = make(options={"batch_rows": 4, "observer": Observer(), "clock": lambda: now}, max_queue_rows=1024)
+    first = await _busy(batcher, gate)
+    waiting = await _queued(batcher, _images(*range(1, 7)), _images(9))
+    (late,) = await _queued(batcher, _images(10), deadline=101.0)
+    with pytest.raises(QueueFull):
+        await batcher.submit(_images(*[0] * 1020))
+    now = 105.0
+    assert batcher.batch_age_s == 5.0
     gate.open()
     await asyncio.gather(first, *waiting)
-    assert gate.batches == [[255], [1, 2, 3, 4], [5, 6, 7]]
+    await asyncio.wait({late})
+    assert Observer.seen == ["queue_full", (1, 5.0, [0.0], 8), (4, 0.0, [5.0], 4), "deadline", (3, 0.0, [5.0], 0)]
+    assert batcher.batch_age_s == 0.0
 
 
 async def test_a_full_queue_refuses_at_once_and_has_room_again_later(make: Make, gate: Gate) -> None:
@@ -153,7 +229,7 @@ async def test_a_cancelled_caller_hurts_no_neighbour(make: Make, gate: Gate, mom
 
 async def test_a_passed_deadline_is_dropped_before_the_engine(make: Make, gate: Gate) -> None:
     now = 100.0
-    batcher = make(clock=lambda: now)
+    batcher = make(options={"clock": lambda: now})
     first = await _busy(batcher, gate)
     (late,) = await _queued(batcher, _images(1), deadline=101.0)
     (in_time,) = await _queued(batcher, _images(2), deadline=103.0)
@@ -177,7 +253,7 @@ async def test_a_failed_batch_fails_its_own_requests_only(make: Make, gate: Gate
 
 async def test_too_few_rows_from_the_engine_are_an_error_and_not_a_mix_up(make: Make) -> None:
     batcher = make(infer=lambda images: np.zeros((len(images) - 1, 1), np.float32))
-    with pytest.raises(InferenceFailed, match="2 images gave 1 rows"):
+    with pytest.raises(InferenceFailed, match=r"2 images gave an answer of shape \[1, 1\]"):
         await batcher.submit(_images(1, 2))
 
 
@@ -260,14 +336,19 @@ async def test_the_wait_for_more_ends(make: Make, gate: Gate) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40), cancelled=st.sets(st.integers(0, 39)))
-def test_everyone_gets_exactly_their_own_rows(sizes: list[int], cancelled: set[int]) -> None:
+@given(
+    sizes=st.lists(st.integers(1, 16), min_size=1, max_size=40),
+    cancelled=st.sets(st.integers(0, 39)),
+    batch_rows=st.integers(1, 16),
+)
+def test_everyone_gets_exactly_their_own_rows(sizes: list[int], cancelled: set[int], batch_rows: int) -> None:
     """Requests of random sizes with recognisable contents, some cancelled while queued."""
 
     async def run() -> None:
         with ThreadPoolExecutor(1) as executor:
             config = BatcherConfig(max_batch_rows=16, max_queue_rows=1000)
-            batcher = Batcher(lambda images: images[:, 0, 0, :].astype(np.float32), executor, config)
+            infer = lambda images: images[:, 0, 0, :].astype(np.float32)  # noqa: E731
+            batcher = Batcher(infer, executor, config, batch_rows=batch_rows)
             batcher.start()
             starts = np.cumsum([0, *sizes[:-1]])
             contents = [np.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)]

@@ -1,0 +1,114 @@
+"""The model in a process of its own, without network: what the wire is compared with."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.bench.load import Pacer, Send, drive
+from serving.bench.outcome import BenchFailed, Outcome
+from serving.bench.rung import Rung
+from serving.bench.workload import Workload
+from serving.config import BatcherConfig, EngineConfig
+from serving.deployment import Deployment
+from serving.engine import Engine
+from serving.repository import Repository
+
+
+class InProcess:
+    """The engine, and the batcher before it.
+
+    Args:
+        repository: Directory of the model repository.
+        model: Name of the model; None for the only one.
+        version: Its version; None for the newest.
+        engine: How it is run.
+        max_queue_rows: Images that may wait in the batcher.
+
+    Raises:
+        DigitsError: The model may not be served, or the provider is not to be had.
+    """
+
+    def __init__(
+        self, repository: Path, model: str | None, version: int | None, engine: EngineConfig, max_queue_rows: int
+    ) -> None:
+        models = Repository(repository)
+        self._stored = models.load(*models.choose(model, version))
+        self._engine = Engine(
+            self._stored.content,
+            image_shape=self._stored.manifest.input.shape,
+            classes=len(self._stored.manifest.labels),
+            config=engine,
+        )
+        self._engine.start()
+        self._deployment = Deployment(
+            self._stored,
+            engine,
+            BatcherConfig(max_batch_rows=engine.max_batch_rows, max_queue_rows=max_queue_rows),
+        )
+        self._runner = asyncio.Runner()
+        self._runner.run(self._deployment.start())
+        self._workload: Workload | None = None
+
+    def describe(self) -> tuple[str, str, tuple[int, int, int]]:
+        """Name of the model, its digest, and height, width and channels of its images."""
+        return self._stored.name, self._stored.manifest.sha256, self._stored.manifest.input.shape
+
+    def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """What the model gives images: float32 `[n, classes]`."""
+        return self._engine.infer(images).probabilities
+
+    def use(self, workload: Workload) -> None:
+        """Takes the images for all rungs that follow."""
+        self._workload = workload
+
+    def run(self, rung: Rung, seconds: float) -> Outcome:
+        """Measures one round of an `engine` or `batcher` rung, for a time in seconds.
+
+        Raises:
+            BenchFailed: There are no images yet.
+            InferenceFailed: ONNX Runtime failed.
+        """
+        if self._workload is None:
+            raise BenchFailed("there are no images yet")
+        cpu_s = time.process_time()
+        if rung.kind == "engine":
+            outcome = self._run_engine(self._workload, rung, seconds)
+        else:
+            outcome = self._runner.run(self._run_batcher(self._workload, rung, seconds))
+        return outcome.with_cpu(time.process_time() - cpu_s)
+
+    def close(self) -> None:
+        """Ends the batcher and the engine's thread."""
+        self._runner.run(self._deployment.drain(0))
+        self._deployment.close()
+        self._runner.close()
+
+    def _run_engine(self, workload: Workload, rung: Rung, seconds: float) -> Outcome:
+        batches = range(workload.count(rung.batch_rows))
+        images = [workload.images[workload.rows(number, rung.batch_rows)] for number in batches]
+        latencies = array("d")
+        began_s = now = time.monotonic()
+        while now - began_s < seconds:
+            self._engine.infer(images[len(latencies) % len(images)])
+            before, now = now, time.monotonic()
+            latencies.append(now - before)
+        return Outcome(latencies_s=np.frombuffer(latencies, np.float64), began_s=began_s, ended_s=now)
+
+    async def _run_batcher(self, workload: Workload, rung: Rung, seconds: float) -> Outcome:
+        batches = [workload.rows(number, rung.batch_rows) for number in range(workload.count(rung.batch_rows))]
+        images = [workload.images[rows] for rows in batches]
+        labels = [workload.labels[rows] for rows in batches]
+
+        async def send(number: int) -> bool:
+            number %= len(images)
+            answer = await self._deployment.classify(images[number])
+            return np.array_equal(answer.probabilities.argmax(axis=1), labels[number])
+
+        senders: list[Send] = [send] * rung.callers
+        return await drive(senders, Pacer(seconds=seconds, rate_per_s=rung.rate_per_s))

@@ -1,0 +1,112 @@
+"""A target: a server to be measured, running already or started for it, and the processor time that it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from serving.bench.outcome import BenchFailed
+
+_STARTING_S = 120.0
+_STOPPING_S = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A server to be measured.
+
+    Attributes:
+        address: Its `host:port`.
+        pid: Its first process; None where that is not on this machine, or not known.
+    """
+
+    address: str
+    pid: int | None = None
+
+    def cpu_s(self) -> float | None:
+        """User and system time of the whole process tree so far, in seconds; None where it can't be read.
+
+        Includes processes of the tree that have ended, once their parent has noticed.
+        """
+        if self.pid is None:
+            return None
+        try:
+            first = psutil.Process(self.pid)
+            tree = [first, *first.children(recursive=True)]
+        except psutil.Error:
+            return None
+        total_s = 0.0
+        for process in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total_s += sum(process.cpu_times()[:4])  # user, system, and both of children that were waited for
+        return total_s
+
+
+@contextlib.contextmanager
+def digits_server(options: Sequence[str]) -> Iterator[Target]:
+    """Runs `digits-serve` on a free port of this machine.
+
+    Args:
+        options: More of its options; of those given twice the last holds.
+
+    Raises:
+        BenchFailed: It does not start; says why.
+    """
+    first = ["--host", "127.0.0.1", "--port", "0", "--log-level", "warning"]
+    with _announcing(["serving", "serve", *first, *options]) as target:
+        yield target
+
+
+@contextlib.contextmanager
+def echo_server() -> Iterator[Target]:
+    """Runs `serving.bench.echo`.
+
+    Raises:
+        BenchFailed: It does not start.
+    """
+    with _announcing(["serving.bench.echo"]) as target:
+        yield target
+
+
+@contextlib.contextmanager
+def _announcing(module: Sequence[str]) -> Iterator[Target]:
+    """Runs a module that says on stdout where it listens; ends it with SIGTERM, and if need be with SIGKILL."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
+        process = subprocess.Popen(  # noqa: S603 - our own modules
+            [sys.executable, "-m", *module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+        try:
+            found = re.search(r" on (\S+) with ", _first_line(process))
+            if not found:
+                process.kill()
+                process.wait()
+                stderr.seek(0)
+                said = stderr.read().strip().splitlines() or ["it said nothing"]
+                raise BenchFailed(f"{' '.join(module[:2])} did not start: {said[-1]}")
+            yield Target(address=found[1], pid=process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.communicate(timeout=_STOPPING_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+
+
+def _first_line(process: subprocess.Popen[str]) -> str:
+    if process.stdout is None:
+        return ""
+    readable, _, _ = select.select([process.stdout], [], [], _STARTING_S)
+    return process.stdout.readline() if readable else ""

@@ -1,0 +1,121 @@
+"""A worker: an object in a process of its own, whose methods are called through a pipe.
+
+The process has a session of its own, so that a Ctrl-C is the command's alone, and ends when the command does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, Self
+
+from serving.bench.outcome import BenchFailed
+
+_CLASSES = {
+    "generator": ("serving.bench.generator", "Generator"),
+    "in_process": ("serving.bench.in_process", "InProcess"),
+}
+_ENDING_S = 5.0
+
+
+class Worker:
+    """One object in a process of its own.
+
+    Args:
+        name: `generator` or `in_process`.
+        arguments: Of the object's constructor. It has a method `close`, called when the process ends.
+    """
+
+    def __init__(self, name: str, *arguments: object) -> None:
+        self._name = name
+        self._arguments = arguments
+        self._connection: Any = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Starts the process and makes the object, without waiting for it."""
+        self._connection, theirs = Pipe()
+        with theirs:
+            number = theirs.fileno()
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", "serving.bench.worker", str(number)],
+                pass_fds=[number],
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+            )
+        self._connection.send((self._name, self._arguments))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Ends the process."""
+        self._connection.close()
+        if self._process is not None:
+            try:
+                self._process.wait(0.0 if any(exception) else _ENDING_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()  # it may be in the middle of a rung
+                self._process.wait()
+
+    def send(self, method: str, *arguments: object) -> None:
+        """Calls a method without waiting for it; `receive` returns what it does."""
+        try:
+            self._connection.send((method, arguments))
+        except OSError as error:
+            raise self._ended() from error
+
+    def receive(self) -> Any:
+        """What the next method returned.
+
+        Raises:
+            BenchFailed: It raised an error, or the process ended.
+        """
+        try:
+            done, result = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._ended() from error
+        if not done:
+            raise BenchFailed(result)
+        return result
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """Calls a method and returns what it does; raises as `receive`."""
+        self.send(method, *arguments)
+        return self.receive()
+
+    def _ended(self) -> BenchFailed:
+        return BenchFailed(f"the process {self._name} ended; its words are above")
+
+
+def _answer(connection: Any) -> None:
+    name, arguments = connection.recv()
+    module, attribute = _CLASSES[name]
+    failed, served = "", None
+    try:
+        served = getattr(importlib.import_module(module), attribute)(*arguments)
+    except Exception as error:  # noqa: BLE001 - told to whoever calls first
+        failed = _message(error)
+    while True:
+        try:
+            method, arguments = connection.recv()
+        except EOFError:  # the command ended
+            break
+        try:
+            answer = (False, failed) if failed else (True, getattr(served, method)(*arguments))
+        except Exception as error:  # noqa: BLE001 - told to the caller
+            answer = (False, _message(error))
+        connection.send(answer)
+    if served is not None:
+        served.close()
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
+        return "onnxruntime is not installed; install the extra cpu or gpu, or measure --rungs echo,wire of a --target"
+    return str(error) or type(error).__name__
+
+
+if __name__ == "__main__":
+    _answer(Connection(int(sys.argv[1])))

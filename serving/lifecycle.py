@@ -1,0 +1,89 @@
+"""The life of one serving process: start, signals, watchdog, an end that loses no answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable
+
+from serving.config import SAME_SIGNAL_S, ServerConfig
+from serving.server import Server
+
+_logger = logging.getLogger(__name__)
+
+
+async def serve(
+    server: Server,
+    config: ServerConfig,
+    *,
+    ready: Callable[[Server], Awaitable[None]],
+    stopping: asyncio.Event,
+) -> None:
+    """Serves until `stopping` is set, then stops gracefully. Ends the whole process where that hangs.
+
+    Args:
+        server: Is started here and closed.
+        config: Its configuration.
+        ready: Awaited once the server reports SERVING.
+        stopping: Ends it.
+
+    Raises:
+        DigitsError: The server can't start as configured.
+    """
+    await server.start()
+    watchdog = asyncio.create_task(_watch(server, config.watchdog_s))
+    announcing = asyncio.ensure_future(ready(server))
+    stopped = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({announcing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if announcing.done():
+            announcing.result()
+        await stopped
+        await server.announce_end()
+        if config.drain_pause_s:
+            _logger.info("stopping: not serving any more, calls are taken for another %g s", config.drain_pause_s)
+            await asyncio.sleep(config.drain_pause_s)
+        _logger.info("stopping: calls in flight have %g s", config.grace_s)
+    finally:
+        announcing.cancel()
+        stopped.cancel()
+        if not await server.aclose():
+            _logger.error("calls in flight did not end within %g s and were dropped", config.grace_s)
+            os._exit(1)  # the thread that hangs in an inference would keep the interpreter
+        watchdog.cancel()
+
+
+def stop_on_signals(stopping: asyncio.Event) -> None:
+    """Sets `stopping` on SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP is ignored."""
+    loop = asyncio.get_running_loop()
+    first_signal = 0.0
+
+    def stop() -> None:
+        nonlocal first_signal
+        if not first_signal:
+            first_signal = loop.time()
+            stopping.set()
+        elif loop.time() - first_signal > SAME_SIGNAL_S:
+            _logger.warning("second signal: stopping at once, calls in flight are dropped")
+            os._exit(1)  # an inference in flight would keep the interpreter until it ends
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(
+        signal.SIGHUP, lambda: _logger.warning("SIGHUP: nothing to reload; with --workers, it restarts them one by one")
+    )
+
+
+async def _watch(server: Server, limit_s: float) -> None:
+    """Ends the process when a batch hangs: nothing else frees the thread that it holds."""
+    while True:
+        await asyncio.sleep(min(1.0, limit_s / 4))
+        age_s = server.deployment.batch_age_s
+        if age_s > limit_s:
+            _logger.critical("a batch has been in the engine for %.1f s (watchdog: %g s); ending", age_s, limit_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(server.announce_end(), 1)
+            os._exit(1)

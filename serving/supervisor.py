@@ -1,0 +1,215 @@
+"""The supervisor: keeps several workers on one port, replaces those that die, restarts all of them one by one.
+
+It serves nothing itself and imports neither gRPC nor ONNX Runtime. The system spreads connections over the workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from serving.config import SAME_SIGNAL_S, ServerConfig
+from serving.errors import StartFailed
+from serving.logs import LogConfig
+from serving.metrics import SummedMetrics
+from serving.port import SharedPort
+from serving.processors import available_processors
+from serving.worker_process import Ready, WorkerFailed, WorkerProcess
+
+# A worker that ran for so long has proven itself: when it dies, the next is started without much ado.
+_PROVEN_S = 30.0
+_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.25, 30.0
+_FAILED_STARTS = 3
+# What a worker may need beyond its grace period to end.
+_EXIT_S = 5.0
+
+_logger = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Runs the workers of one server.
+
+    Args:
+        config: Of the server; each worker gets it with the port and its share of the processors.
+        logs: How the workers log.
+    """
+
+    def __init__(self, config: ServerConfig, logs: LogConfig) -> None:
+        self._config = config
+        self._logs = logs
+        self._workers: set[WorkerProcess] = set()  # all that live, the replaced and the replacing ones too
+        self._current: list[WorkerProcess] = []
+        self._stopping = asyncio.Event()
+        self._reload = [asyncio.Event() for _ in range(config.workers)]
+        self._one_reload = asyncio.Lock()
+        self._failed_starts = 0
+        self._first_signal = 0.0
+        self._metrics = SummedMetrics()
+        self.address = ""
+
+    async def run(self, *, ready: Callable[[Supervisor, Ready], Awaitable[None]]) -> bool:
+        """Serves until SIGTERM or SIGINT, or until workers fail to start again and again.
+
+        Args:
+            ready: Awaited once every worker serves.
+
+        Returns:
+            Whether every worker ended without dropping a call.
+
+        Raises:
+            StartFailed: The port is in use, or workers can't start; says why.
+        """
+        port = SharedPort(self._config.host, self._config.port)
+        self.address = port.address
+        self._config = self._for_workers(port.number)
+        tasks: list[asyncio.Future[Any]] = []
+        try:
+            self._metrics.start(host=self._config.host, port=self._config.metrics_port)
+            self._handle_signals()
+            tasks.append(asyncio.create_task(self._stopping.wait()))
+            started = asyncio.create_task(self._start_all())
+            await asyncio.wait({started, tasks[0]}, return_when=asyncio.FIRST_COMPLETED)
+            if started.done():
+                tasks += [asyncio.create_task(self._keep(slot)) for slot in range(self._config.workers)]
+                tasks.append(asyncio.ensure_future(ready(self, started.result())))
+                await self._until_stopped(tasks)
+            started.cancel()
+            for task in tasks:
+                task.cancel()
+            codes = await asyncio.gather(*(self._retire(worker) for worker in self._workers))
+            return not any(codes)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*(worker.kill() for worker in self._workers))
+            self._metrics.close()
+            port.close()
+
+    async def _until_stopped(self, tasks: list[asyncio.Future[Any]]) -> None:
+        """Waits for a signal, or for a task that fails; one that just ends is the announcement."""
+        pending = set(tasks)
+        while not self._stopping.is_set():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+
+    def _for_workers(self, port: int) -> ServerConfig:
+        threads = self._config.engine.threads or max(1, available_processors() // self._config.workers)
+        return replace(self._config, port=port, engine=replace(self._config.engine, threads=threads))
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_all)
+        if os.getpid() == 1:
+            loop.add_signal_handler(signal.SIGCHLD, self._reap_orphans)
+
+    def _stop(self) -> None:
+        now = time.monotonic()
+        if not self._stopping.is_set():
+            self._first_signal = now
+        elif now - self._first_signal > SAME_SIGNAL_S:
+            _logger.warning("second signal: stopping at once, calls in flight are dropped")
+            for worker in self._workers:
+                worker.kill_now()
+        self._stopping.set()
+
+    def _reload_all(self) -> None:
+        _logger.info("SIGHUP: restarting the workers one by one")
+        for reload in self._reload:
+            reload.set()
+
+    def _reap_orphans(self) -> None:
+        """As a container's first process, waits for what others left behind; our own are waited for where they end."""
+        ours = {worker.pid for worker in self._workers}
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid not in ours:
+            os.waitpid(ended.si_pid, os.WNOHANG)
+
+    async def _spawn(self) -> WorkerProcess:
+        worker = await WorkerProcess.start(self._config, self._logs, self._metrics.environment)
+        self._workers.add(worker)
+        return worker
+
+    def _forget(self, worker: WorkerProcess) -> None:
+        self._workers.discard(worker)
+        self._metrics.forget(worker.pid)
+
+    async def _start_all(self) -> Ready:
+        """Starts the first generation; one that fails to start ends the start."""
+        self._current = [await self._spawn() for _ in range(self._config.workers)]
+        try:
+            states = await asyncio.gather(*(worker.ready() for worker in self._current))
+        except WorkerFailed as error:
+            raise StartFailed(str(error)) from error
+        return states[0]
+
+    async def _keep(self, slot: int) -> None:
+        """Replaces the worker of one slot when it dies or is to be reloaded.
+
+        Raises:
+            StartFailed: Replacements died at their start again and again.
+        """
+        backoff_s, reload = _FIRST_BACKOFF_S, self._reload[slot]
+        while True:
+            worker = self._current[slot]
+            died, reloading = asyncio.create_task(worker.ended()), asyncio.create_task(reload.wait())
+            await asyncio.wait({died, reloading}, return_when=asyncio.FIRST_COMPLETED)
+            reloading.cancel()
+            if not died.done():
+                async with self._one_reload:
+                    await self._replace(slot)
+                reload.clear()
+                continue
+            self._forget(worker)
+            if time.monotonic() - worker.started > _PROVEN_S:
+                backoff_s = _FIRST_BACKOFF_S
+            _logger.error("worker %d ended (%s); another starts in %g s", worker.pid, _told(died.result()), backoff_s)
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+            self._metrics.worker_restarted()
+            self._current[slot] = replacement = await self._spawn()
+            try:
+                await replacement.ready()
+                self._failed_starts = 0
+            except WorkerFailed as error:
+                self._failed_starts += 1
+                if self._failed_starts == _FAILED_STARTS:
+                    raise StartFailed(
+                        f"workers died at their start {_FAILED_STARTS} times in a row: {error}"
+                    ) from error
+
+    async def _replace(self, slot: int) -> None:
+        """Starts a worker and, once it serves, lets the old one end."""
+        old, new = self._current[slot], await self._spawn()
+        try:
+            await new.ready()
+        except WorkerFailed as error:
+            _logger.error("worker %d stays: its replacement could not start: %s", old.pid, error)
+            self._forget(new)
+            return
+        self._current[slot] = new
+        _logger.info("worker %d serves in place of worker %d", new.pid, old.pid)
+        await self._retire(old)
+
+    async def _retire(self, worker: WorkerProcess) -> int:
+        """Drains a worker, and kills it where that takes longer than it may; returns its exit code."""
+        worker.drain()
+        limit_s = self._config.drain_pause_s + self._config.grace_s + _EXIT_S
+        try:
+            code = await asyncio.wait_for(worker.ended(), limit_s)
+        except TimeoutError:
+            _logger.error("worker %d did not end within %g s: killing it", worker.pid, limit_s)
+            code = await worker.kill()
+        self._forget(worker)
+        return code if worker.served else 0  # one that never served has dropped nothing, however it ended
+
+
+def _told(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"

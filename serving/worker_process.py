@@ -1,0 +1,154 @@
+"""A worker as its supervisor sees it: a process that reports its state and can be stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+
+from serving.config import ServerConfig
+from serving.logs import LogConfig
+from serving.worker import HEARTBEAT_S, send_configuration
+
+_logger = logging.getLogger(__name__)
+
+
+class WorkerFailed(Exception):
+    """A worker ended before it served. Says why, where the worker knew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """What a worker serves.
+
+    Attributes:
+        model: Name of the model.
+        version: Its version.
+        provider: The execution provider that runs it.
+    """
+
+    model: str
+    version: int
+    provider: str
+
+
+class WorkerProcess:
+    """One worker process. Made by `start`."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        silence_s: float,
+    ) -> None:
+        self.started = time.monotonic()
+        self._silence_s = silence_s
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self._listening = asyncio.create_task(self._listen())
+
+    @classmethod
+    async def start(cls, config: ServerConfig, logs: LogConfig, environment: dict[str, str]) -> WorkerProcess:
+        """Starts one, in a session of its own: the terminal's signals are the supervisor's.
+
+        Args:
+            config: What it serves.
+            logs: How it logs.
+            environment: Is added to this process's own.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "serving.worker",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, **environment},
+            )
+        send_configuration(ours, config, logs)
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        # The watchdog within sees a hanging engine; the one here a hanging event loop.
+        silence_s = max(config.watchdog_s, 3 * HEARTBEAT_S)
+        return cls(process, reader, writer, silence_s=silence_s)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def served(self) -> bool:
+        """Whether it has ever reported to serve."""
+        return self._ready.done() and self._ready.exception() is None
+
+    async def ready(self) -> Ready:
+        """Waits until it serves.
+
+        Raises:
+            WorkerFailed: It ended before.
+        """
+        return await asyncio.shield(self._ready)
+
+    async def ended(self) -> int:
+        """Waits for its end; returns its exit code, negative for a signal."""
+        code = await self._process.wait()
+        await asyncio.wait({self._listening})
+        self._writer.close()
+        return code
+
+    def drain(self) -> None:
+        """Asks it to answer what it has and to end."""
+        self._signal(signal.SIGTERM)
+
+    def kill_now(self) -> None:
+        """Ends it at once."""
+        self._signal(signal.SIGKILL)
+
+    async def kill(self) -> int:
+        """Ends it at once and waits for that; returns its exit code."""
+        self.kill_now()
+        return await self.ended()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+
+    async def _listen(self) -> None:
+        """Takes its reports until it ends; one that falls silent is killed."""
+        reason = ""
+        while True:
+            try:
+                line = await asyncio.wait_for(self._reader.readline(), self._silence_s)
+            except TimeoutError:
+                _logger.error("worker %d has said nothing for %g s: killing it", self.pid, self._silence_s)
+                reason = f"it said nothing for {self._silence_s:g} s"
+                self.kill_now()
+                continue
+            except ConnectionError:
+                line = b""
+            if not line:
+                break
+            report = json.loads(line)
+            if report["state"] == "ready" and not self._ready.done():
+                self._ready.set_result(
+                    Ready(model=report["model"], version=report["version"], provider=report["provider"])
+                )
+            elif report["state"] == "failed":
+                reason = report["reason"]
+        if not self._ready.done():
+            code = await self._process.wait()
+            self._ready.set_exception(WorkerFailed(reason or f"exit code {code}"))
+            self._ready.exception()  # somebody may not have asked

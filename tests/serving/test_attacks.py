@@ -1,0 +1,118 @@
+"""Clients that want the worst: the server refuses or bears them, and answers the others right."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import resource
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+from serving.client import Client
+
+
+@pytest.fixture(autouse=True)
+def still_right(server, digits: tuple) -> Iterator[None]:
+    """Whatever a test did, the server still answers right."""
+    yield
+    with Client(server.address) as client:
+        assert np.array_equal(client.classify(digits[0][:50], timeout_s=30).labels, digits[1][:50])
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many open files as this machine lets a process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 16), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _connect(address: str) -> socket.socket:
+    host, port = address.split(":")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """An HTTP/2 frame, RFC 9113 section 4.1."""
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def _headers(**more: str) -> bytes:
+    """Request headers without compression: literals that are not indexed, RFC 7541 section 6.2.2."""
+    fields = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": "/digits.v1.DigitClassifierService/Classify",
+        ":authority": "attack",
+        "content-type": "application/grpc",
+        "te": "trailers",
+        **more,
+    }
+    return b"".join(
+        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in fields.items()
+    )
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b"")
+
+
+def _peak_bytes(process: int) -> int:
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
+
+def test_a_compressed_bomb_is_refused_before_it_fills_the_memory(server) -> None:
+    """The limit on messages holds for what they become: 256 MiB of zeros out of a quarter of one."""
+    before = _peak_bytes(server.process.pid)
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.unary_unary("/digits.v1.DigitClassifierService/Classify")
+        with pytest.raises(grpc.RpcError) as refused:
+            call(bytes(256 << 20), compression=grpc.Compression.Gzip, timeout=60)
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert _peak_bytes(server.process.pid) < before + (32 << 20)
+
+
+def test_thousands_of_silent_connections_leave_room_for_others(server, digits: tuple, many_files: None) -> None:
+    with contextlib.ExitStack() as stack:
+        for number in range(1000):
+            connection = stack.enter_context(_connect(server.address))
+            # A third says nothing, a third introduces itself, a third begins a call and stops in its middle.
+            if number % 3:
+                connection.sendall(PREFACE)
+            if number % 3 == 2:
+                connection.sendall(_frame(1, 4, 1, _headers()) + _frame(0, 0, 1, b"\x00\x00\x00\x10\x00half"))
+        with Client(server.address) as client:
+            assert np.array_equal(client.classify(digits[0][:50], timeout_s=30).labels, digits[1][:50])
+
+
+async def test_thousands_of_streams_are_all_answered(server, digits: tuple) -> None:
+    raw = digits_pb2.RawImages(pixels=digits[0][:1].tobytes(), count=1)
+    request = digits_pb2.ClassifyStreamRequest(request=digits_pb2.ClassifyRequest(raw_images=raw))
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = digits_pb2_grpc.DigitClassifierServiceStub(channel)
+        streams = [stub.ClassifyStream(timeout=120) for _ in range(2000)]  # all open before the first is used
+        for stream in streams:
+            await stream.write(request)
+        for stream in streams:
+            assert list((await stream.read()).response.labels) == [digits[1][0]]
+            await stream.done_writing()
+            assert await stream.read() is grpc.aio.EOF
+
+
+def test_a_flood_of_streams_that_are_reset_at_once_hurts_nobody(server) -> None:
+    """Rapid reset, CVE-2023-44487: requests that are taken back as soon as they are sent."""
+    with _connect(server.address) as connection:
+        connection.sendall(PREFACE)
+        with contextlib.suppress(OSError):
+            for stream in range(1, 20_001, 2):
+                connection.sendall(_frame(1, 4, stream, _headers()) + _frame(3, 0, stream, struct.pack(">I", 8)))
