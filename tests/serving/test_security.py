@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -580,6 +581,6 @@ def test_tokens_in_plain_text_on_a_network_are_warned_of(token_file: Path) -> No
     )
     for host, warned in (("0.0.0.0", True), ("localhost", False), ("::1", False)):
         done = subprocess.run(
-            ["python", "-c", program, host, token_file], capture_output=True, text=True, check=False, timeout=60
+            [sys.executable, "-c", program, host, token_file], capture_output=True, text=True, check=False, timeout=60
         )
         assert ("plain text" in done.stderr) is warned, done.stderr
