@@ -34,14 +34,16 @@ _logger = logging.getLogger(__name__)
 class BatchObserver:
     """Is told what the batcher does; does nothing by itself. Called on the event loop."""
 
-    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float], queued_rows: int) -> None:
+    def queue_changed(self, rows: int) -> None:
+        """So many images wait now; told when a batch begins and when somebody gives up."""
+
+    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
         """A batch was run.
 
         Args:
             rows: Images in it.
             inference_s: Time in the engine, in seconds.
             queue_s: For each request that began with it, the time that it had waited, in seconds.
-            queued_rows: Images that wait now.
         """
 
     def rejected(self, reason: str) -> None:
@@ -144,9 +146,14 @@ class Batcher:
         try:
             return await request.future
         except asyncio.CancelledError:
-            self._pending_rows -= rows - request.taken  # its room is free at once; the dispatcher skips it
-            request.taken = rows
+            self._give_up(request)
             raise
+
+    def _give_up(self, request: PendingRequest) -> None:
+        """Frees the room of what has not been run of a request; once, however often it is said."""
+        self._pending_rows -= len(request.images) - request.taken
+        request.taken = len(request.images)
+        self._observer.queue_changed(self._pending_rows)
 
     def _dispatcher_ended(self, dispatcher: asyncio.Task[None]) -> None:
         """Leaves nobody waiting for a dispatcher that is gone."""
@@ -192,13 +199,12 @@ class Batcher:
         while self._pending and room:
             request = self._pending.popleft()
             left = len(request.images) - request.taken
-            if request.future.done():
-                self._pending_rows -= left
-                continue
-            if request.deadline is not None and request.deadline <= now:
-                self._pending_rows -= left
-                self._observer.rejected("deadline")
-                request.fail(DeadlinePassed("the deadline passed while the request was queued"))
+            late = request.deadline is not None and request.deadline <= now
+            if late or request.future.done():
+                self._give_up(request)
+                if late:
+                    self._observer.rejected("deadline")
+                    request.fail(DeadlinePassed("the deadline passed while the request was queued"))
                 continue
             if not request.taken:
                 request.queue_s = now - request.submitted
@@ -214,6 +220,7 @@ class Batcher:
     async def _run(self, batch: list[tuple[PendingRequest, Uint8Array]]) -> None:
         rows = sum(len(piece) for _, piece in batch)
         self._batch_started = started = self._clock()
+        self._observer.queue_changed(self._pending_rows)
         try:
             images = batch[0][1] if len(batch) == 1 else np.concatenate([piece for _, piece in batch])
             if rows <= self._config.inline_rows:
@@ -238,4 +245,4 @@ class Batcher:
             request.answer(probabilities[start : start + len(piece)], inference_s)
             start += len(piece)
         began = [request.queue_s for request, piece in batch if request.answered == len(piece)]
-        self._observer.batch_ended(rows, inference_s, began, self._pending_rows)
+        self._observer.batch_ended(rows, inference_s, began)

@@ -78,7 +78,9 @@ def _method_handler(
             return _decode(request_type, request)
         return _decode_each(request_type, request if until is None else _until(until, request))
 
-    def ended(code: grpc.StatusCode, started: float) -> None:
+    def ended(code: grpc.StatusCode, started: float, context: Context) -> None:
+        if code is grpc.StatusCode.CANCELLED and (context.time_remaining() or 1) <= 0:
+            code = grpc.StatusCode.DEADLINE_EXCEEDED  # gRPC cancels the handler for either reason
         for observer in observers:
             observer.call_ended(name, code.name, time.perf_counter() - started)
 
@@ -94,9 +96,9 @@ def _method_handler(
             code, status = _outcome(error, context)
             if status is None:
                 raise
-            await context.abort(code, status.message, (*identity, (DETAILS_KEY, status.SerializeToString())))
+            await _abort(context, code, status, identity)
         finally:
-            ended(code, started)
+            ended(code, started, context)
 
     async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
         started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
@@ -110,9 +112,9 @@ def _method_handler(
             code, status = _outcome(error, context)
             if status is None:
                 raise
-            await context.abort(code, status.message, (*identity, (DETAILS_KEY, status.SerializeToString())))
+            await _abort(context, code, status, identity)
         finally:
-            ended(code, started)
+            ended(code, started, context)
 
     make = getattr(
         grpc,
@@ -174,3 +176,14 @@ def _outcome(error: Exception, context: Context) -> tuple[grpc.StatusCode, statu
         return context.code(), None
     status = status_of(error)
     return code_of(status), status
+
+
+async def _abort(
+    context: Context, code: grpc.StatusCode, status: status_pb2.Status, identity: tuple[tuple[str, str], ...]
+) -> None:
+    try:
+        await context.abort(code, status.message, (*identity, (DETAILS_KEY, status.SerializeToString())))
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:  # the client has gone meanwhile, and grpc.aio would log its own surprise
+        raise asyncio.CancelledError from error

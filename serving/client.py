@@ -49,11 +49,14 @@ def _options(max_message_bytes: int) -> list[tuple[str, Any]]:
     """Options of the channel.
 
     gRPC repeats a call only while it holds the whole request, by default up to 256 KiB: a larger one whose server dies
-    would fail at once. There are never more than a few on their way.
+    would fail at once. There are never more than a few on their way. And by default it waits a second before it
+    connects again, then ever longer, which is most of the time that calls are repeated for.
     """
     return [
         ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.per_rpc_retry_buffer_size", max_message_bytes + _ENVELOPE_BYTES),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
     ]
 
 
@@ -113,7 +116,7 @@ class Client:
         """Returns once the server reports SERVING, however late it starts.
 
         Raises:
-            CallFailed: It did not within the time, in seconds.
+            CallFailed: It did not within the time, in seconds, or it is stopping.
         """
         watch: Any = self._channel.unary_stream(_HEALTH_WATCH)
         try:
@@ -168,6 +171,9 @@ class Client:
                 in_flight.append((self._begin(classify, request, deadline), classify, request))
             while in_flight:
                 batch.add(self._finish(*in_flight.popleft(), deadline))
+        except CallFailed:
+            self._model = None  # perhaps since it has changed
+            raise
         finally:
             for call, _, _ in in_flight:
                 call.cancel()
@@ -255,9 +261,13 @@ class AsyncClient:
                 in_flight.append(asyncio.create_task(self._call(self._stub.Classify, request, deadline)))
             while in_flight:
                 batch.add(await in_flight.popleft())
+        except CallFailed:
+            self._model = None  # perhaps since it has changed
+            raise
         finally:
             for task in in_flight:
                 task.cancel()
+            await asyncio.gather(*in_flight, return_exceptions=True)
         if batch.answered_by_another_model:
             self._model = None
         return batch.answer()

@@ -37,8 +37,9 @@ class Health(aio.HealthServicer):  # type: ignore[misc]
 
     async def drain(self) -> None:
         """Reports NOT_SERVING for good and ends the watches, which would otherwise last as long as the grace period."""
-        await self.enter_graceful_shutdown()
+        # First the watches, since one whose client does not read may hold the lock that the other needs.
         self.draining.set()
+        await self.enter_graceful_shutdown()
 
     async def Watch(self, request: Any, context: Context) -> None:  # noqa: N802
         """Reports every change of a service's health until the client or the server ends it."""

@@ -54,7 +54,7 @@ class Metrics:
         self._rejected = Counter(
             "digits_rejected", "Requests that were refused before inference, by reason.", ("reason",), registry=registry
         )
-        for reason in ("queue_full", "deadline"):
+        for reason in ("queue_full", "deadline", "too_many_calls", "unauthenticated"):
             self._rejected.labels(reason)
         self._queue_s = Histogram(
             "digits_queue_duration_seconds",
@@ -106,13 +106,16 @@ class Metrics:
         """Makes the observer of one model's batches."""
         return _Batches(self, self._images.labels(model, str(version)))
 
-    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float], queued_rows: int) -> None:
+    def queue_changed(self, rows: int) -> None:
+        """Records how many images wait."""
+        self._queue_rows.set(rows)
+
+    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
         """Records a batch; see `BatchObserver`."""
         self._batch_rows.observe(rows)
         self._inference_s.observe(inference_s)
         for waited in queue_s:
             self._queue_s.observe(waited)
-        self._queue_rows.set(queued_rows)
 
 
 class _Batches(BatchObserver):
@@ -120,9 +123,12 @@ class _Batches(BatchObserver):
         self._metrics = metrics
         self._images = images
 
-    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float], queued_rows: int) -> None:
+    def queue_changed(self, rows: int) -> None:
+        self._metrics.queue_changed(rows)
+
+    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
         self._images.inc(rows)
-        self._metrics.batch_ended(rows, inference_s, queue_s, queued_rows)
+        self._metrics.batch_ended(rows, inference_s, queue_s)
 
     def rejected(self, reason: str) -> None:
         self._metrics.rejected(reason)
@@ -141,20 +147,24 @@ class SummedMetrics:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What tells workers where to keep their values."""
-        return {"PROMETHEUS_MULTIPROC_DIR": self._directory}
+        """What tells workers where to keep their values, if anybody is to see them."""
+        return {"PROMETHEUS_MULTIPROC_DIR": self._directory} if self._directory else {}
 
     def start(self, *, host: str, port: int | None) -> None:
-        """Makes the directory of this run, in memory where that can be, and shows the sum if there is a port for it.
+        """If there is a port for it, shows the sum; the directory of this run is in memory where that can be.
 
         Raises:
-            StartFailed: The port is in use.
+            StartFailed: The port is in use, or there is no place for the directory.
         """
+        if port is None:
+            return
         in_memory = _TMPFS if os.access(_TMPFS, os.W_OK) else None
-        self._directory = tempfile.mkdtemp(prefix="digits-metrics-", dir=in_memory)
+        try:
+            self._directory = tempfile.mkdtemp(prefix="digits-metrics-", dir=in_memory)
+        except OSError as error:
+            raise StartFailed(f"no place for the workers' metrics: {error.strerror}") from error
         MultiProcessCollector(self._registry, path=self._directory)  # type: ignore[no-untyped-call]
-        if port is not None:
-            self._port = MetricsPort(self._registry, host=host, port=port)
+        self._port = MetricsPort(self._registry, host=host, port=port)
 
     def worker_restarted(self) -> None:
         """Counts a restart."""
@@ -162,13 +172,15 @@ class SummedMetrics:
 
     def forget(self, pid: int) -> None:
         """Takes a worker that ended out of what is now; what it counted stays."""
-        mark_process_dead(pid, path=self._directory)  # type: ignore[no-untyped-call]
+        if self._directory:
+            mark_process_dead(pid, path=self._directory)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Stops showing, and removes the directory."""
         if self._port:
             self._port.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if self._directory:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
 
 class MetricsPort:

@@ -21,17 +21,26 @@ class SharedPort:
 
     def __init__(self, host: str, port: int) -> None:
         self._holders: list[socket.socket] = []
+        failure: OSError | None = None
         shown = f"[{host}]" if ":" in host else host
         try:
             addresses = dict.fromkeys(
                 (family, address[0]) for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             )
             for family, address in addresses:
-                if port:
-                    # Without SO_REUSEPORT this fails where anybody listens, also those who would share.
-                    _bind(family, str(address), port, share=False).close()
-                self._holders.append(_bind(family, str(address), port, share=True))
+                try:
+                    if port:
+                        # Without SO_REUSEPORT this fails where anybody listens, also those who would share.
+                        _bind(family, str(address), port, share=False).close()
+                    self._holders.append(_bind(family, str(address), port, share=True))
+                except OSError as error:
+                    failure = error
+                    if error.errno == errno.EADDRINUSE:
+                        raise
+                    continue  # a name's IPv6 address where there is no IPv6: gRPC does without it too
                 port = self._holders[-1].getsockname()[1]
+            if not self._holders and failure:
+                raise failure
         except socket.gaierror as error:
             raise StartFailed(f"can't listen on {shown}:{port}: no address is known for {host!r}") from error
         except OSError as error:

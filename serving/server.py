@@ -96,9 +96,13 @@ class Server:
         if config.security.reflection:
             services.append(_REFLECTION.full_name)
         self._health = Health(tuple(services))
-        guard = Guard(tokens=tokens, max_concurrent_calls=config.connections.max_concurrent_calls)
+        guard = Guard(
+            tokens=tokens,
+            max_concurrent_calls=config.connections.max_concurrent_calls,
+            rejected=self._metrics.rejected,
+        )
         # Without a limit on calls: these two answer under full load.
-        health_guard = Guard(tokens=None if config.security.open_health else tokens)
+        health_guard = Guard(tokens=None if config.security.open_health else tokens, rejected=self._metrics.rejected)
         handlers = [
             service_handler(self._service.DESCRIPTOR, self._service, guard=guard, observers=self._observers),
             service_handler(self._health.DESCRIPTOR, self._health, guard=health_guard, observers=self._observers),
@@ -109,7 +113,7 @@ class Server:
                 service_handler(
                     _REFLECTION,
                     servicer,
-                    guard=Guard(tokens=tokens),
+                    guard=Guard(tokens=tokens, rejected=self._metrics.rejected),
                     until=self._health.draining,
                     observers=self._observers,
                 )

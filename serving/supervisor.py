@@ -6,12 +6,14 @@ It serves nothing itself and imports neither gRPC nor ONNX Runtime. The system s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from serving.config import SAME_SIGNAL_S, ServerConfig
@@ -45,6 +47,7 @@ class Supervisor:
         self._logs = logs
         self._workers: set[WorkerProcess] = set()  # all that live, the replaced and the replacing ones too
         self._current: list[WorkerProcess] = []
+        self._retiring: set[asyncio.Task[int]] = set()
         self._stopping = asyncio.Event()
         self._reload = [asyncio.Event() for _ in range(config.workers)]
         self._one_reload = asyncio.Lock()
@@ -69,6 +72,7 @@ class Supervisor:
         self.address = port.address
         self._config = self._for_workers(port.number)
         tasks: list[asyncio.Future[Any]] = []
+        codes: list[int] = []
         try:
             self._metrics.start(host=self._config.host, port=self._config.metrics_port)
             self._handle_signals()
@@ -80,16 +84,14 @@ class Supervisor:
                 tasks.append(asyncio.ensure_future(ready(self, started.result())))
                 await self._until_stopped(tasks)
             started.cancel()
-            for task in tasks:
-                task.cancel()
-            codes = await asyncio.gather(*(self._retire(worker) for worker in self._workers))
-            return not any(codes)
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*(worker.kill() for worker in self._workers))
+            # Also where it fails: those that serve still answer what they have.
+            codes = await asyncio.gather(*(self._retire(worker) for worker in self._workers))
             self._metrics.close()
             port.close()
+        return not any(codes)
 
     async def _until_stopped(self, tasks: list[asyncio.Future[Any]]) -> None:
         """Waits for a signal, or for a task that fails; one that just ends is the announcement."""
@@ -126,13 +128,23 @@ class Supervisor:
         for reload in self._reload:
             reload.set()
 
-    def _reap_orphans(self) -> None:
-        """As a container's first process, waits for what others left behind; our own are waited for where they end."""
-        ours = {worker.pid for worker in self._workers}
-        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid not in ours:
-            os.waitpid(ended.si_pid, os.WNOHANG)
+    @staticmethod
+    def _reap_orphans() -> None:
+        """As a container's first process, waits for what others left behind.
+
+        Our own children are waited for where they were started; each leads a session, which orphans hardly do.
+        """
+        for pid in map(int, Path("/proc/self/task/1/children").read_text(encoding="ascii").split()):
+            with contextlib.suppress(ChildProcessError, ProcessLookupError):
+                if os.getsid(pid) != pid:
+                    os.waitpid(pid, os.WNOHANG)
 
     async def _spawn(self) -> WorkerProcess:
+        """Starts a worker.
+
+        Raises:
+            WorkerFailed: The system has no room for a process.
+        """
         worker = await WorkerProcess.start(self._config, self._logs, self._metrics.environment)
         self._workers.add(worker)
         return worker
@@ -143,8 +155,8 @@ class Supervisor:
 
     async def _start_all(self) -> Ready:
         """Starts the first generation; one that fails to start ends the start."""
-        self._current = [await self._spawn() for _ in range(self._config.workers)]
         try:
+            self._current = [await self._spawn() for _ in range(self._config.workers)]
             states = await asyncio.gather(*(worker.ready() for worker in self._current))
         except WorkerFailed as error:
             raise StartFailed(str(error)) from error
@@ -156,17 +168,19 @@ class Supervisor:
         Raises:
             StartFailed: Replacements died at their start again and again.
         """
-        backoff_s, reload = _FIRST_BACKOFF_S, self._reload[slot]
+        backoff_s = _FIRST_BACKOFF_S
         while True:
             worker = self._current[slot]
-            died, reloading = asyncio.create_task(worker.ended()), asyncio.create_task(reload.wait())
-            await asyncio.wait({died, reloading}, return_when=asyncio.FIRST_COMPLETED)
-            reloading.cancel()
-            if not died.done():
-                async with self._one_reload:
+            died, turn = asyncio.create_task(worker.ended()), asyncio.create_task(self._reload_turn(slot))
+            await asyncio.wait({died, turn}, return_when=asyncio.FIRST_COMPLETED)
+            if turn.done():
+                died.cancel()
+                try:
                     await self._replace(slot)
-                reload.clear()
+                finally:
+                    self._one_reload.release()
                 continue
+            turn.cancel()
             self._forget(worker)
             if time.monotonic() - worker.started > _PROVEN_S:
                 backoff_s = _FIRST_BACKOFF_S
@@ -174,8 +188,8 @@ class Supervisor:
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
             self._metrics.worker_restarted()
-            self._current[slot] = replacement = await self._spawn()
             try:
+                self._current[slot] = replacement = await self._spawn()
                 await replacement.ready()
                 self._failed_starts = 0
             except WorkerFailed as error:
@@ -185,18 +199,26 @@ class Supervisor:
                         f"workers died at their start {_FAILED_STARTS} times in a row: {error}"
                     ) from error
 
+    async def _reload_turn(self, slot: int) -> None:
+        """Waits until a slot is to be reloaded and no other is; then its reload has begun."""
+        await self._reload[slot].wait()
+        await self._one_reload.acquire()
+        self._reload[slot].clear()  # what is asked for from now on wants another one
+
     async def _replace(self, slot: int) -> None:
-        """Starts a worker and, once it serves, lets the old one end."""
-        old, new = self._current[slot], await self._spawn()
+        """Starts a worker and, once it serves, lets the old one end meanwhile."""
+        old = self._current[slot]
         try:
+            new = await self._spawn()
             await new.ready()
         except WorkerFailed as error:
             _logger.error("worker %d stays: its replacement could not start: %s", old.pid, error)
-            self._forget(new)
             return
         self._current[slot] = new
         _logger.info("worker %d serves in place of worker %d", new.pid, old.pid)
-        await self._retire(old)
+        retiring = asyncio.create_task(self._retire(old))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
 
     async def _retire(self, worker: WorkerProcess) -> int:
         """Drains a worker, and kills it where that takes longer than it may; returns its exit code."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -9,6 +10,8 @@ from opentelemetry.instrumentation.grpc import aio_server_interceptor
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+_CLOSE_S = 3.0
 
 
 class Traces:
@@ -29,5 +32,8 @@ class Traces:
         return aio_server_interceptor(tracer_provider=self._provider)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Sends what is left; blocks until that is done or given up."""
-        self._provider.shutdown()
+        """Sends what is left; blocks until that is done, for a few seconds at most."""
+        # A thread that nobody waits for at exit: with a collector that does not answer, this takes half a minute.
+        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(_CLOSE_S)

@@ -16,6 +16,9 @@ from serving.config import ServerConfig
 from serving.logs import LogConfig
 from serving.worker import HEARTBEAT_S, send_configuration
 
+# From its start to its first word, and from there until it serves: imports, the model, its warm-up.
+_START_S = 120.0
+
 _logger = logging.getLogger(__name__)
 
 
@@ -65,24 +68,35 @@ class WorkerProcess:
             config: What it serves.
             logs: How it logs.
             environment: Is added to this process's own.
+
+        Raises:
+            WorkerFailed: The system has no room for a process.
         """
         ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "serving.worker",
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
-                env={**os.environ, **environment},
-            )
-        send_configuration(ours, config, logs)
+        try:
+            with theirs:
+                process = await cls._launch(theirs, environment)
+            send_configuration(ours, config, logs)
+        except OSError as error:  # one that runs already sees the socket's end and ends too
+            ours.close()
+            raise WorkerFailed(f"no process could be started: {error.strerror}") from error
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         # The watchdog within sees a hanging engine; the one here a hanging event loop.
         silence_s = max(config.watchdog_s, 3 * HEARTBEAT_S)
         return cls(process, reader, writer, silence_s=silence_s)
+
+    @staticmethod
+    async def _launch(theirs: socket.socket, environment: dict[str, str]) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "serving.worker",
+            str(theirs.fileno()),
+            pass_fds=(theirs.fileno(),),
+            stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, **environment},
+        )
 
     @property
     def pid(self) -> int:
@@ -98,9 +112,13 @@ class WorkerProcess:
         """Waits until it serves.
 
         Raises:
-            WorkerFailed: It ended before.
+            WorkerFailed: It ended before, or did not serve in time and was killed.
         """
-        return await asyncio.shield(self._ready)
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._ready), _START_S)
+        except TimeoutError as error:
+            await self.kill()
+            raise WorkerFailed(f"it did not serve within {_START_S:g} s") from error
 
     async def ended(self) -> int:
         """Waits for its end; returns its exit code, negative for a signal."""
@@ -128,19 +146,20 @@ class WorkerProcess:
 
     async def _listen(self) -> None:
         """Takes its reports until it ends; one that falls silent is killed."""
-        reason = ""
+        reason, patience_s = "", _START_S
         while True:
             try:
-                line = await asyncio.wait_for(self._reader.readline(), self._silence_s)
+                line = await asyncio.wait_for(self._reader.readline(), patience_s)
             except TimeoutError:
-                _logger.error("worker %d has said nothing for %g s: killing it", self.pid, self._silence_s)
-                reason = f"it said nothing for {self._silence_s:g} s"
+                reason = f"it said nothing for {patience_s:g} s"
+                _logger.error("killing worker %d: %s", self.pid, reason)
                 self.kill_now()
                 continue
             except ConnectionError:
                 line = b""
             if not line:
                 break
+            patience_s = self._silence_s
             report = json.loads(line)
             if report["state"] == "ready" and not self._ready.done():
                 self._ready.set_result(

@@ -164,7 +164,11 @@ class Chaos:
                 self.counts[f"calls of a crowd: {code}"] += 1
                 if code == "OK":
                     self._check("crowd answers", np.array((await call).labels), each)
-                elif code not in {"RESOURCE_EXHAUSTED", "UNAVAILABLE"}:  # the latter from a worker that died
+                elif code not in {
+                    "RESOURCE_EXHAUSTED",
+                    "UNAVAILABLE",
+                    "CANCELLED",
+                }:  # the latter two from a worker that ends
                     self.faults.append(f"a call of a crowd failed with {code}")
             await channel.close()
 

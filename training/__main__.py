@@ -90,7 +90,12 @@ def _errors_in_a_line(*, tensorflow: bool = True) -> Iterator[None]:
 @click.option("--seeds", type=click.IntRange(1), default=1, help="Train so many times, from --seed on upwards.")
 @click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs, in place of the recipe's.")
 @click.option("--limit", type=click.IntRange(1), default=None, help="Train on the first so many images only.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), show_default="runs/ARCHITECTURE-seed-SEED")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    show_default="runs/ARCHITECTURE-seed-SEED, of several runs/ARCHITECTURE-RECIPE-seeds-FROM-TO",
+    help="Directory for the run; of several, for a directory of each.",
+)
 @click.pass_context
 def main(context: click.Context, /, *, list_all: bool, **options: Any) -> None:
     """Trains a network and writes model.keras, its record and a report."""

@@ -151,6 +151,22 @@ async def test_the_rest_of_a_large_request_that_ended_is_not_run(make: Make, gat
     assert batcher.queued_rows == 0
 
 
+@pytest.mark.parametrize("late", [False, True])
+async def test_the_room_of_a_request_is_given_back_once(make: Make, gate: Gate, late: bool) -> None:
+    """Cancelled, with the dispatcher's turn before the caller's own: both find the request given up."""
+    now = 100.0
+    batcher = make(options={"clock": lambda: now})
+    first = await _busy(batcher, gate)
+    (gone,) = await _queued(batcher, _images(1, 2, 3), deadline=101.0)
+    now = 102.0 if late else 100.0
+    gone.cancel()
+    assert batcher._take_batch() == []
+    await asyncio.wait({gone})
+    assert batcher.queued_rows == 0
+    gate.open()
+    await first
+
+
 async def test_a_deadline_that_can_not_be_met_is_refused_at_once(make: Make, gate: Gate) -> None:
     now = 100.0
 
@@ -172,8 +188,11 @@ async def test_every_batch_is_observed(make: Make, gate: Gate) -> None:
     class Observer(BatchObserver):
         seen: ClassVar[list] = []
 
-        def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float], queued_rows: int) -> None:
-            self.seen.append((rows, inference_s, list(queue_s), queued_rows))
+        def queue_changed(self, rows: int) -> None:
+            self.seen.append(rows)
+
+        def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
+            self.seen.append((rows, inference_s, list(queue_s)))
 
         def rejected(self, reason: str) -> None:
             self.seen.append(reason)
@@ -190,7 +209,11 @@ async def test_every_batch_is_observed(make: Make, gate: Gate) -> None:
     gate.open()
     await asyncio.gather(first, *waiting)
     await asyncio.wait({late})
-    assert Observer.seen == ["queue_full", (1, 5.0, [0.0], 8), (4, 0.0, [5.0], 4), "deadline", (3, 0.0, [5.0], 0)]
+    assert Observer.seen == [
+        *(0, "queue_full", (1, 5.0, [0.0])),
+        *(4, (4, 0.0, [5.0])),
+        *(2, "deadline", 0, (3, 0.0, [5.0])),
+    ]
     assert batcher.batch_age_s == 0.0
 
 
