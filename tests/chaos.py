@@ -155,6 +155,7 @@ class Chaos:
 
     async def _overload(self) -> None:
         """Sends more than the queue takes: what is not answered is refused, at once and for this reason."""
+        allowed = {"RESOURCE_EXHAUSTED", "UNAVAILABLE", "CANCELLED"}  # the latter two from a worker that ends
         while not self._ended:
             channel, stub = await self._stub()
             rows = [self._rows(1024) for _ in range(30)]
@@ -164,11 +165,7 @@ class Chaos:
                 self.counts[f"calls of a crowd: {code}"] += 1
                 if code == "OK":
                     self._check("crowd answers", np.array((await call).labels), each)
-                elif code not in {
-                    "RESOURCE_EXHAUSTED",
-                    "UNAVAILABLE",
-                    "CANCELLED",
-                }:  # the latter two from a worker that ends
+                elif code not in allowed:
                     self.faults.append(f"a call of a crowd failed with {code}")
             await channel.close()
 
