@@ -29,9 +29,9 @@ class EngineConfig:
     Attributes:
         provider: `cuda` runs the whole model on CUDA or refuses to start; `cpu` runs it on the CPU; `auto` takes CUDA
             where it works and the CPU otherwise, and logs which and why.
-        threads: Threads of one inference on the CPU; 0 for as many as this process has processors. One is best for small
-            requests: more shorten large batches, and burn twice the CPU for a single image, since they spin between
-            inferences. Several workers use several processors better.
+        threads: Threads of one inference on the CPU; 0 for as many as this process has processors. One is best for
+            small requests: more shorten large batches, and burn twice the CPU for a single image, since they spin
+            between inferences. Several workers use several processors better.
         cpu_run_rows: Rows of one run on the CPU; larger batches are split, since small ones stay in the cache.
         max_batch_rows: Rows of the largest batch. On CUDA, buffers for every power of two up to it are kept.
         device: Index of the CUDA device.
