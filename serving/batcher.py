@@ -223,11 +223,7 @@ class Batcher:
         self._observer.queue_changed(self._pending_rows)
         try:
             images = batch[0][1] if len(batch) == 1 else np.concatenate([piece for _, piece in batch])
-            if rows <= self._config.inline_rows:
-                probabilities = self._infer(images)
-                await asyncio.sleep(0)  # lets those in that came meanwhile
-            else:
-                probabilities = await asyncio.get_running_loop().run_in_executor(self._executor, self._infer, images)
+            probabilities = await asyncio.get_running_loop().run_in_executor(self._executor, self._infer, images)
             if probabilities.ndim != 2 or len(probabilities) != rows:
                 raise InferenceFailed(f"{rows} images gave an answer of shape {list(probabilities.shape)}")
         except Exception as error:

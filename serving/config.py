@@ -62,18 +62,14 @@ class BatcherConfig:
             waiting time: waiting time is about `max_queue_rows` divided by the engine's images a second.
         max_wait_ms: How long an idle engine waits for a fuller batch, in milliseconds. 0 never waits, which is best
             unless batches stay small under load and throughput matters more than latency.
-        inline_rows: Batches of at most this many rows run on the event loop itself, which saves the hand-over to the
-            engine's thread and back, and makes everything else wait for as long; 0 for none.
     """
 
     max_batch_rows: int = 1024
     max_queue_rows: int = 16384
     max_wait_ms: float = 0.0
-    inline_rows: int = 0
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "max_batch_rows")
-        _at_least(self, 0, "inline_rows")
         if not 0 <= self.max_wait_ms <= 60_000:
             raise InvalidConfig(f"max_wait_ms must lie between 0 and 60000, not {self.max_wait_ms}")
         if self.max_queue_rows < self.max_batch_rows:
@@ -195,5 +191,7 @@ class ServerConfig:
             if not 0 <= getattr(self, name) <= 3600:
                 raise InvalidConfig(f"{name} must lie between 0 and 3600, not {getattr(self, name)}")
         _at_least(self, 1, "workers", "watchdog_s")
+        if self.traces_endpoint and not self.traces_endpoint.startswith(("http://", "https://")):
+            raise InvalidConfig(f"traces_endpoint must be like http://host:4318, not {self.traces_endpoint!r}")
         if not 0 <= self.access_log_share <= 1:
             raise InvalidConfig(f"access_log_share must lie between 0 and 1, not {self.access_log_share}")

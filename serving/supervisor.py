@@ -25,7 +25,7 @@ from serving.processors import available_processors
 from serving.worker_process import Ready, WorkerFailed, WorkerProcess
 
 # A worker that ran for so long has proven itself: when it dies, the next is started without much ado.
-_PROVEN_S = 30.0
+_PROVEN_S = 5.0
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.25, 30.0
 _FAILED_STARTS = 3
 # What a worker may need beyond its grace period to end.

@@ -53,3 +53,9 @@ def test_a_call_is_a_span_of_its_client_s_trace(start_server: Callable, collecto
     assert spans[0].trace_id.hex() == TRACE
     codes = [{a.key: a.value.int_value for a in span.attributes}["rpc.grpc.status_code"] for span in spans]
     assert codes == [0, grpc.StatusCode.INVALID_ARGUMENT.value[0]]
+
+
+def test_a_collector_s_address_that_is_none_is_told(command: Callable) -> None:
+    done = command("digits-serve", "--port", "0", "--traces-endpoint", "collector:4318")
+    assert done.returncode == 2
+    assert "traces_endpoint must be like http://host:4318, not 'collector:4318'" in done.stderr
