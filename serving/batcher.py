@@ -58,6 +58,7 @@ class Batcher:
         executor: The thread that runs batches.
         config: Sizes and waiting time.
         batch_rows: Rows of a batch; the configuration's largest request by default.
+        inline_rows: A batch of so few rows runs on the event loop where nobody else waits: a hand-over takes longer.
         observer: Is told of every batch.
         clock: Seconds from any fixed moment; deadlines are given on this clock.
     """
@@ -69,6 +70,7 @@ class Batcher:
         config: BatcherConfig,
         *,
         batch_rows: int | None = None,
+        inline_rows: int = 0,
         observer: BatchObserver | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,6 +78,7 @@ class Batcher:
         self._executor = executor
         self._config = config
         self._batch_rows = batch_rows or config.max_batch_rows
+        self._inline_rows = inline_rows
         self._observer = observer or BatchObserver()
         self._clock = clock
         self._pending: deque[PendingRequest] = deque()
@@ -223,7 +226,10 @@ class Batcher:
         self._observer.queue_changed(self._pending_rows)
         try:
             images = batch[0][1] if len(batch) == 1 else np.concatenate([piece for _, piece in batch])
-            probabilities = await asyncio.get_running_loop().run_in_executor(self._executor, self._infer, images)
+            if rows <= self._inline_rows and not self._pending:
+                probabilities = self._infer(images)
+            else:
+                probabilities = await asyncio.get_running_loop().run_in_executor(self._executor, self._infer, images)
             if probabilities.ndim != 2 or len(probabilities) != rows:
                 raise InferenceFailed(f"{rows} images gave an answer of shape {list(probabilities.shape)}")
         except Exception as error:

@@ -98,6 +98,7 @@ class Deployment:
             self._executor,
             self._batcher_config,
             batch_rows=min(self._engine.batch_rows, self._batcher_config.max_batch_rows),
+            inline_rows=int(self._batcher_config.inline_s / self._engine.row_s),
             observer=self._observer,
         )
         self._batcher.start()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +26,8 @@ from serving.processors import available_processors
 INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 RUNTIME_VERSION: str = onnxruntime.__version__
+
+_TIMED_RUNS = 5
 
 Uint8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -61,6 +65,7 @@ class Engine:
         self._config = config
         self._session: onnxruntime.InferenceSession | None = None
         self._run: Callable[[Uint8Array], Prediction] | None = None
+        self._row_s = math.inf
 
     @property
     def provider(self) -> str:
@@ -72,6 +77,11 @@ class Engine:
     def batch_rows(self) -> int:
         """Rows of the batch that it runs best: one run on the CPU, the largest bucket on CUDA."""
         return self._config.max_batch_rows if self.provider == CUDA else self._config.cpu_run_rows
+
+    @property
+    def row_s(self) -> float:
+        """Time of a run of a single row, in seconds, as measured when it started; infinite on CUDA, where it varies."""
+        return self._row_s
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -101,8 +111,8 @@ class Engine:
             self._run = buckets.run
         else:
             self._run = self._run_split
-            for rows in {1, self._config.cpu_run_rows}:
-                self._run_split(np.zeros((rows, *self._image_shape), np.uint8))
+            self._run_split(np.zeros((self._config.cpu_run_rows, *self._image_shape), np.uint8))
+            self._row_s = min(self._time_one_row() for _ in range(_TIMED_RUNS))
 
     def infer(self, images: Uint8Array) -> Prediction:
         """Runs the network.
@@ -184,6 +194,12 @@ class Engine:
                     f"model.onnx: {name} is {_describe(found.get(name))}, "
                     f"but the manifest promises {_describe(promised.get(name))}"
                 )
+
+    def _time_one_row(self) -> float:
+        image = np.zeros((1, *self._image_shape), np.uint8)
+        started = time.perf_counter()
+        self._run_split(image)
+        return time.perf_counter() - started
 
     def _run_split(self, images: Uint8Array) -> Prediction:
         session, rows = self._started(), self._config.cpu_run_rows

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from serving.errors import TooManyCalls, Unauthenticated
@@ -34,9 +33,8 @@ class Guard:
         self._max_concurrent_calls = max_concurrent_calls
         self._calls = 0
 
-    @contextlib.contextmanager
-    def admit(self, context: Any) -> Iterator[None]:
-        """Holds one call's place while it runs.
+    def admit(self, context: Any) -> Guard:
+        """Gives one call a place, which it gives back at the end of a `with` block.
 
         Args:
             context: The call's; its metadata is used.
@@ -58,7 +56,10 @@ class Guard:
             self._rejected("too_many_calls")
             raise TooManyCalls(f"{self._max_concurrent_calls} calls are running already", retry_after_s=_RETRY_AFTER_S)
         self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
+        return self
+
+    def __enter__(self) -> None:
+        """The place was taken by `admit`."""
+
+    def __exit__(self, *exception: object) -> None:
+        self._calls -= 1

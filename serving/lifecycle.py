@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 
 from serving.config import SAME_SIGNAL_S, ServerConfig
@@ -34,7 +35,11 @@ async def serve(
         DigitsError: The server can't start as configured.
     """
     await server.start()
-    watchdog = asyncio.create_task(_watch(server, config.watchdog_s))
+    watched = threading.Event()
+    # A thread, since small batches run on the event loop.
+    threading.Thread(
+        target=_watch, args=(server, config.watchdog_s, watched, asyncio.get_running_loop()), daemon=True
+    ).start()
     announcing = asyncio.ensure_future(ready(server))
     stopped = asyncio.create_task(stopping.wait())
     try:
@@ -53,7 +58,7 @@ async def serve(
         if not await server.aclose():
             _logger.error("calls in flight did not end within %g s and were dropped", config.grace_s)
             os._exit(1)  # the thread that hangs in an inference would keep the interpreter
-        watchdog.cancel()
+        watched.set()
 
 
 def stop_on_signals(stopping: asyncio.Event) -> None:
@@ -77,13 +82,12 @@ def stop_on_signals(stopping: asyncio.Event) -> None:
     )
 
 
-async def _watch(server: Server, limit_s: float) -> None:
+def _watch(server: Server, limit_s: float, ended: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
     """Ends the process when a batch hangs: nothing else frees the thread that it holds."""
-    while True:
-        await asyncio.sleep(min(1.0, limit_s / 4))
+    while not ended.wait(min(1.0, limit_s / 4)):
         age_s = server.deployment.batch_age_s
         if age_s > limit_s:
             _logger.critical("a batch has been in the engine for %.1f s (watchdog: %g s); ending", age_s, limit_s)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(server.announce_end(), 1)
+                asyncio.run_coroutine_threadsafe(server.announce_end(), loop).result(1)
             os._exit(1)

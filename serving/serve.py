@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import click
 
+from serving import event_loop
 from serving.config import (
     PRETRAINED,
     PROVIDERS,
@@ -20,12 +19,11 @@ from serving.config import (
     SecurityConfig,
     ServerConfig,
 )
+from serving.demo import classify_samples
 from serving.errors import DigitsError
 from serving.logs import FORMATS, LEVELS, LogConfig, start_logging
 from serving.processors import available_processors
 from serving.server_options import connection_options, security_options
-
-SAMPLES = Path(__file__).parent / "samples"
 
 Announce = Callable[[str, int, str, str], Awaitable[None]]
 
@@ -194,10 +192,13 @@ def main(
         except OSError as error:  # nobody reads stdout, or its disk is full: no reason not to serve
             _logger.warning("could not announce %s on stdout: %s", address, error.strerror)
         if demo:
-            await _classify_samples(address, security)
+            await classify_samples(address, security)
 
     try:
-        clean = asyncio.run(_supervise(config, logs, announce) if config.workers > 1 else _serve(config, announce))
+        if config.workers > 1:
+            clean = asyncio.run(_supervise(config, logs, announce))
+        else:
+            clean = event_loop.run(_serve(config, announce))
     except ModuleNotFoundError as error:
         raise click.ClickException(
             f"{error.name} is not installed; a server needs the extra cpu or gpu: pip install 'digits-serving[cpu]'"
@@ -252,25 +253,3 @@ def _workers_for(provider: str) -> int:
     """One on CUDA, where batches scale and processes hardly do; else one for each processor."""
     on_cuda = provider == "cuda" or (provider == "auto" and Path("/dev/nvidia0").exists())
     return 1 if on_cuda else available_processors()
-
-
-async def _classify_samples(address: str, security: SecurityConfig) -> None:
-    """Runs the real command line in a process of its own, so that what it shows has been over the wire."""
-    credentials = []
-    if security.tls_certificate is not None and "DIGITS_TLS_CA" not in os.environ:
-        credentials += ["--tls-ca", str(security.tls_certificate)]
-    if security.token_file is not None:
-        credentials += ["--token-file", str(security.token_file)]
-    samples = sorted(str(path) for path in SAMPLES.glob("*.png"))
-    client = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "serving", "classify", "--target", address, *credentials, "--picture", *samples),
-        start_new_session=True,  # a Ctrl-C is the server's, which ends this process with itself
-    )
-    try:
-        if await client.wait() == 0:
-            click.echo(f"\nstill serving on {address}; Ctrl-C stops")
-    finally:
-        if client.returncode is None:
-            client.terminate()
-            await client.wait()

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 # Room in a message for everything but pixels: names, options, tags.
 _ENVELOPE_BYTES = 64 * 1024
+# How long calls are refused before connections end: most callers have been told by then, and pause.
+_REFUSE_S = 0.1
 
 _logger = logging.getLogger(__name__)
 
@@ -164,12 +166,16 @@ class Server:
             self._service.drain()
         grace_s = self._config.grace_s if grace_s is None else grace_s
         ends = time.monotonic() + grace_s
-        # The model before the front end: until that stops, new calls get UNAVAILABLE, which clients repeat elsewhere;
-        # those that arrive while grpcio itself shuts down get CANCELLED.
-        drained = self._deployment is None or await self._deployment.drain(grace_s)
-        if self._front is not None:
-            await self._front.stop(max(0.0, ends - time.monotonic()))
+        drained = True
         if self._deployment is not None:
+            draining = asyncio.create_task(self._deployment.drain(grace_s))
+            # Calls that arrive while grpcio shuts down get CANCELLED, which few clients repeat. So those of the next
+            # moment are refused with UNAVAILABLE, and their callers pause; then connections are told to go elsewhere,
+            # without waiting for what is still in the engine, or the callers would run out of attempts here.
+            await asyncio.wait({draining}, timeout=_REFUSE_S)
+            if self._front is not None:
+                await self._front.stop(max(0.0, ends - time.monotonic()))
+            drained = await draining
             self._deployment.close()
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)

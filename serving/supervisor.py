@@ -24,7 +24,7 @@ from serving.port import SharedPort
 from serving.processors import available_processors
 from serving.worker_process import Ready, WorkerFailed, WorkerProcess
 
-# A worker that ran for so long has proven itself: when it dies, the next is started without much ado.
+# A worker that ran for so long has proven itself: when it dies, the next is started at once.
 _PROVEN_S = 5.0
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.25, 30.0
 _FAILED_STARTS = 3
@@ -183,10 +183,10 @@ class Supervisor:
             turn.cancel()
             self._forget(worker)
             if time.monotonic() - worker.started > _PROVEN_S:
-                backoff_s = _FIRST_BACKOFF_S
+                backoff_s = 0.0
             _logger.error("worker %d ended (%s); another starts in %g s", worker.pid, _told(died.result()), backoff_s)
             await asyncio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+            backoff_s = min(max(_FIRST_BACKOFF_S, 2 * backoff_s), _LONGEST_BACKOFF_S)
             self._metrics.worker_restarted()
             try:
                 self._current[slot] = replacement = await self._spawn()

@@ -16,6 +16,7 @@ import struct
 import sys
 from typing import Any
 
+from serving import event_loop
 from serving.config import ServerConfig
 from serving.errors import DigitsError
 from serving.logs import LogConfig, start_logging
@@ -41,7 +42,7 @@ def main(descriptor: int) -> int:
         # From our own supervisor, over a socket that nobody else holds.
         config, logs = pickle.loads(received.read(length))  # noqa: S301
     start_logging(logs)
-    return asyncio.run(_work(control, config))
+    return event_loop.run(_work(control, config))
 
 
 async def _work(control: socket.socket, config: ServerConfig) -> int:

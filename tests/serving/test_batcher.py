@@ -167,6 +167,33 @@ async def test_the_room_of_a_request_is_given_back_once(make: Make, gate: Gate, 
     await first
 
 
+async def test_small_batches_run_where_they_are_and_large_ones_leave_the_event_loop_free(make: Make) -> None:
+    threads = []
+
+    def infer(images: np.ndarray) -> np.ndarray:
+        threads.append(threading.current_thread())
+        return images[:, 0, 0, :].astype(np.float32)
+
+    batcher = make(infer, options={"inline_rows": 2, "batch_rows": 2})
+    answer = await batcher.submit(_images(7, 8))
+    assert answer.probabilities[:, 0].tolist() == [7, 8]
+    assert threads == [threading.main_thread()]
+    await asyncio.gather(batcher.submit(_images(1, 2)), batcher.submit(_images(3)))  # the first lets somebody wait
+    assert [thread is threading.main_thread() for thread in threads] == [True, False, True]
+    batcher = make(infer, options={"inline_rows": 2})
+    await batcher.submit(_images(1, 2, 3))
+    assert threads[-1] is not threading.main_thread()
+
+
+async def test_a_small_batch_that_fails_is_not_the_end(make: Make, gate: Gate) -> None:
+    batcher = make(options={"inline_rows": 2})
+    gate.fails = True
+    with pytest.raises(InferenceFailed):
+        await batcher.submit(_images(1))
+    gate.fails = False
+    assert (await batcher.submit(_images(2))).probabilities[:, 0].tolist() == [2]
+
+
 async def test_a_deadline_that_can_not_be_met_is_refused_at_once(make: Make, gate: Gate) -> None:
     now = 100.0
 
@@ -363,15 +390,18 @@ async def test_the_wait_for_more_ends(make: Make, gate: Gate) -> None:
     sizes=st.lists(st.integers(1, 16), min_size=1, max_size=40),
     cancelled=st.sets(st.integers(0, 39)),
     batch_rows=st.integers(1, 16),
+    inline_rows=st.integers(0, 16),
 )
-def test_everyone_gets_exactly_their_own_rows(sizes: list[int], cancelled: set[int], batch_rows: int) -> None:
+def test_everyone_gets_exactly_their_own_rows(
+    sizes: list[int], cancelled: set[int], batch_rows: int, inline_rows: int
+) -> None:
     """Requests of random sizes with recognisable contents, some cancelled while queued."""
 
     async def run() -> None:
         with ThreadPoolExecutor(1) as executor:
             config = BatcherConfig(max_batch_rows=16, max_queue_rows=1000)
             infer = lambda images: images[:, 0, 0, :].astype(np.float32)  # noqa: E731
-            batcher = Batcher(infer, executor, config, batch_rows=batch_rows)
+            batcher = Batcher(infer, executor, config, batch_rows=batch_rows, inline_rows=inline_rows)
             batcher.start()
             starts = np.cumsum([0, *sizes[:-1]])
             contents = [np.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from serving.serve import SAMPLES
+from serving.demo import SAMPLES
 
 FILES = [SAMPLES / f"{digit}.png" for digit in (7, 2, 5)]
 

@@ -221,9 +221,9 @@ class _HeldServer:
     """A real server in this process, whose engine can be held."""
 
     def __init__(self, **batcher: object) -> None:
-        self.server = Server(
-            ServerConfig(port=0, engine=EngineConfig(provider="cpu"), batcher=BatcherConfig(**batcher))
-        )
+        # Nothing inline: what is held is the engine's thread, not the event loop.
+        config = BatcherConfig(inline_s=0, **batcher)
+        self.server = Server(ServerConfig(port=0, engine=EngineConfig(provider="cpu"), batcher=config))
         self.began, self.released = threading.Event(), threading.Event()
         self.released.set()
         self.error: Exception | None = None

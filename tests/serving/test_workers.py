@@ -195,12 +195,13 @@ def test_a_worker_that_hangs_is_replaced(pair, digits: tuple) -> None:
         assert np.array_equal(client.classify(digits[0][:10], timeout_s=20).labels, digits[1][:10])
 
 
-def test_an_engine_that_hangs_ends_its_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 64], ids=["on the event loop", "on the engine's thread"])
+def test_an_engine_that_hangs_ends_its_process(count: int) -> None:
     """The watchdog of a process without a supervisor; what restarts it, restarts the service."""
     script = """
 import asyncio, sys, threading, logging
 from serving.client import Client
-from serving.config import ServerConfig, EngineConfig
+from serving.config import BatcherConfig, EngineConfig, ServerConfig
 from serving.lifecycle import serve
 from serving.server import Server
 logging.basicConfig()
@@ -209,7 +210,9 @@ async def main():
     async def ready(server):
         server.deployment._engine.infer = lambda images: threading.Event().wait()
         print(server.address, flush=True)
-    config = ServerConfig(port=0, watchdog_s=1, engine=EngineConfig(provider="cpu"))
+    config = ServerConfig(
+        port=0, watchdog_s=1, engine=EngineConfig(provider="cpu"), batcher=BatcherConfig(inline_s=0.001)
+    )
     await serve(Server(config), config, ready=ready, stopping=asyncio.Event())
 asyncio.run(main())
 """
@@ -219,7 +222,7 @@ asyncio.run(main())
     try:
         channel = grpc.insecure_channel(process.stdout.readline().strip(), options=[("grpc.enable_retries", 0)])
         stub = digits_pb2_grpc.DigitClassifierServiceStub(channel)
-        images = digits_pb2.RawImages(pixels=bytes(784), count=1)
+        images = digits_pb2.RawImages(pixels=bytes(784 * count), count=count)
         with pytest.raises(grpc.RpcError) as failed:
             stub.Classify(digits_pb2.ClassifyRequest(raw_images=images), timeout=20)
         assert failed.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -104,6 +104,25 @@ def test_smoothing_leaves_some_probability_to_every_class() -> None:
     assert float(SmoothedCrossentropy(0.1)(labels, probabilities)) == pytest.approx(float(smoothed))
 
 
+def test_a_recipe_may_change_the_dropout_and_nothing_that_is_exported() -> None:
+    import keras
+
+    from training.architectures import ARCHITECTURES
+    from training.recipe import Recipe
+
+    def rates(recipe: Recipe) -> list[float]:
+        model = ARCHITECTURES["mnist_convnet"].build()
+        recipe.compile(model, images=100)
+        assert model.count_params() == 34_826
+        return [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+
+    plain = Recipe(name="plain", epochs=1, source="this test")
+    assert rates(plain) == [0.5]
+    assert rates(dataclasses.replace(plain, dropout=0.0)) == [0.0]
+    with pytest.raises(ValueError, match="dropout"):
+        dataclasses.replace(plain, dropout=1.0)
+
+
 def test_the_test_set_chooses_nothing(data: Dataset) -> None:
     """The same run with other test labels must give the same network: only the final figures may change."""
     from training.recipe import FAST
