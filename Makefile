@@ -41,9 +41,10 @@ export: .venv-dev/.installed
 chaos: .venv-dev/.installed
 	.venv-dev/bin/python tests/chaos.py
 
-# Ten minutes of mixed load; fails where memory grows
+# Ten minutes of mixed load; fails where memory grows. Then a queue that is full for a minute
 soak: .venv-dev/.installed
 	.venv-dev/bin/python tests/soak.py
+	FULL_QUEUE_S=60 .venv-dev/bin/python -m pytest tests/serving/test_attacks.py -k stays_full
 
 # Requests that nobody would write, for longer than the tests take
 fuzz: .venv-dev/.installed

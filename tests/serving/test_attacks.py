@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import contextlib
+import os
 import re
 import resource
 import socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serving.client import Client
+
+Start = Callable[..., contextlib.AbstractContextManager]
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +114,35 @@ async def test_thousands_of_streams_are_all_answered(server, digits: tuple) -> N
             assert list((await stream.read()).response.labels) == [digits[1][0]]
             await stream.done_writing()
             assert await stream.read() is grpc.aio.EOF
+
+
+async def test_a_queue_that_stays_full_refuses_at_once_and_answers_the_rest(start_server: Start, digits: tuple) -> None:
+    """For seconds here, for a minute by `make soak`."""
+    images, codes = np.ascontiguousarray(digits[0][:256]), collections.Counter()
+    raw = digits_pb2.RawImages(pixels=images.tobytes(), count=len(images))
+    request = digits_pb2.ClassifyRequest(raw_images=raw)
+    ends = time.monotonic() + float(os.environ.get("FULL_QUEUE_S", "2"))
+    with start_server("--max-batch-rows", "256", "--max-queue-rows", "1024", "--provider", "cpu") as full:
+        async with grpc.aio.insecure_channel(full.address) as channel:
+            stub, health = digits_pb2_grpc.DigitClassifierServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+            expected = (await stub.Classify(request, timeout=20)).labels
+
+            async def insist() -> None:
+                while time.monotonic() < ends:
+                    try:
+                        assert (await stub.Classify(request, timeout=20)).labels == expected
+                        codes["OK"] += 1
+                    except grpc.aio.AioRpcError as error:
+                        codes[error.code().name] += 1
+
+            async def ask_for_health() -> None:
+                while time.monotonic() < ends:
+                    answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=2)
+                    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+            await asyncio.gather(*(insist() for _ in range(40)), ask_for_health())
+            assert codes.keys() == {"OK", "RESOURCE_EXHAUSTED"}
+            assert (await stub.Classify(request, timeout=20)).labels == expected
 
 
 def test_a_flood_of_streams_that_are_reset_at_once_hurts_nobody(server) -> None:
