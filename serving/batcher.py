@@ -13,12 +13,13 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 
 import numpy as np
 import numpy.typing as npt
 
+from serving.batch_observer import BatchObserver
 from serving.config import BatcherConfig
 from serving.errors import DeadlinePassed, InferenceFailed, InvalidRequest, NotReady, QueueFull
 from serving.pending import Answer, PendingRequest
@@ -29,25 +30,6 @@ FloatArray = npt.NDArray[np.float32]
 Infer = Callable[[Uint8Array], FloatArray]
 
 _logger = logging.getLogger(__name__)
-
-
-class BatchObserver:
-    """Is told what the batcher does; does nothing by itself. Called on the event loop."""
-
-    def queue_changed(self, rows: int) -> None:
-        """So many images wait now; told when a batch begins and when somebody gives up."""
-
-    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
-        """A batch was run.
-
-        Args:
-            rows: Images in it.
-            inference_s: Time in the engine, in seconds.
-            queue_s: For each request that began with it, the time that it had waited, in seconds.
-        """
-
-    def rejected(self, reason: str) -> None:
-        """A request was refused or dropped before the engine: `queue_full` or `deadline`."""
 
 
 class Batcher:

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from serving.batcher import Batcher, BatchObserver
+from serving.batch_observer import BatchObserver
+from serving.batcher import Batcher
 from serving.config import BatcherConfig, EngineConfig
 from serving.engine import Engine
 from serving.errors import ModelNotFound, ModelRejected, NotReady

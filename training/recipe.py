@@ -127,7 +127,7 @@ _PUBLISHED_WITH = {
 }
 
 # Networks that the general recipe does not suit. The smallest one learns changed images with hardly any dropout better;
-# with batch normalisation, larger batches and fewer epochs do.
+# with batch normalisation, fewer epochs and larger changes do.
 _ACCURATE_WITH = {
     "mnist_convnet": replace(
         ACCURATE,
@@ -137,11 +137,14 @@ _ACCURATE_WITH = {
     ),
     "convnet_batchnorm": Recipe(
         name="accurate",
-        epochs=16,
+        epochs=20,
+        batch_size=64,
         learning_rate=3e-3,
+        validation_fraction=0.05,
         schedule="one_cycle",
         augmentation=Augmentation(shift_px=2, rotation_deg=10, scale=0.1),
-        source="ours: one cycle, random shifts, rotations and sizes",
+        label_smoothing=0.05,
+        source="ours: one cycle, small batches, random shifts, rotations and sizes, label smoothing, 5 % held out",
     ),
 }
 

@@ -15,7 +15,8 @@ import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batcher import Batcher, BatchObserver
+from serving.batch_observer import BatchObserver
+from serving.batcher import Batcher
 from serving.config import BatcherConfig
 from serving.errors import DeadlinePassed, InferenceFailed, InvalidRequest, NotReady, QueueFull
 
