@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 CORE = {
     "addresses",
+    "batch_observer",
     "batcher",
     "config",
     "cuda",
@@ -32,6 +33,8 @@ CORE = {
 GRPC_SIDE = {"boundary", "digits_service", "guard", "status"}
 PROCESS = {
     "__main__",
+    "demo",
+    "event_loop",
     "fronts",
     "health",
     "lifecycle",
@@ -92,6 +95,7 @@ def _allowed_outside(path: Path) -> set[str]:
         return {"serving", "numpy", "grpc", "google", "protos"} | own.get(path.stem, set())
     own = {
         "metrics": {"prometheus_client"},
+        "event_loop": {"uvloop"},
         "serve": {"prometheus_client"},
         "logs": {"pythonjsonlogger"},
         "traces": {"opentelemetry"},
