@@ -10,6 +10,7 @@ _COMMANDS = {
     "serve": ("serving.serve", "main"),
     "classify": ("serving.classify", "main"),
     "health": ("serving.classify", "health"),
+    "doctor": ("serving.doctor", "main"),
     "bench": ("serving.bench.command", "main"),
 }
 
@@ -41,6 +42,11 @@ def serve() -> None:
 def classify() -> None:
     """Entry point of `digits-classify`."""
     _load("classify")(prog_name="digits-classify")
+
+
+def doctor() -> None:
+    """Entry point of `digits-doctor`."""
+    _load("doctor")(prog_name="digits-doctor")
 
 
 def bench() -> None:

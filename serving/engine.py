@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import math
 import os
@@ -157,12 +159,7 @@ class Engine:
             raise ModelRejected(f"model.onnx: ONNX Runtime can't load it: {_first_line(error)}") from error
 
     def _open_cuda(self) -> onnxruntime.InferenceSession:
-        if CUDA not in onnxruntime.get_available_providers():
-            raise ProviderUnavailable(
-                "the installed onnxruntime is the CPU wheel; in a new environment: pip install 'digits-serving[gpu]'"
-            )
-        onnxruntime.preload_dlls()  # wheels keep the CUDA libraries where the loader does not look
-        absence = cuda.explain_absence()
+        absence = explain_cuda_absence()
         if absence:
             raise ProviderUnavailable(absence)
         options = _session_options()
@@ -261,6 +258,22 @@ class _Buckets:
         self._session.run_with_iobinding(binding)
         logits, probabilities = binding.copy_outputs_to_cpu()
         return logits[:rows], probabilities[:rows]
+
+
+def explain_cuda_absence() -> str | None:
+    """One sentence on why nothing can run on CUDA here and what helps, or None where it can."""
+    if CUDA not in onnxruntime.get_available_providers():
+        return "the installed onnxruntime is the CPU wheel; in a new environment: pip install 'digits-serving[gpu]'"
+    onnxruntime.preload_dlls()  # wheels keep the CUDA libraries where the loader does not look
+    return cuda.explain_absence()
+
+
+def runtime_report() -> str:
+    """What ONNX Runtime says about itself, its providers and the libraries that it would load; names local paths."""
+    written = io.StringIO()
+    with contextlib.redirect_stdout(written):
+        onnxruntime.print_debug_info()
+    return written.getvalue().strip()
 
 
 def bucket_sizes(max_rows: int) -> list[int]:
