@@ -34,7 +34,9 @@ GRPC_SIDE = {"boundary", "digits_service", "guard", "status"}
 PROCESS = {
     "__main__",
     "demo",
+    "doctor",
     "event_loop",
+    "examination",
     "fronts",
     "health",
     "lifecycle",
@@ -96,6 +98,7 @@ def _allowed_outside(path: Path) -> set[str]:
     own = {
         "metrics": {"prometheus_client"},
         "event_loop": {"uvloop"},
+        "examination": {"numpy"},
         "serve": {"prometheus_client"},
         "logs": {"pythonjsonlogger"},
         "traces": {"opentelemetry"},

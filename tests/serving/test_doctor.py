@@ -62,7 +62,7 @@ def test_a_damaged_version_is_a_problem_where_it_would_be_served(examined: Calla
     code, found, _ = examined(*options)
     assert code == 1
     assert [state for state, _ in found["models"]] == ["problem", "note"]
-    assert "digest" in found["models"][0][1]
+    assert "sha256" in found["models"][0][1]
     assert "cpu inference" not in found
 
 
