@@ -11,6 +11,7 @@ import resource
 import socket
 import struct
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -122,7 +123,9 @@ async def test_a_queue_that_stays_full_refuses_at_once_and_answers_the_rest(star
     raw = digits_pb2.RawImages(pixels=images.tobytes(), count=len(images))
     request = digits_pb2.ClassifyRequest(raw_images=raw)
     ends = time.monotonic() + float(os.environ.get("FULL_QUEUE_S", "2"))
-    with start_server("--max-batch-rows", "256", "--max-queue-rows", "1024", "--provider", "cpu") as full:
+    options = "--max-batch-rows", "256", "--max-queue-rows", "1024", "--provider", "cpu", "--metrics-port", "0"
+    with start_server(*options) as full:
+        port = re.search(r"metrics on (\S+)", full.process.stderr.readline())[1]
         async with grpc.aio.insecure_channel(full.address) as channel:
             stub, health = digits_pb2_grpc.DigitClassifierServiceStub(channel), health_pb2_grpc.HealthStub(channel)
             expected = (await stub.Classify(request, timeout=20)).labels
@@ -142,6 +145,11 @@ async def test_a_queue_that_stays_full_refuses_at_once_and_answers_the_rest(star
 
             await asyncio.gather(*(insist() for _ in range(40)), ask_for_health())
             assert codes.keys() == {"OK", "RESOURCE_EXHAUSTED"}
+            shown = (await asyncio.to_thread(urllib.request.urlopen, port)).read().decode()
+            refused = codes["RESOURCE_EXHAUSTED"]
+            assert float(re.search(r'^digits_rejected_total{reason="queue_full"} (\S+)$', shown, re.M)[1]) == refused
+            counted = re.search(r'^digits_requests_total{code="RESOURCE_EXHAUSTED",.*Classify"} (\S+)$', shown, re.M)
+            assert float(counted[1]) == refused
             assert (await stub.Classify(request, timeout=20)).labels == expected
 
 

@@ -49,6 +49,10 @@ def _eventually(what: Callable[[], object], limit_s: float = 20) -> object:
     return answer
 
 
+def _metrics(url: str) -> dict[str, str]:
+    return dict(re.findall(r"^(digits_\S+) (\S+)$", urllib.request.urlopen(url).read().decode(), re.MULTILINE))
+
+
 class Load:
     """Callers with a connection each, which check every answer; every other request is of hundreds of kilobytes."""
 
@@ -111,9 +115,18 @@ def test_workers_share_the_connections(start_server: Start, digits: tuple) -> No
                 assert len(client.classify(digits[0]).labels) == 500
         busy = [worker.pid for worker in _workers(server) if worker.cpu_times().user > before[worker.pid]]
         assert len(busy) == 2
-        shown = urllib.request.urlopen(port).read().decode()
+        values = _metrics(port)
+        victim = _workers(server)[0]
+        victim.kill()
+        _eventually(
+            lambda: victim.pid not in {worker.pid for worker in _workers(server)} and len(_workers(server)) == 2
+        )
+        with Client(server.address) as client:
+            client.wait_until_serving(20)
+        after = _metrics(port)
+        (directory,) = set(Path("/dev/shm").glob("digits-metrics-*")) - left_behind
+        assert not list(directory.glob(f"gauge_live*_{victim.pid}.db"))  # what a dead worker said of its queue
         assert server.stop()[0] == 0
-    values = dict(re.findall(r"^(digits_\S+) (\S+)$", shown, re.MULTILINE))
     method = 'method="/digits.v1.DigitClassifierService/Classify"'
     assert float(values['digits_images_total{model="mnist_convnet",version="1"}']) == 6000
     assert float(values[f'digits_requests_total{{code="OK",{method}}}']) == 12
@@ -125,6 +138,10 @@ def test_workers_share_the_connections(start_server: Start, digits: tuple) -> No
     assert float(values['digits_rejected_total{reason="queue_full"}']) == 0
     (model,) = [name for name in values if name.startswith("digits_model_info")]
     assert 'provider="CPUExecutionProvider"' in model
+    images = 'digits_images_total{model="mnist_convnet",version="1"}'
+    assert after[images] == values[images]  # what a dead worker counted stays
+    assert float(values["digits_worker_restarts_total"]) == 0
+    assert float(after["digits_worker_restarts_total"]) == 1
     assert set(Path("/dev/shm").glob("digits-metrics-*")) == left_behind
 
 
@@ -252,8 +269,13 @@ def test_workers_that_can_not_start_end_the_server_with_the_reason(start_server:
         with Client(server.address) as client:
             assert client.get_model().model_name == "mnist_convnet"
         _workers(server)[0].kill()
+        died = time.monotonic()
         assert server.process.wait(30) == 1
-        _, stderr = server.stop()
+        took, (_, stderr) = time.monotonic() - died, server.stop()
+        pauses = [float(found) for found in re.findall(r"starts in (\S+) s", stderr)]
+        assert len(pauses) == 3
+        assert pauses[1] < pauses[2]
+        assert took >= sum(pauses)
     last = stderr.splitlines()[-1]
     assert last.startswith(f"Error: workers died at their start 3 times in a row: {model}: sha256")
     assert "Traceback" not in stderr

@@ -171,7 +171,8 @@ def test_the_mistakes_shown_are_the_worst(record: RunRecord) -> None:
     given = evaluation.probabilities[wrong, evaluation.labels[wrong]]
     kept = evaluation.mistakes
     assert len(kept) == min(40, len(wrong)) > 0
-    assert set(kept) == set(wrong[np.argsort(given)][: len(kept)])
+    worst = evaluation.probabilities[kept, evaluation.labels[kept]]
+    assert worst.tolist() == np.sort(given)[: len(kept)].tolist()
     assert np.array_equal(evaluation.mistake_images, images[kept])
 
 
