@@ -81,12 +81,7 @@ def _allowed_outside(path: Path) -> set[str]:
     """Top-level packages beyond the standard library that a module may import."""
     package, room = path.relative_to(ROOT).parts[0], _room(path)
     if package == "training":
-        own = {
-            "augmentation": {"scipy"},
-            "evaluation": {"sklearn"},
-            "charts": {"matplotlib"},
-            "report": {"matplotlib", "jinja2"},
-        }
+        own = {"evaluation": {"sklearn"}, "charts": {"matplotlib"}, "report": {"matplotlib", "jinja2"}}
         return {"training", "serving", "keras", "tensorflow", "numpy", "PIL", "click", "pooch"} | own.get(room, set())
     if package == "export":
         return {"export", "training", "serving", "keras", "tensorflow", "tf2onnx", "onnx", "numpy", "click"}
