@@ -1,0 +1,179 @@
+"""Preparation: any image made into what a network was trained on, the same in the server and in the client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.images import MAX_PIXELS, centre_by_mass, decode_image, resize
+
+Uint8Array = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float32]
+
+# What is kept of a large image as it is decoded. A digit that is a thirtieth of its page still has 30 pixels.
+_ENOUGH_PIXELS = 1 << 20
+# Where ink is looked for: sides of at most so many pixels.
+_SIDE = 512
+
+_FIELD, _BOX = 28, 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedImage:
+    """An image as the network takes it.
+
+    Attributes:
+        pixels: uint8 `[height, width, channels]` of the model.
+        steps: What was done, in order, in words for people.
+        height: Rows of the image as it came, in pixels.
+        width: Columns, likewise.
+    """
+
+    pixels: Uint8Array
+    steps: tuple[str, ...]
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How images are made into what a network takes.
+
+    Attributes:
+        kind: `mnist` or `resize`, as the model's manifest has it.
+        height: Rows that the network takes, in pixels.
+        width: Columns, likewise.
+        channels: 1 for gray, 3 for colour.
+        max_pixels: An encoded image of more is refused before it is decoded.
+    """
+
+    kind: str
+    height: int
+    width: int
+    channels: int
+    max_pixels: int = MAX_PIXELS
+
+    def decode(self, content: bytes) -> PreparedImage:
+        """Decodes and prepares an image.
+
+        Args:
+            content: All bytes of a file.
+
+        Raises:
+            InvalidImage: They are no image that is known here, damaged, or too large.
+        """
+        image = decode_image(
+            content,
+            channels=self.channels,
+            max_pixels=self.max_pixels,
+            enough_pixels=max(_ENOUGH_PIXELS, 16 * self.height * self.width),
+        )
+        pixels, steps = self.prepare(image.pixels)
+        return PreparedImage(pixels=pixels, steps=steps, height=image.height, width=image.width)
+
+    def prepare(self, image: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
+        """Prepares an image that is decoded already.
+
+        Args:
+            image: uint8 `[h, w, channels]`, of any size.
+
+        Returns:
+            uint8 `[height, width, channels]`, and what was done.
+        """
+        if self.kind == "mnist" and self.channels == 1:
+            pixels, steps = _as_mnist(image[..., 0])
+            field = resize(pixels[..., np.newaxis], self.height, self.width)
+            return field, steps
+        if image.shape[:2] == (self.height, self.width):
+            return image, ("left as it is",)
+        return resize(image, self.height, self.width), (f"resized to {self.height} x {self.width}",)
+
+
+def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
+    """The data set's own layout: light ink on black, boxed and centred; see `centre_by_mass` for the source."""
+    if _is_laid_out(gray) and gray.max() >= 192:
+        return gray, ("left as it is",)
+    steps = []
+    if max(gray.shape) > _SIDE:
+        scale = _SIDE / max(gray.shape)
+        size = [max(1, round(side * scale)) for side in gray.shape]
+        gray = resize(gray[..., np.newaxis], *size)[..., 0]
+        steps.append(f"reduced to {size[0]} x {size[1]}")
+    ink, dark = _ink(gray)
+    if dark:
+        steps.append("inverted, since the ink is darker than its background")
+    steps.append("background removed, contrast stretched")
+    if _is_laid_out(ink):
+        return ink, tuple(steps)
+    if not ink.any():
+        return centre_by_mass(ink), (*steps, "found no ink")
+    field = centre_by_mass(ink)
+    peak = int(field.max())
+    if peak:
+        field = np.minimum(255, field.astype(np.float32) * (255 / peak)).astype(np.uint8)
+    return field, (*steps, f"ink of {_box(ink)} fitted into 20 x 20, centred by mass in 28 x 28")
+
+
+def _is_laid_out(gray: Uint8Array) -> bool:
+    """Whether an image looks like the data set's: 28 x 28, light ink on black, in a box, centred."""
+    if gray.shape != (_FIELD, _FIELD):
+        return False
+    rim = np.concatenate([gray[:2].ravel(), gray[-2:].ravel(), gray[2:-2, :2].ravel(), gray[2:-2, -2:].ravel()])
+    if np.count_nonzero(rim) > 8 or not gray.any() or np.count_nonzero(gray) > gray.size // 2:
+        return False
+    rows, columns = np.flatnonzero(gray.any(axis=1)), np.flatnonzero(gray.any(axis=0))
+    if not 18 <= max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1 <= 21:
+        return False
+    total = float(gray.sum(dtype=np.float64))
+    places = np.arange(_FIELD) + 0.5
+    y = float(gray.sum(axis=1, dtype=np.float64) @ places) / total
+    x = float(gray.sum(axis=0, dtype=np.float64) @ places) / total
+    return abs(y - _FIELD / 2) <= 1.5 and abs(x - _FIELD / 2) <= 1.5
+
+
+def _box(ink: Uint8Array) -> str:
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    return f"{rows[-1] - rows[0] + 1} x {columns[-1] - columns[0] + 1}"
+
+
+def _ink(gray: Uint8Array) -> tuple[Uint8Array, bool]:
+    """Ink as 255 on 0, cropped to nothing, and whether it was darker than its background."""
+    values = gray.astype(np.float32)
+    rim = max(1, round(min(gray.shape) * 0.04))
+    edge = np.concatenate(
+        [values[:rim].ravel(), values[-rim:].ravel(), values[:, :rim].ravel(), values[:, -rim:].ravel()]
+    )
+    background = float(np.median(edge))
+    noise = 1.4826 * float(np.median(np.abs(edge - background)))
+    difference = values - background
+    floor = max(8.0, 3 * noise)
+    light = float(np.clip(difference - floor, 0, None).sum(dtype=np.float64))
+    dark = float(np.clip(-difference - floor, 0, None).sum(dtype=np.float64))
+    is_dark = dark > light
+    if is_dark:
+        difference = -difference
+    full = float(np.percentile(difference[difference > floor], 90)) if (difference > floor).any() else 0.0
+    if full <= floor:
+        return np.zeros_like(gray), is_dark
+    low = max(2 * noise, 0.0)
+    mask = _without_specks(difference > max(floor, 0.2 * full))
+    ink = np.clip((difference - low) * (255 / (full - low)), 0, 255)
+    ink[~_grown(mask)] = 0
+    return np.rint(ink).astype(np.uint8), is_dark
+
+
+def _neighbours(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Of each pixel, how many of the nine in its 3 x 3 square are set."""
+    padded = np.pad(mask.astype(np.uint8), 1)
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
+
+
+def _without_specks(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    return mask & (_neighbours(mask) >= 3)
+
+
+def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    return _neighbours(mask) > 0
