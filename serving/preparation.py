@@ -168,7 +168,8 @@ def _neighbours(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     """Of each pixel, how many of the nine in its 3 x 3 square are set."""
     padded = np.pad(mask.astype(np.uint8), 1)
     rows = padded[:-2] + padded[1:-1] + padded[2:]
-    return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
+    count: npt.NDArray[np.uint8] = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
+    return count
 
 
 def _without_specks(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -63,9 +63,7 @@ DAMAGES: dict[str, Damage] = {
     "on noisy gray, sigma 10": lambda image, generator: _png(_on_gray(image, generator)),
     "ink at half contrast": lambda image, generator: _png(image // 2),
     "inverted, half contrast": lambda image, generator: _png(255 - image // 2),
-    "enlarged, on noisy gray, JPEG": lambda image, generator: _jpeg(
-        _on_gray(_enlarged(image, generator), generator)
-    ),
+    "enlarged, on noisy gray, JPEG": lambda image, generator: _jpeg(_on_gray(_enlarged(image, generator), generator)),
 }
 
 
@@ -106,7 +104,7 @@ def main() -> None:
     data = load("mnist", data_dir=arguments.mnist_dir)
     images, labels = data.test_images[: arguments.images, :, :, 0], data.test_labels[: arguments.images]
     comparison = Comparison(images, labels)
-    print(f"| test images | accuracy | labels as for raw pixels | ms an image |\n|---|---|---|---|")
+    print("| test images | accuracy | labels as for raw pixels | ms an image |\n|---|---|---|---|")
     print(f"| raw pixels | {(comparison.raw == labels).mean():.2%} | | |")
     for name, damage in DAMAGES.items():
         began = time.perf_counter()
