@@ -38,8 +38,8 @@ _STRIP_PIXELS = 1 << 20
 _MAX_SCANS = 64
 _EXIF_ORIENTATION = 0x0112
 
-# The limit is ours, given to each call.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# What Pillow remarks on others' files is no news, and the limit on pixels is ours.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,8 @@ FloatArray = npt.NDArray[np.float32]
 
 # What is kept of a large image as it is decoded. A digit that is a thirtieth of its page still has 30 pixels.
 _ENOUGH_PIXELS = 1 << 20
-# Where ink is looked for: sides of at most so many pixels.
-_SIDE = 512
+# Among how many ink is looked for.
+_SEARCHED_PIXELS = 1 << 18
 
 _FIELD, _BOX = 28, 20
 
@@ -96,8 +97,8 @@ def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
     if _is_laid_out(gray) and gray.max() >= 192:
         return gray, ("left as it is",)
     steps = []
-    if max(gray.shape) > _SIDE:
-        scale = _SIDE / max(gray.shape)
+    if gray.size > _SEARCHED_PIXELS:
+        scale = math.sqrt(_SEARCHED_PIXELS / gray.size)
         size = [max(1, round(side * scale)) for side in gray.shape]
         gray = resize(gray[..., np.newaxis], *size)[..., 0]
         steps.append(f"reduced to {size[0]} x {size[1]}")
