@@ -335,6 +335,12 @@ def stub(server) -> Iterator[digits_pb2_grpc.DigitClassifierServiceStub]:
         yield digits_pb2_grpc.DigitClassifierServiceStub(channel)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def resting_bytes(server) -> int:
+    """What the server takes that has decoded nothing yet."""
+    return _peak_bytes(server.process.pid)
+
+
 @pytest.fixture(scope="module")
 def contents() -> dict[str, bytes]:
     return {name: make() for name, (make, _) in CASES.items()}
@@ -374,7 +380,9 @@ def test_a_nasty_file_gets_the_right_answer_or_a_clear_error(stub, contents: dic
     assert time.perf_counter() - began < SECONDS
 
 
-def test_together_each_fails_or_succeeds_alone_and_memory_stays_bounded(server, stub, contents: dict) -> None:
+def test_together_each_fails_or_succeeds_alone_and_memory_stays_bounded(
+    server, resting_bytes: int, stub, contents: dict
+) -> None:
     answers, places = {}, []
     names = list(CASES)
     for start in range(0, len(names), 16):
@@ -390,10 +398,4 @@ def test_together_each_fails_or_succeeds_alone_and_memory_stays_bounded(server, 
     for name, label in answers.items():
         expected = CASES[name][1]
         assert label == (-1 if isinstance(expected, str) else expected) or (expected == ANY and 0 <= label <= 9), name
-    assert _peak_bytes(server.process.pid) < _resting_bytes(server) + MEMORY_BYTES
-
-
-def _resting_bytes(server) -> int:
-    """What a server takes that has decoded nothing, about: the engine, its interpreter, its libraries."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return min(200 << 20, int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024)
+    assert _peak_bytes(server.process.pid) < resting_bytes + MEMORY_BYTES
