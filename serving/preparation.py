@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.images import MAX_PIXELS, centre_by_mass, decode_image, resize
+from serving.ink import find_ink
 
 Uint8Array = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float32]
 
 # What is kept of a large image as it is decoded. A digit that is a thirtieth of its page still has 30 pixels.
 _ENOUGH_PIXELS = 1 << 20
 # Among how many ink is looked for.
-_SEARCHED_PIXELS = 1 << 18
+_SEARCHED_PIXELS = 1 << 16
 
 _FIELD, _BOX = 28, 20
 
@@ -102,7 +102,7 @@ def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
         size = [max(1, round(side * scale)) for side in gray.shape]
         gray = resize(gray[..., np.newaxis], *size)[..., 0]
         steps.append(f"reduced to {size[0]} x {size[1]}")
-    ink, dark = _ink(gray)
+    ink, dark = find_ink(gray)
     if dark:
         steps.append("inverted, since the ink is darker than its background")
     steps.append("background removed, contrast stretched")
@@ -137,45 +137,3 @@ def _is_laid_out(gray: Uint8Array) -> bool:
 def _box(ink: Uint8Array) -> str:
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     return f"{rows[-1] - rows[0] + 1} x {columns[-1] - columns[0] + 1}"
-
-
-def _ink(gray: Uint8Array) -> tuple[Uint8Array, bool]:
-    """Ink as 255 on 0, cropped to nothing, and whether it was darker than its background."""
-    values = gray.astype(np.float32)
-    rim = max(1, round(min(gray.shape) * 0.04))
-    edge = np.concatenate(
-        [values[:rim].ravel(), values[-rim:].ravel(), values[:, :rim].ravel(), values[:, -rim:].ravel()]
-    )
-    background = float(np.median(edge))
-    noise = 1.4826 * float(np.median(np.abs(edge - background)))
-    difference = values - background
-    floor = max(8.0, 3 * noise)
-    light = float(np.clip(difference - floor, 0, None).sum(dtype=np.float64))
-    dark = float(np.clip(-difference - floor, 0, None).sum(dtype=np.float64))
-    is_dark = dark > light
-    if is_dark:
-        difference = -difference
-    full = float(np.percentile(difference[difference > floor], 90)) if (difference > floor).any() else 0.0
-    if full <= floor:
-        return np.zeros_like(gray), is_dark
-    low = max(2 * noise, 0.0)
-    mask = _without_specks(difference > max(floor, 0.2 * full))
-    ink = np.clip((difference - low) * (255 / (full - low)), 0, 255)
-    ink[~_grown(mask)] = 0
-    return np.rint(ink).astype(np.uint8), is_dark
-
-
-def _neighbours(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """Of each pixel, how many of the nine in its 3 x 3 square are set."""
-    padded = np.pad(mask.astype(np.uint8), 1)
-    rows = padded[:-2] + padded[1:-1] + padded[2:]
-    count: npt.NDArray[np.uint8] = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
-    return count
-
-
-def _without_specks(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    return mask & (_neighbours(mask) >= 3)
-
-
-def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    return _neighbours(mask) > 0

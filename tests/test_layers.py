@@ -20,6 +20,7 @@ CORE = {
     "engine",
     "errors",
     "images",
+    "ink",
     "manifest",
     "onnx_file",
     "pending",
