@@ -17,8 +17,10 @@ Uint8Array = npt.NDArray[np.uint8]
 _ENOUGH_PIXELS = 1 << 20
 # Among how many ink is looked for.
 _SEARCHED_PIXELS = 1 << 16
+# Ink whose box is smaller than this there, in pixels, is looked at again without the rest of its page.
+_SMALL_BOX = 40
 
-_FIELD, _BOX = 28, 20
+_FIELD = 28
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,12 +99,14 @@ def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
     if _is_laid_out(gray) and gray.max() >= 192:
         return gray, ("left as it is",)
     steps = []
-    if gray.size > _SEARCHED_PIXELS:
-        scale = math.sqrt(_SEARCHED_PIXELS / gray.size)
-        size = [max(1, round(side * scale)) for side in gray.shape]
-        gray = resize(gray[..., np.newaxis], *size)[..., 0]
-        steps.append(f"reduced to {size[0]} x {size[1]}")
-    ink, dark = find_ink(gray)
+    searched = _reduced(gray)
+    ink, dark = find_ink(searched)
+    if searched is not gray and (part := _around(ink, gray)) is not None:
+        steps.append("cut out {} x {} around the ink".format(*part.shape))
+        searched = _reduced(gray := part)
+        ink, dark = find_ink(searched)
+    if searched is not gray:
+        steps.append("reduced to {} x {}".format(*searched.shape))
     if dark:
         steps.append("inverted, since the ink is darker than its background")
     steps.append("background removed, contrast stretched")
@@ -111,10 +115,30 @@ def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
     if not ink.any():
         return centre_by_mass(ink), (*steps, "found no ink")
     field = centre_by_mass(ink)
-    peak = int(field.max())
-    if peak:
-        field = np.minimum(255, field.astype(np.float32) * (255 / peak)).astype(np.uint8)
-    return field, (*steps, f"ink of {_box(ink)} fitted into 20 x 20, centred by mass in 28 x 28")
+    # Thin strokes are faint once they are reduced; the data set's are not.
+    field = np.minimum(255, field * (255 / field.max())).astype(np.uint8) if field.any() else field
+    return field, (*steps, "ink of {} x {} fitted into 20 x 20, centred by mass in 28 x 28".format(*_box(ink)))
+
+
+def _reduced(gray: Uint8Array) -> Uint8Array:
+    scale = math.sqrt(_SEARCHED_PIXELS / gray.size)
+    return (
+        gray if scale >= 1 else resize(gray[..., np.newaxis], *(max(1, round(n * scale)) for n in gray.shape))[..., 0]
+    )
+
+
+def _around(ink: Uint8Array, gray: Uint8Array) -> Uint8Array | None:
+    """The part of an image around ink that was found in a smaller copy, where it is too small to be judged there."""
+    if not ink.any() or max(_box(ink)) >= _SMALL_BOX:
+        return None
+    bounds = []
+    for axis in (0, 1):
+        places = np.flatnonzero(ink.any(axis=1 - axis))
+        scale = gray.shape[axis] / ink.shape[axis]
+        bounds.append(
+            slice(int(max(0, places[0] - max(_box(ink))) * scale), int((places[-1] + 1 + max(_box(ink))) * scale))
+        )
+    return gray[bounds[0], bounds[1]]
 
 
 def _is_laid_out(gray: Uint8Array) -> bool:
@@ -134,6 +158,7 @@ def _is_laid_out(gray: Uint8Array) -> bool:
     return abs(y - _FIELD / 2) <= 1.5 and abs(x - _FIELD / 2) <= 1.5
 
 
-def _box(ink: Uint8Array) -> str:
+def _box(ink: Uint8Array) -> tuple[int, int]:
+    """Height and width of the box around ink, in pixels."""
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-    return f"{rows[-1] - rows[0] + 1} x {columns[-1] - columns[0] + 1}"
+    return int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
