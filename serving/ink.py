@@ -39,8 +39,10 @@ def find_ink(gray: Uint8Array) -> tuple[Uint8Array, bool]:
     values = gray.astype(np.float32)
     edge = _rim(values)
     level = float(np.median(edge))
-    difference, noise = values - level, _deviation(edge - level)
-    if min(gray.shape) >= _UNEVEN_SIDE and (light := _light(values, level)) is not None:
+    # Where the paper is black or white, half of its noise is cut off.
+    quartiles = np.percentile(edge, (25, 75))
+    difference, noise = values - level, _DEVIATIONS * float(max(level - quartiles[0], quartiles[1] - level))
+    if min(gray.shape) >= _UNEVEN_SIDE and (light := _light(values)) is not None:
         difference = values - light
         noise = _deviation(difference)
     floor = max(_LEAST_CONTRAST, _LEAST_DEVIATIONS * noise)
@@ -76,7 +78,7 @@ def _deviation(differences: npt.NDArray[np.floating]) -> float:
     return _DEVIATIONS * float(np.median(np.abs(flat[:: 1 + flat.size // _SAMPLE])))
 
 
-def _light(values: FloatArray, level: float) -> FloatArray | None:
+def _light(values: FloatArray) -> FloatArray | None:
     """A quadratic surface through the paper, float32 `[h, w]`, where it tells the light much better than one level.
 
     Fitted to the means of a grid's cells by iterated least squares with Tukey's biweight (Beaton and Tukey, 1974),
@@ -96,7 +98,7 @@ def _light(values: FloatArray, level: float) -> FloatArray | None:
         scale = max(1.0, _deviation(rest))
         # First by the absolute deviation, since Tukey's weights need a start that is near.
         weights = 1 / np.sqrt(np.maximum(rest, 1.0)) if turn < 4 else np.maximum(0, 1 - (rest / (4 * scale)) ** 2)
-    if _deviation(rest) >= 0.7 * _deviation(target - level):
+    if _deviation(rest) >= 0.7 * _deviation(target - np.median(target)):
         return None
     one, *others = solved.astype(np.float32)
     y, x = _places(values.shape)

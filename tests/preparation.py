@@ -106,12 +106,12 @@ class Comparison:
         self._images, self._labels = images, labels
         self.raw = self._classify(images[..., np.newaxis])
 
-    def after(self, damage: Damage, seed: int = 0) -> tuple[float, float, np.ndarray, np.ndarray]:
-        """Accuracy, share of the labels that are those of the raw pixels, what was prepared, and labels."""
+    def after(self, damage: Damage, seed: int = 0) -> tuple[float, float, np.ndarray]:
+        """Accuracy, share of the labels that are those of the raw pixels, and what was prepared."""
         generator = np.random.default_rng(seed)
         prepared = np.stack([self._preparation.decode(damage(image, generator)).pixels for image in self._images])
         labels = self._classify(prepared)
-        return float((labels == self._labels).mean()), float((labels == self.raw).mean()), prepared, labels
+        return float((labels == self._labels).mean()), float((labels == self.raw).mean()), prepared
 
     def _classify(self, images: np.ndarray) -> np.ndarray:
         parts = [self._engine.infer(images[i : i + 1000]).probabilities for i in range(0, len(images), 1000)]
@@ -134,7 +134,7 @@ def main() -> None:
         if arguments.only not in name:
             continue
         began = time.perf_counter()
-        accuracy, same, _, _ = comparison.after(damage, arguments.seed)
+        accuracy, same, _ = comparison.after(damage, arguments.seed)
         each = (time.perf_counter() - began) / len(images) * 1000
         print(f"| {name} | {accuracy:.2%} | {same:.2%} | {each:.2f} |", flush=True)
 
