@@ -19,7 +19,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test train seeds export chaos soak fuzz lint format protos requirements clean
+.PHONY: run test train seeds export chaos soak fuzz preparation lint format protos requirements clean
 
 run: $(SERVE_VENV)/.installed
 	@$(SERVE_VENV)/bin/digits-serve --host 127.0.0.1 --port $(PORT) --provider $(PROVIDER) --demo
@@ -49,6 +49,10 @@ soak: .venv-dev/.installed
 # Requests that nobody would write, for longer than the tests take
 fuzz: .venv-dev/.installed
 	FUZZ_EXAMPLES=20000 .venv-dev/bin/python -m pytest tests/serving/test_fuzz.py
+
+# What preparation makes of MNIST's test images after what people do to theirs; a table, some minutes
+preparation: .venv-dev/.installed
+	.venv-dev/bin/python tests/preparation.py
 
 lint: .venv-dev/.installed
 	.venv-dev/bin/ruff check .

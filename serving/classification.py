@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from protos.digits.v1 import digits_pb2
+from serving.preparation import PreparedImage
 
 _ENVELOPE_BYTES = 1024
 
@@ -24,6 +25,9 @@ class Classification:
         probabilities: float32 `[n, classes]` where they were asked for, else None.
         model_name: The model that answered.
         model_version: Its version; that of the last image, where a new one was taken up in the middle.
+        errors: For encoded images: the places of those that could not be read, each with the reason. Their label is -1
+            and their confidence 0.
+        preparations: What was made of each of the others, by their places, where that was asked for.
     """
 
     labels: npt.NDArray[np.int64]
@@ -31,6 +35,8 @@ class Classification:
     probabilities: npt.NDArray[np.float32] | None
     model_name: str
     model_version: int
+    errors: Mapping[int, str] = field(default_factory=dict)
+    preparations: Mapping[int, PreparedImage] = field(default_factory=dict)
 
 
 class ClassificationBatch:

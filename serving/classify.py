@@ -1,73 +1,144 @@
-"""`digits-classify`: image files in, labels out, over gRPC."""
+"""`digits-classify`: images in, labels out, over gRPC."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from pathlib import Path
 
 import click
-import numpy as np
 
-from serving.client import CallFailed, Client
+from serving.answer_row import AnswerRow, answer_rows, csv_header
+from serving.client import CallFailed, Client, Place
 from serving.client_options import credential_options, target_option
 from serving.credentials import Credentials
 from serving.errors import DigitsError
-from serving.images import read_image, terminal_picture
+from serving.image_sources import image_sources, read_sources
+from serving.images import terminal_picture
+
+# Images of one call to the client: their answers are printed before the next are read.
+_IMAGES = 256
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 110})
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True)
 @target_option
 @click.option(
     "--timeout-s", default=30.0, type=click.FloatRange(0, 86_400, min_open=True), help="For everything, in seconds."
 )
 @credential_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line in place of the table.")
-@click.option("--picture", is_flag=True, help="Draw each image beside its label.")
+@click.option("--csv", "as_csv", is_flag=True, help="CSV with a header in place of the table.")
+@click.option("--top", default=1, type=click.IntRange(1), help="Labels of each image, the most probable first.")
+@click.option("--picture", is_flag=True, help="Draw each image, as the network saw it, beside its label.")
+@click.option("--explain", is_flag=True, help="Say what was made of each image, and draw what the network saw.")
+@click.option(
+    "--prepare",
+    default="server",
+    type=click.Choice(["server", "client"]),
+    help="Who decodes and prepares: the client sends fewer bytes.",
+)
 def main(
-    *, paths: tuple[Path, ...], target: str, timeout_s: float, credentials: Credentials, as_json: bool, picture: bool
+    *,
+    images: tuple[str, ...],
+    target: str,
+    timeout_s: float,
+    credentials: Credentials,
+    as_json: bool,
+    as_csv: bool,
+    top: int,
+    picture: bool,
+    explain: bool,
+    prepare: Place,
 ) -> None:
-    """Classifies image files that have the model's size already."""
+    """Classifies images: files, folders, globs, or - for one on standard input.
+
+    PNG, JPEG, WebP, BMP, TIFF and GIF of any size. An image that can't be read is named on stderr, the others are
+    answered, and the exit code is 1.
+    """
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
+    sources = list(image_sources(images))
+    listing = _Listing(as_json=as_json, as_csv=as_csv, top=top, picture=picture, explain=explain)
+    listing.begin([name for name, _ in sources])
     try:
         with Client(target, credentials=credentials) as client:
             deadline = time.monotonic() + timeout_s
             model = client.get_model(timeout_s)
-            size = {"height": model.height, "width": model.width, "channels": model.channels}
-            images = np.stack([read_image(path, **size) for path in paths])
-            answer = client.classify(images, timeout_s=max(0.0, deadline - time.monotonic()))
+            for start in range(0, len(sources), _IMAGES):
+                part = sources[start : start + _IMAGES]
+                answer = client.classify_encoded(
+                    read_sources(part, model.max_message_bytes),
+                    prepare=prepare,
+                    probabilities=True,
+                    explain=picture or explain,
+                    timeout_s=max(0.0, deadline - time.monotonic()),
+                )
+                for row in answer_rows([name for name, _ in part], answer, model.labels, top):
+                    listing.add(row)
     except DigitsError as error:
         raise click.ClickException(str(error)) from error
     except CallFailed as error:
         raise click.ClickException(f"{target}: {error}") from error
-    answers = [
-        {
-            "path": str(path),
-            "label": int(label),
-            "name": model.labels[label],
-            "confidence": round(float(confidence), 6),
-            "model": answer.model_name,
-            "version": answer.model_version,
-        }
-        for path, label, confidence in zip(paths, answer.labels, answer.confidences, strict=True)
-    ]
-    if as_json:
-        click.echo("\n".join(json.dumps(row) for row in answers))
-        return
-    if picture:
-        captions = [f"{row['name']}  {row['confidence']:.2%}" for row in answers]
-        click.echo(_side_by_side([terminal_picture(image) for image in images], captions))
-        return
-    width = max(len(row["path"]) for row in answers)
-    for row in answers:
-        click.echo(f"{row['path']:<{width}}  {row['name']}  {row['confidence']:7.2%}")
+    finally:
+        listing.end()
+    if listing.failed:
+        raise click.exceptions.Exit(1)
 
 
-def _side_by_side(pictures: list[list[str]], captions: list[str], gap: int = 3) -> str:
+class _Listing:
+    """What is printed, row by row."""
+
+    def __init__(self, *, as_json: bool, as_csv: bool, top: int, picture: bool, explain: bool) -> None:
+        self._as_json = as_json
+        self._as_csv = as_csv
+        self._top = top
+        self._picture = picture and not (as_json or as_csv)
+        self._explain = explain
+        self._width = 0
+        self._pictures: list[tuple[list[str], str]] = []
+        self.failed = 0
+
+    def begin(self, paths: list[str]) -> None:
+        self._width = max((len(path) for path in paths), default=0)
+        if self._as_csv:
+            click.echo(csv_header(self._top))
+
+    def add(self, row: AnswerRow) -> None:
+        if row.error:
+            self.failed += 1
+            click.echo(f"{row.path}: {row.error}", err=True)
+        if self._as_json:
+            click.echo(row.json())
+        elif self._as_csv:
+            click.echo(row.csv(self._top))
+        elif not row.error and self._picture:
+            _, name, confidence = row.top[0]
+            self._pictures.append((_drawn(row), f"{name}  {confidence:.2%}"))
+        elif not row.error:
+            click.echo(row.text(self._width))
+            if self._explain:
+                click.echo(_explained(row))
+
+    def end(self) -> None:
+        if self._pictures:
+            click.echo(_side_by_side(self._pictures))
+
+
+def _drawn(row: AnswerRow) -> list[str]:
+    return [] if row.prepared is None else terminal_picture(row.prepared.pixels)
+
+
+def _explained(row: AnswerRow) -> str:
+    steps = []
+    if row.prepared is not None:
+        steps = [f"{row.prepared.height} x {row.prepared.width} pixels", *row.prepared.steps]
+    return "\n".join(f"    {line}" for line in [*steps, "", *_drawn(row), ""])
+
+
+def _side_by_side(pictures: list[tuple[list[str], str]], gap: int = 3) -> str:
     """Lays pictures with their captions out in rows as wide as the terminal."""
     cells = []
-    for picture, caption in zip(pictures, captions, strict=True):
+    for picture, caption in pictures:
         width = max(len(caption), *(len(line) for line in picture)) if picture else len(caption)
         cells.append((width, [*picture, caption]))
     terminal_width = shutil.get_terminal_size().columns

@@ -2,16 +2,17 @@
 
 Images of any number are split into requests below the server's limits, several of which are on their way at a time.
 Calls that find the server unavailable are repeated by gRPC itself, up to four times within about two seconds, as the
-service config below says; a full queue is waited for exactly as long as the server asks.
+service config says; a full queue is waited for exactly as long as the server asks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import os
 import time
 from collections import deque
-from typing import Any, Self
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Literal, Self
 
 import grpc
 import grpc.aio
@@ -21,50 +22,21 @@ from google.protobuf.message import Message
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serving.call_errors import CallFailed, call_failed, pause_before_retry
+from serving.channel_options import channel_options
 from serving.classification import Classification, ClassificationBatch
 from serving.credentials import Credentials
+from serving.encoded_batch import EncodedBatch, prepared_here
+from serving.errors import InvalidImage
+from serving.image_sources import read_image_file
 
 __all__ = ["AsyncClient", "CallFailed", "Classification", "Client", "Credentials"]
 
-# CANCELLED is what grpcio's server tells calls that no handler has seen when it shuts down (grpc/grpc#41785). Pauses of
-# 0.1, 0.3, 0.9 and 2 seconds outlast a worker's start.
-_SERVICE_CONFIG = json.dumps(
-    {
-        "methodConfig": [
-            {
-                "name": [{"service": "digits.v1.DigitClassifierService"}],
-                "retryPolicy": {
-                    "maxAttempts": 5,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "2s",
-                    "backoffMultiplier": 3,
-                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
-                },
-            }
-        ]
-    }
-)
-
-
-def _options(max_message_bytes: int) -> list[tuple[str, Any]]:
-    """Options of the channel.
-
-    gRPC repeats a call only while it holds the whole request, by default up to 256 KiB: a larger one whose server dies
-    would fail at once. There are never more than a few on their way. And by default it waits a second before it
-    connects again, then ever longer, which is most of the time that calls are repeated for.
-    """
-    return [
-        ("grpc.service_config", _SERVICE_CONFIG),
-        ("grpc.per_rpc_retry_buffer_size", max_message_bytes + _ENVELOPE_BYTES),
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 1000),
-    ]
-
-
 _PLAIN_TEXT = Credentials()
 _REQUESTS_IN_FLIGHT = 4
-# What a message has beside its pixels, at most.
-_ENVELOPE_BYTES = 64 * 1024
+
+# Who decodes and prepares encoded images.
+Place = Literal["server", "client"]
+_Batch = ClassificationBatch | EncodedBatch
 
 # The health service's messages in wire form: an empty request asks for the whole server, field 1 = 1 is SERVING. Its
 # generated stubs want a protobuf that other clients in the same environment can't live with.
@@ -96,7 +68,7 @@ class Client:
         model_version: int = 0,
         max_message_bytes: int = 4 << 20,
     ) -> None:
-        self._channel = credentials.channel(address, _options(max_message_bytes))
+        self._channel = credentials.channel(address, channel_options(max_message_bytes))
         self._metadata = credentials.metadata
         self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._selection = digits_pb2.GetModelRequest(model_name=model_name, model_version=model_version)
@@ -163,6 +135,75 @@ class Client:
             max_message_bytes=self._max_message_bytes,
             include_probabilities=probabilities,
         )
+        return self._answer(batch, deadline)
+
+    def classify_files(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        prepare: Place = "server",
+        probabilities: bool = False,
+        explain: bool = False,
+        timeout_s: float = 30.0,
+    ) -> Classification:
+        """Classifies image files, read as they are sent; one that can't be read is among the answer's `errors`.
+
+        Args:
+            paths: Any number of files, whatever their names.
+            prepare: See `classify_encoded`.
+            probabilities: Whether to return the probability of every label.
+            explain: Whether to return what was made of each image.
+            timeout_s: For all files, in seconds.
+
+        Raises:
+            CallFailed: A request failed; nothing is returned for the others.
+        """
+        deadline = time.monotonic() + timeout_s
+        model = self._model or self.get_model(timeout_s)
+        return self.classify_encoded(
+            (read_image_file(os.fspath(path), model.max_message_bytes) for path in paths),
+            prepare=prepare,
+            probabilities=probabilities,
+            explain=explain,
+            timeout_s=_remaining(deadline),
+        )
+
+    def classify_encoded(
+        self,
+        contents: Iterable[bytes | InvalidImage],
+        *,
+        prepare: Place = "server",
+        probabilities: bool = False,
+        explain: bool = False,
+        timeout_s: float = 30.0,
+    ) -> Classification:
+        """Classifies encoded images: PNG, JPEG, WebP, BMP, TIFF or GIF, of any size up to the server's limits.
+
+        Args:
+            contents: The bytes of a file each, any number, taken as they are sent. An `InvalidImage` among them stands
+                for a file that could not be read.
+            prepare: Who decodes and prepares: the server; or the client, by the same code, which sends raw pixels.
+            probabilities: Whether to return the probability of every label.
+            explain: Whether to return what was made of each image.
+            timeout_s: For all images, in seconds.
+
+        Raises:
+            CallFailed: A request failed; nothing is returned for the others. An image that can't be read fails alone.
+        """
+        deadline = time.monotonic() + timeout_s
+        model = self._model or self.get_model(timeout_s)
+        batch = EncodedBatch(
+            contents if prepare == "server" else prepared_here(contents, model),
+            model,
+            self._selection,
+            max_message_bytes=self._max_message_bytes,
+            include_probabilities=probabilities,
+            explain=explain,
+        )
+        return self._answer(batch, deadline)
+
+    def _answer(self, batch: _Batch, deadline: float) -> Classification:
+        """Sends a batch, several requests at a time."""
         classify = self._stub.Classify
         in_flight: deque[tuple[Any, Any, digits_pb2.ClassifyRequest]] = deque()
         try:
@@ -207,7 +248,7 @@ class AsyncClient:
         model_version: int = 0,
         max_message_bytes: int = 4 << 20,
     ) -> None:
-        self._channel = credentials.aio_channel(address, _options(max_message_bytes))
+        self._channel = credentials.aio_channel(address, channel_options(max_message_bytes))
         self._metadata = credentials.metadata
         self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._selection = digits_pb2.GetModelRequest(model_name=model_name, model_version=model_version)
@@ -254,9 +295,54 @@ class AsyncClient:
             max_message_bytes=self._max_message_bytes,
             include_probabilities=probabilities,
         )
+        return await self._answer(batch, deadline)
+
+    async def classify_files(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        prepare: Place = "server",
+        probabilities: bool = False,
+        explain: bool = False,
+        timeout_s: float = 30.0,
+    ) -> Classification:
+        """See `Client.classify_files`."""
+        deadline = time.monotonic() + timeout_s
+        model = self._model or await self.get_model(timeout_s)
+        return await self.classify_encoded(
+            (read_image_file(os.fspath(path), model.max_message_bytes) for path in paths),
+            prepare=prepare,
+            probabilities=probabilities,
+            explain=explain,
+            timeout_s=_remaining(deadline),
+        )
+
+    async def classify_encoded(
+        self,
+        contents: Iterable[bytes | InvalidImage],
+        *,
+        prepare: Place = "server",
+        probabilities: bool = False,
+        explain: bool = False,
+        timeout_s: float = 30.0,
+    ) -> Classification:
+        """See `Client.classify_encoded`; takes the contents, and prepares, on another thread."""
+        deadline = time.monotonic() + timeout_s
+        model = self._model or await self.get_model(timeout_s)
+        batch = EncodedBatch(
+            contents if prepare == "server" else prepared_here(contents, model),
+            model,
+            self._selection,
+            max_message_bytes=self._max_message_bytes,
+            include_probabilities=probabilities,
+            explain=explain,
+        )
+        return await self._answer(batch, deadline)
+
+    async def _answer(self, batch: _Batch, deadline: float) -> Classification:
         in_flight: deque[asyncio.Task[digits_pb2.ClassifyResponse]] = deque()
         try:
-            for request in batch.requests():
+            async for request in _requests(batch):
                 if len(in_flight) == _REQUESTS_IN_FLIGHT:
                     batch.add(await in_flight.popleft())
                 in_flight.append(asyncio.create_task(self._call(self._stub.Classify, request, deadline)))
@@ -285,6 +371,17 @@ class AsyncClient:
                 raise CallFailed(grpc.StatusCode.CANCELLED, "the client was closed") from None
             except grpc.RpcError as error:
                 await asyncio.sleep(pause_before_retry(error, _remaining(deadline)))
+
+
+async def _requests(batch: _Batch) -> AsyncIterator[digits_pb2.ClassifyRequest]:
+    """A batch's requests; those that read files or prepare images are made on another thread."""
+    requests = batch.requests()
+    if isinstance(batch, ClassificationBatch):
+        for request in requests:
+            yield request
+        return
+    while (made := await asyncio.to_thread(next, requests, None)) is not None:
+        yield made
 
 
 def _remaining(deadline: float) -> float:

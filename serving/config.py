@@ -81,6 +81,28 @@ class BatcherConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """How encoded images are decoded.
+
+    Attributes:
+        decoder_threads: Images that are decoded at a time. Each takes memory of up to five bytes a pixel.
+        max_encoded_bytes: Encoded images of one request, together. A message may be as large.
+        max_image_pixels: An image of more is refused on the word of its header, before it is decoded.
+        max_queue_images: Where images wait already, a request that would make more wait than this is refused at once.
+        max_queue_bytes: The same for their bytes.
+    """
+
+    decoder_threads: int = 2
+    max_encoded_bytes: int = 16 << 20
+    max_image_pixels: int = 40_000_000
+    max_queue_images: int = 4096
+    max_queue_bytes: int = 256 << 20
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, *dataclasses.asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True)
 class SecurityConfig:
     """Who may call, and how the connection is protected. Files are read when the server starts and when they change.
 
@@ -165,6 +187,7 @@ class ServerConfig:
         metrics_port: Port for Prometheus on the same host; 0 for any free one, None for none.
         engine: How the model is run.
         batcher: How requests are grouped.
+        decoder: How encoded images are decoded.
         security: Who may call.
         connections: How many at a time.
     """
@@ -183,6 +206,7 @@ class ServerConfig:
     metrics_port: int | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)
     batcher: BatcherConfig = field(default_factory=BatcherConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     security: SecurityConfig = field(default_factory=SecurityConfig)
     connections: ConnectionConfig = field(default_factory=ConnectionConfig)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,14 +12,18 @@ import numpy.typing as npt
 
 from serving.batch_observer import BatchObserver
 from serving.batcher import Batcher
-from serving.config import BatcherConfig, EngineConfig
+from serving.config import BatcherConfig, DecoderConfig, EngineConfig
+from serving.decoder import Decoder
 from serving.engine import Engine
-from serving.errors import ModelNotFound, ModelRejected, NotReady
+from serving.errors import InvalidImage, ModelNotFound, ModelRejected, NotReady
 from serving.manifest import Manifest
 from serving.pending import Answer
+from serving.preparation import Preparation, PreparedImage
 from serving.repository import StoredModel
 
 _logger = logging.getLogger(__name__)
+
+_DECODER = DecoderConfig()
 
 
 class Deployment:
@@ -28,6 +33,7 @@ class Deployment:
         stored: The version, as read from the repository.
         engine_config: How it is run.
         batcher_config: How requests are grouped.
+        decoder_config: How encoded images are decoded.
         observer: Is told of every batch.
     """
 
@@ -36,6 +42,7 @@ class Deployment:
         stored: StoredModel,
         engine_config: EngineConfig,
         batcher_config: BatcherConfig,
+        decoder_config: DecoderConfig = _DECODER,
         *,
         observer: BatchObserver | None = None,
     ) -> None:
@@ -43,8 +50,22 @@ class Deployment:
         self.version = stored.version
         self.manifest: Manifest = stored.manifest
         self.max_request_images = batcher_config.max_batch_rows
+        self.max_image_pixels = decoder_config.max_image_pixels
         self._batcher_config = batcher_config
-        self._observer = observer
+        self._observer = observer or BatchObserver()
+        spec = stored.manifest.input
+        self._decoder = Decoder(
+            Preparation(
+                kind=spec.preparation,
+                height=spec.height,
+                width=spec.width,
+                channels=spec.channels,
+                max_pixels=decoder_config.max_image_pixels,
+            ),
+            decoder_config,
+            rejected=self._observer.rejected,
+        )
+        self._draining = False
         self._engine = Engine(
             stored.content,
             image_shape=stored.manifest.input.shape,
@@ -103,6 +124,7 @@ class Deployment:
             observer=self._observer,
         )
         self._batcher.start()
+        self._decoder.start()
 
     async def drain(self, grace_s: float) -> bool:
         """Refuses new requests from now on and answers those that were accepted.
@@ -112,21 +134,45 @@ class Deployment:
         """
         if self._batcher is None:
             return True
-        closing = asyncio.create_task(self._batcher.aclose())
+        self._draining = True
+        closing = asyncio.create_task(self._end(self._batcher))
         # Even an idle batcher needs a turn of the event loop to end, also where no grace was given.
         done, _ = await asyncio.wait({closing}, timeout=max(grace_s, 0.1))
         return bool(done)
 
     def close(self) -> None:
-        """Lets the engine's thread end after the inference that it may be in."""
+        """Lets the threads end after the inference and the images that they may be in."""
+        self._decoder.close()
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def classify(self, images: npt.NDArray[np.uint8], *, deadline: float | None = None) -> Answer:
-        """Classifies uint8 `[n, height, width, channels]`; see `Batcher.submit` for the errors."""
+    async def prepare(
+        self, contents: Sequence[bytes], *, deadline: float | None = None
+    ) -> list[PreparedImage | InvalidImage]:
+        """Decodes and prepares images; see `Decoder.decode` for the errors."""
+        if self._draining:
+            raise NotReady("not accepting requests")
+        return await self._decoder.decode(contents, deadline=deadline)
+
+    async def classify(
+        self, images: npt.NDArray[np.uint8], *, deadline: float | None = None, prepared: bool = False
+    ) -> Answer:
+        """Classifies images; see `Batcher.submit` for the errors.
+
+        Args:
+            images: uint8 `[n, height, width, channels]`.
+            deadline: When the caller stops waiting, on the clock of `time.monotonic`.
+            prepared: They come straight from `prepare`, so they are answered even where no more are accepted.
+        """
         if self._batcher is None:
             raise NotReady("the model is still loading")
+        if self._draining and not prepared:
+            raise NotReady("not accepting requests")
         return await self._batcher.submit(images, deadline=deadline)
+
+    async def _end(self, batcher: Batcher) -> None:
+        await self._decoder.until_idle()
+        await batcher.aclose()
 
     def _infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         return self._engine.infer(images).probabilities

@@ -7,23 +7,19 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from protos.digits.v1 import digits_pb2
 from serving.boundary import Context
-from serving.deployment import Deployment, Deployments
-from serving.errors import InvalidRequest, NotReady, Violation
-from serving.pending import Answer
+from serving.deployment import Deployments
+from serving.digits_messages import encode_answer, encoded_images, raw_images, sound_images
+from serving.errors import NotReady
 from serving.status import status_of
-
-Uint8Array = npt.NDArray[np.uint8]
 
 _STOPPING = "the server is stopping"
 
 # Requests of one stream that may wait for their answers, and never more rows than the largest batch, so that no stream
 # fills the queue; then the stream is not read from until the client has read.
 _STREAM_REQUESTS = 32
+_ROW_BYTES = 16 * 1024
 
 
 class _Window:
@@ -55,12 +51,14 @@ class DigitClassifierService:
     Args:
         deployments: Where models are found.
         max_stream_rows: Rows that one stream may have in flight.
+        max_message_bytes: The largest message that the front end takes.
     """
 
     DESCRIPTOR = digits_pb2.DESCRIPTOR.services_by_name["DigitClassifierService"]
 
-    def __init__(self, deployments: Deployments, *, max_stream_rows: int) -> None:
+    def __init__(self, deployments: Deployments, *, max_stream_rows: int, max_message_bytes: int) -> None:
         self._deployments = deployments
+        self._max_message_bytes = max_message_bytes
         self._max_stream_rows = max_stream_rows
         self._draining = False
         self._readers: set[asyncio.Task[Exception | None]] = set()
@@ -115,6 +113,9 @@ class DigitClassifierService:
             execution_provider=provider,
             test_accuracy=manifest.accuracy.onnx,
             parity_max_difference=figures.probabilities_max_difference if figures else None,
+            preparation=manifest.input.preparation,
+            max_message_bytes=self._max_message_bytes,
+            max_image_pixels=deployment.max_image_pixels,
         )
 
     def drain(self) -> None:
@@ -133,7 +134,7 @@ class DigitClassifierService:
         """Starts requests as the window admits them; returns what ended the stream, which must not overtake answers."""
         try:
             async for request in requests:
-                rows = request.request.raw_images.count
+                rows = _weight(request.request)
                 await window.acquire(rows)
                 task = asyncio.create_task(self._classify_in_stream(request.request, deadline))
                 answers.put_nowait((task, rows))
@@ -153,63 +154,23 @@ class DigitClassifierService:
         self, request: digits_pb2.ClassifyRequest, deadline: float | None
     ) -> digits_pb2.ClassifyResponse:
         deployment = self._deployments.find(request.model_name, request.model_version)
-        images = _decode_images(request, deployment)
-        answer = await deployment.classify(images, deadline=deadline)
-        return _encode_answer(answer, request, deployment)
+        if request.WhichOneof("images") != "encoded_images":
+            answer = await deployment.classify(raw_images(request, deployment), deadline=deadline)
+            return encode_answer(answer, request, deployment)
+        prepared = await deployment.prepare(encoded_images(request, deployment), deadline=deadline)
+        images = sound_images(prepared, request)
+        if images is None:
+            return encode_answer(None, request, deployment, prepared)
+        answer = await deployment.classify(images, deadline=deadline, prepared=True)
+        return encode_answer(answer, request, deployment, prepared)
+
+
+def _weight(request: digits_pb2.ClassifyRequest) -> int:
+    """Rows that a request counts as in its stream's window; large files count as several, since they wait in memory."""
+    images = request.encoded_images.images
+    return request.raw_images.count or max(len(images), sum(map(len, images)) // _ROW_BYTES)
 
 
 def _deadline(context: Context) -> float | None:
     remaining = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
-
-
-def _decode_images(request: digits_pb2.ClassifyRequest, deployment: Deployment) -> Uint8Array:
-    """Views a request's pixels as uint8 `[n, height, width, channels]`, or names everything that is wrong with them."""
-    if request.WhichOneof("images") is None:
-        raise InvalidRequest.of("raw_images", "no images in the request")
-    raw, spec, limit = request.raw_images, deployment.manifest.input, deployment.max_request_images
-    violations = []
-    if raw.count == 0:
-        violations.append(Violation(field="raw_images.count", description="must be at least 1"))
-    elif raw.count > limit:
-        violations.append(
-            Violation(field="raw_images.count", description=f"{raw.count} images, but at most {limit} in a request")
-        )
-    for name in ("height", "width", "channels"):
-        given, expected = getattr(raw, name), getattr(spec, name)
-        if given not in (0, expected):
-            violations.append(
-                Violation(field=f"raw_images.{name}", description=f"{given}, but the model has {expected}")
-            )
-    if len(raw.pixels) != raw.count * spec.image_bytes:
-        violations.append(
-            Violation(
-                field="raw_images.pixels",
-                description=f"{len(raw.pixels)} bytes, but {raw.count} images of "
-                f"{spec.height} x {spec.width} x {spec.channels} are {raw.count * spec.image_bytes}",
-            )
-        )
-    if violations:
-        raise InvalidRequest(*violations)
-    return np.frombuffer(raw.pixels, np.uint8).reshape(raw.count, *spec.shape)
-
-
-def _encode_answer(
-    answer: Answer, request: digits_pb2.ClassifyRequest, deployment: Deployment
-) -> digits_pb2.ClassifyResponse:
-    probabilities = answer.probabilities
-    response = digits_pb2.ClassifyResponse(
-        labels=probabilities.argmax(axis=1).tolist(),
-        confidences=probabilities.max(axis=1).tolist(),
-        model_name=deployment.name,
-        model_version=deployment.version,
-        queue_time_us=int(answer.queue_s * 1e6),
-        inference_time_us=int(answer.inference_s * 1e6),
-    )
-    if request.include_probabilities:
-        response.probabilities.extend(probabilities.ravel().tolist())
-    if request.top_k:
-        top = np.argsort(-probabilities, axis=1, kind="stable")[:, : request.top_k]
-        response.top_labels.extend(top.ravel().tolist())
-        response.top_confidences.extend(np.take_along_axis(probabilities, top, axis=1).ravel().tolist())
-    return response

@@ -54,7 +54,7 @@ class Metrics:
         self._rejected = Counter(
             "digits_rejected", "Requests that were refused before inference, by reason.", ("reason",), registry=registry
         )
-        for reason in ("queue_full", "deadline", "too_many_calls", "unauthenticated"):
+        for reason in ("queue_full", "decoder_full", "deadline", "too_many_calls", "unauthenticated"):
             self._rejected.labels(reason)
         self._queue_s = Histogram(
             "digits_queue_duration_seconds",

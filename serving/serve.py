@@ -15,6 +15,7 @@ from serving.config import (
     PROVIDERS,
     BatcherConfig,
     ConnectionConfig,
+    DecoderConfig,
     EngineConfig,
     SecurityConfig,
     ServerConfig,
@@ -23,7 +24,7 @@ from serving.demo import classify_samples
 from serving.errors import DigitsError
 from serving.logs import FORMATS, LEVELS, LogConfig, start_logging
 from serving.processors import available_processors
-from serving.server_options import connection_options, security_options
+from serving.server_options import connection_options, decoder_options, security_options
 
 Announce = Callable[[str, int, str, str], Awaitable[None]]
 
@@ -127,6 +128,7 @@ _ENGINE, _BATCHER, _SERVER = EngineConfig(), BatcherConfig(), ServerConfig()
     type=click.FloatRange(0, 1),
     help="Share of the calls that are logged with method, code and duration.",
 )
+@decoder_options
 @security_options
 @connection_options
 @click.option("--demo", is_flag=True, help="Once serving, classify the digits that the package ships, and print them.")
@@ -152,6 +154,7 @@ def main(
     metrics_port: int | None,
     traces_endpoint: str,
     access_log_share: float,
+    decoder: DecoderConfig,
     security: SecurityConfig,
     connections: ConnectionConfig,
     demo: bool,
@@ -179,6 +182,7 @@ def main(
             batcher=BatcherConfig(
                 max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows, max_wait_ms=max_wait_ms
             ),
+            decoder=decoder,
             security=security,
             connections=connections,
         )

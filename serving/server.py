@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 # Room in a message for everything but pixels: names, options, tags.
 _ENVELOPE_BYTES = 64 * 1024
+# Tag and length of each encoded image.
+_FIELD_BYTES = 8
 # How long calls are refused before connections end: most callers have been told by then, and pause.
 _REFUSE_S = 0.1
 
@@ -79,20 +81,24 @@ class Server:
         tls, tokens = _tls_files(config.security), _token_file(config)
         repository = Repository(config.repository)
         stored = repository.load(*repository.choose(config.model, config.version))
-        max_request_bytes = stored.manifest.input.image_bytes * config.batcher.max_batch_rows + _ENVELOPE_BYTES
+        rows = config.batcher.max_batch_rows
+        raw_bytes = stored.manifest.input.image_bytes * rows
+        encoded_bytes = config.decoder.max_encoded_bytes + _FIELD_BYTES * rows
+        max_request_bytes = max(raw_bytes, encoded_bytes) + _ENVELOPE_BYTES
         if max_request_bytes >= 2**31:
             raise InvalidConfig(
-                f"max_batch_rows: {config.batcher.max_batch_rows} images of {stored.manifest.input.image_bytes} bytes "
-                "are more than gRPC's largest message, 2 GiB"
+                f"max_batch_rows: {rows} images of {stored.manifest.input.image_bytes} bytes, or max_encoded_bytes: "
+                f"{config.decoder.max_encoded_bytes}, are more than gRPC's largest message, 2 GiB"
             )
         self._deployment = Deployment(
             stored,
             config.engine,
             config.batcher,
+            config.decoder,
             observer=self._metrics.batches_of(stored.name, stored.version),
         )
         self._service = DigitClassifierService(
-            Deployments(self._deployment), max_stream_rows=config.batcher.max_batch_rows
+            Deployments(self._deployment), max_stream_rows=rows, max_message_bytes=max_request_bytes
         )
         services = [self._service.DESCRIPTOR.full_name]
         if config.security.reflection:

@@ -1,4 +1,4 @@
-"""Options of `digits-serve` that make a configuration of their own: who may call, and how many at a time."""
+"""Options of `digits-serve` that make a configuration of their own: who may call, how many at a time, decoding."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
-from serving.config import ConnectionConfig, SecurityConfig
+from serving.config import ConnectionConfig, DecoderConfig, SecurityConfig
 from serving.errors import InvalidConfig
 
 Command = Callable[..., Any]
 
-_CONNECTIONS, _SECURITY = ConnectionConfig(), SecurityConfig()
+_CONNECTIONS, _DECODER, _SECURITY = ConnectionConfig(), DecoderConfig(), SecurityConfig()
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _SECONDS = click.FloatRange(0.001, 2_000_000)
 
@@ -110,6 +110,45 @@ def connection_options(command: Command) -> Command:
             default=_CONNECTIONS.handshake_timeout_s,
             type=_SECONDS,
             help="When a client that connected and says nothing is closed, in seconds.",
+        ),
+    )
+
+
+def decoder_options(command: Command) -> Command:
+    """Adds the options of `DecoderConfig`, which the command gets as `decoder`."""
+    return _with(
+        command,
+        DecoderConfig,
+        "decoder",
+        click.option(
+            "--decoder-threads",
+            default=_DECODER.decoder_threads,
+            type=click.IntRange(1, 1024),
+            help="Encoded images that are decoded at a time; each takes up to five bytes a pixel.",
+        ),
+        click.option(
+            "--max-encoded-bytes",
+            default=_DECODER.max_encoded_bytes,
+            type=click.IntRange(1),
+            help="Encoded images of one request, together; a message may be as large.",
+        ),
+        click.option(
+            "--max-image-pixels",
+            default=_DECODER.max_image_pixels,
+            type=click.IntRange(1),
+            help="Pixels of the largest encoded image; one of more is refused before it is decoded.",
+        ),
+        click.option(
+            "--max-queue-images",
+            default=_DECODER.max_queue_images,
+            type=click.IntRange(1),
+            help="Encoded images that may wait for a decoder; a request beyond is refused at once.",
+        ),
+        click.option(
+            "--max-queue-bytes",
+            default=_DECODER.max_queue_bytes,
+            type=click.IntRange(1),
+            help="Bytes of encoded images that may wait for a decoder.",
         ),
     )
 

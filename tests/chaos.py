@@ -212,7 +212,7 @@ class Chaos:
     async def _too_large(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         channel, _ = await self._stub()
         await self._settled(
-            channel.unary_unary("/digits.v1.DigitClassifierService/Classify")(bytes(4 << 20), timeout=2)
+            channel.unary_unary("/digits.v1.DigitClassifierService/Classify")(bytes(20 << 20), timeout=2)
         )
         await channel.close()
 

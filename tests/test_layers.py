@@ -16,13 +16,16 @@ CORE = {
     "batcher",
     "config",
     "cuda",
+    "decoder",
     "deployment",
     "engine",
     "errors",
     "images",
+    "ink",
     "manifest",
     "onnx_file",
     "pending",
+    "preparation",
     "processors",
     "repository",
     "request_id",
@@ -30,7 +33,7 @@ CORE = {
     "tokens",
     "watched_files",
 }
-GRPC_SIDE = {"boundary", "digits_service", "guard", "status"}
+GRPC_SIDE = {"boundary", "digits_messages", "digits_service", "guard", "status"}
 PROCESS = {
     "__main__",
     "demo",
@@ -52,7 +55,18 @@ PROCESS = {
     "worker_process",
 }
 BENCH = {"bench"}
-CLIENT = {"call_errors", "classification", "classify", "client", "client_options", "credentials"}
+CLIENT = {
+    "answer_row",
+    "call_errors",
+    "channel_options",
+    "classification",
+    "classify",
+    "client",
+    "client_options",
+    "credentials",
+    "encoded_batch",
+    "image_sources",
+}
 
 GRPC = {"grpc", "google", "protos", "grpc_health", "grpc_reflection"}
 
@@ -116,7 +130,7 @@ def _allowed_within(path: Path) -> set[str]:
     if room in GRPC_SIDE:
         return CORE | GRPC_SIDE
     if room in CLIENT:
-        return CLIENT | {"addresses", "errors", "images"}
+        return CLIENT | {"addresses", "errors", "images", "preparation"}
     if room in BENCH:
         return CORE | CLIENT | BENCH
     return CORE | GRPC_SIDE | PROCESS

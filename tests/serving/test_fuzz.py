@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serving.client import Client
+from serving.demo import SAMPLES
 
 # make fuzz asks for more.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
@@ -102,6 +105,46 @@ def test_any_bytes_are_answered_or_refused_with_a_reason(
     damaged = good[:start] + change + good[start + cut :]
     call = channel.unary_unary(f"/digits.v1.DigitClassifierService/{method}")
     assert _outcome(lambda: call(damaged, timeout=20)) in REASONS | {grpc.StatusCode.OK}
+
+
+FILES = {}
+for form in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"):
+    stream = io.BytesIO()
+    Image.open(SAMPLES / "7.png").save(stream, form)
+    FILES[form] = stream.getvalue()
+
+
+@fuzz
+@given(
+    form=st.sampled_from(sorted(FILES)),
+    places=st.lists(st.floats(0, 1, exclude_max=True), max_size=4),
+    change=st.binary(max_size=8),
+    cut=st.integers(0, 8),
+    end=st.floats(0, 1),
+    options=st.fixed_dictionaries(
+        {}, optional={"per_image_errors": st.booleans(), "explain": st.booleans(), "top_k": st.integers(0, 12)}
+    ),
+)
+def test_any_damage_to_a_file_is_answered_or_refused_with_a_reason(
+    channel: grpc.Channel, form: str, places: list[float], change: bytes, cut: int, end: float, options: dict
+) -> None:
+    """Files with bytes in their heads or anywhere cut out, others put in, and perhaps without an end."""
+    content = FILES[form]
+    for place in places:
+        start = int(place * 2 * 80) if place < 0.5 else int(place * len(content))
+        content = content[:start] + change + content[start + cut :]
+    images = [FILES["PNG"], content, content[: int(end * len(content))]]
+    request = digits_pb2.ClassifyRequest(encoded_images=digits_pb2.EncodedImages(images=images), **options)
+    stub = digits_pb2_grpc.DigitClassifierServiceStub(channel)
+    answers = []
+    code = _outcome(lambda: answers.append(stub.Classify(request, timeout=20)))
+    assert code in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OK}
+    if code is grpc.StatusCode.OK:
+        assert len(answers[0].labels) == 3
+        assert answers[0].labels[0] == 7
+        assert [label == -1 for label in answers[0].labels] == [
+            index in {error.index for error in answers[0].errors} for index in range(3)
+        ]
 
 
 @fuzz

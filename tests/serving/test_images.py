@@ -1,7 +1,8 @@
-"""Images: files of the right size, MNIST's layout, pictures in a terminal."""
+"""Images: what files hold as arrays, MNIST's layout, pictures in a terminal."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,7 @@ import pytest
 from PIL import Image
 
 from serving.errors import InvalidImage
-from serving.images import centre_by_mass, load_image, read_image, terminal_picture
-
-GRAY = {"height": 28, "width": 28, "channels": 1}
+from serving.images import centre_by_mass, decode_image, load_image, terminal_picture
 
 
 @pytest.fixture
@@ -19,41 +18,101 @@ def ramp() -> np.ndarray:
     return np.arange(784, dtype=np.uint16).reshape(28, 28).astype(np.uint8)
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "gif"])
-def test_lossless_files_give_their_exact_pixels(tmp_path: Path, ramp: np.ndarray, suffix: str) -> None:
-    path = tmp_path / f"digit.{suffix}"
-    Image.fromarray(ramp).save(path)
-    pixels = read_image(path, **GRAY)
+def _file(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "GIF"])
+def test_lossless_files_give_their_exact_pixels(ramp: np.ndarray, form: str) -> None:
+    pixels = decode_image(_file(Image.fromarray(ramp), form), channels=1).pixels
     assert pixels.dtype == np.uint8
     assert np.array_equal(pixels, ramp[..., None])
 
 
-def test_colour_files_become_gray_or_stay_colour_as_the_model_has_it(tmp_path: Path) -> None:
-    path = tmp_path / "red.png"
-    Image.new("RGB", (5, 4), (255, 0, 0)).save(path)
-    assert read_image(path, height=4, width=5, channels=3)[0, 0].tolist() == [255, 0, 0]
-    assert read_image(path, height=4, width=5, channels=1)[0, 0].tolist() == [76]
+def test_colour_files_become_gray_or_stay_colour_as_the_model_has_it() -> None:
+    red = _file(Image.new("RGB", (5, 4), (255, 0, 0)))
+    assert decode_image(red).pixels[0, 0].tolist() == [255, 0, 0]
+    assert decode_image(red, channels=1).pixels[0, 0].tolist() == [76]
+    gray = _file(Image.new("L", (5, 4), 7))
+    assert decode_image(gray).pixels.shape == (4, 5, 1)
+    assert decode_image(gray, channels=3).pixels[0, 0].tolist() == [7, 7, 7]
 
 
-def test_16_bits_are_scaled_and_not_clipped(tmp_path: Path, ramp: np.ndarray) -> None:
-    path = tmp_path / "digit.png"
-    Image.fromarray(ramp.astype(np.uint16) * 257).save(path)
-    assert np.array_equal(read_image(path, **GRAY)[..., 0], ramp)
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_16_bits_are_scaled_and_not_clipped(ramp: np.ndarray, form: str) -> None:
+    content = _file(Image.fromarray(ramp.astype(np.uint16) * 257), form)
+    assert np.array_equal(decode_image(content).pixels[..., 0], ramp)
 
 
 def test_transparency_is_seen_on_white(tmp_path: Path) -> None:
     path = tmp_path / "digit.png"
     Image.new("RGBA", (5, 4), (0, 0, 0, 0)).save(path)
     assert (load_image(path) == 255).all()
+    half = decode_image(_file(Image.new("LA", (5, 4), (0, 51)))).pixels
+    assert (half == 204).all()
+    deep = Image.fromarray(np.full((4, 5), 300, np.uint16))
+    assert (decode_image(_file(deep, transparency=300)).pixels == 255).all()
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_images_come_upright_as_exif_says(turned: int, form: str) -> None:
+    """A picture with a bright corner and a bright edge, stored as a camera that was turned stores it."""
+    upright = np.zeros((32, 64), np.uint8)
+    upright[:8, :] = 120
+    upright[:16, :16] = 255
+    # How pixels are stored for each orientation, by EXIF 2.32's table for tag 274: where the 0th row and column are.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[turned]
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    image = Image.fromarray(np.ascontiguousarray(stored)).convert("RGB")
+    decoded = decode_image(_file(image, form, exif=exif, **({"lossless": True} if form == "WEBP" else {})), channels=1)
+    assert (decoded.height, decoded.width) == upright.shape
+    assert np.abs(decoded.pixels[..., 0].astype(int) - upright).mean() < 2
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_large_images_are_reduced_as_they_are_decoded(form: str) -> None:
+    image = np.zeros((1500, 3000), np.uint8)
+    image[:, 1500:] = 200
+    decoded = decode_image(_file(Image.fromarray(image), form), enough_pixels=50_000)
+    assert (decoded.height, decoded.width) == (1500, 3000)
+    height, width = decoded.pixels.shape[:2]
+    assert 50_000 <= height * width < 200_000
+    assert decoded.pixels[0, 0, 0] == 0
+    assert abs(int(decoded.pixels[-1, -1, 0]) - 200) <= 2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "no bytes"),
+        (b"no image", "not an image in a format that is known here"),
+        (_file(Image.new("L", (28, 28)), "PPM"), "not an image in a format"),
+        (_file(Image.new("1", (20_000, 20_000))), "more than 40,000,000"),
+        (_file(Image.new("1", (6_400, 6_400))), "6400 x 6400 pixels are more than 40,000,000"),
+        (_file(Image.effect_noise((28, 28), 50))[:200], "damaged"),
+        (_file(Image.new("F", (28, 28)), "TIFF"), "of 32 bits a pixel"),
+    ],
+)
+def test_what_is_no_usable_image_is_refused_with_the_reason(content: bytes, said: str) -> None:
+    with pytest.raises(InvalidImage, match=said):
+        decode_image(content)
 
 
 def _text(path: Path) -> str:
     path.write_text("no image")
-    return "not an image"
-
-
-def _empty(path: Path) -> str:
-    path.touch()
     return "not an image"
 
 
@@ -66,33 +125,12 @@ def _directory(path: Path) -> str:
     return "Is a directory"
 
 
-def _large(path: Path) -> str:
-    Image.new("L", (40, 30)).save(path)
-    return "40 x 30 pixels, but the model takes 28 x 28"
-
-
-def _bomb(path: Path) -> str:
-    Image.new("1", (20_000, 20_000)).save(path)
-    return "more pixels than any model takes"
-
-
-def _truncated(path: Path) -> str:
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (28, 28), dtype=np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:200])
-    return "damaged"
-
-
-def _transparent(path: Path) -> str:
-    Image.new("RGBA", (28, 28), (255, 255, 255, 0)).save(path)
-    return "transparent"
-
-
-@pytest.mark.parametrize("make", [_transparent, _text, _empty, _absent, _directory, _large, _bomb, _truncated])
+@pytest.mark.parametrize("make", [_text, _absent, _directory])
 def test_an_unusable_file_is_named_with_the_reason(tmp_path: Path, make) -> None:
     path = tmp_path / "digit.png"
     said = make(path)
     with pytest.raises(InvalidImage) as refused:
-        read_image(path, **GRAY)
+        load_image(path)
     assert str(path) in str(refused.value)
     assert said in str(refused.value)
 

@@ -149,7 +149,7 @@ def test_an_unknown_model_or_version_is_not_found(stub, digits: tuple, selection
 
 def test_a_message_over_the_limit_is_refused_by_grpc_and_the_server_goes_on(stub, digits: tuple) -> None:
     with pytest.raises(grpc.RpcError) as refused:
-        stub.Classify(digits_pb2.ClassifyRequest(raw_images={"pixels": bytes(2 << 20), "count": 1}), timeout=20)
+        stub.Classify(digits_pb2.ClassifyRequest(raw_images={"pixels": bytes(17 << 20), "count": 1}), timeout=20)
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert stub.Classify(_request(digits[0][:1]), timeout=20).labels
 

@@ -8,18 +8,24 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "raw_images", "top_k", "include_probabilities")
+    __slots__ = ("model_name", "model_version", "raw_images", "encoded_images", "top_k", "include_probabilities", "per_image_errors", "explain")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     RAW_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    ENCODED_IMAGES_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    PER_IMAGE_ERRORS_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: int
     raw_images: RawImages
+    encoded_images: EncodedImages
     top_k: int
     include_probabilities: bool
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., raw_images: _Optional[_Union[RawImages, _Mapping]] = ..., top_k: _Optional[int] = ..., include_probabilities: bool = ...) -> None: ...
+    per_image_errors: bool
+    explain: bool
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., raw_images: _Optional[_Union[RawImages, _Mapping]] = ..., encoded_images: _Optional[_Union[EncodedImages, _Mapping]] = ..., top_k: _Optional[int] = ..., include_probabilities: bool = ..., per_image_errors: bool = ..., explain: bool = ...) -> None: ...
 
 class RawImages(_message.Message):
     __slots__ = ("pixels", "count", "height", "width", "channels")
@@ -35,8 +41,14 @@ class RawImages(_message.Message):
     channels: int
     def __init__(self, pixels: _Optional[bytes] = ..., count: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ...) -> None: ...
 
+class EncodedImages(_message.Message):
+    __slots__ = ("images",)
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    images: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, images: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class ClassifyResponse(_message.Message):
-    __slots__ = ("labels", "confidences", "probabilities", "top_labels", "top_confidences", "model_name", "model_version", "queue_time_us", "inference_time_us")
+    __slots__ = ("labels", "confidences", "probabilities", "top_labels", "top_confidences", "model_name", "model_version", "queue_time_us", "inference_time_us", "errors", "preparations")
     LABELS_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCES_FIELD_NUMBER: _ClassVar[int]
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +58,8 @@ class ClassifyResponse(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     QUEUE_TIME_US_FIELD_NUMBER: _ClassVar[int]
     INFERENCE_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    PREPARATIONS_FIELD_NUMBER: _ClassVar[int]
     labels: _containers.RepeatedScalarFieldContainer[int]
     confidences: _containers.RepeatedScalarFieldContainer[float]
     probabilities: _containers.RepeatedScalarFieldContainer[float]
@@ -55,7 +69,29 @@ class ClassifyResponse(_message.Message):
     model_version: int
     queue_time_us: int
     inference_time_us: int
-    def __init__(self, labels: _Optional[_Iterable[int]] = ..., confidences: _Optional[_Iterable[float]] = ..., probabilities: _Optional[_Iterable[float]] = ..., top_labels: _Optional[_Iterable[int]] = ..., top_confidences: _Optional[_Iterable[float]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., queue_time_us: _Optional[int] = ..., inference_time_us: _Optional[int] = ...) -> None: ...
+    errors: _containers.RepeatedCompositeFieldContainer[ImageError]
+    preparations: _containers.RepeatedCompositeFieldContainer[ImagePreparation]
+    def __init__(self, labels: _Optional[_Iterable[int]] = ..., confidences: _Optional[_Iterable[float]] = ..., probabilities: _Optional[_Iterable[float]] = ..., top_labels: _Optional[_Iterable[int]] = ..., top_confidences: _Optional[_Iterable[float]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., queue_time_us: _Optional[int] = ..., inference_time_us: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[ImageError, _Mapping]]] = ..., preparations: _Optional[_Iterable[_Union[ImagePreparation, _Mapping]]] = ...) -> None: ...
+
+class ImageError(_message.Message):
+    __slots__ = ("index", "status")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    status: _status_pb2.Status
+    def __init__(self, index: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class ImagePreparation(_message.Message):
+    __slots__ = ("width", "height", "steps", "pixels")
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    PIXELS_FIELD_NUMBER: _ClassVar[int]
+    width: int
+    height: int
+    steps: _containers.RepeatedScalarFieldContainer[str]
+    pixels: bytes
+    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[_Iterable[str]] = ..., pixels: _Optional[bytes] = ...) -> None: ...
 
 class ClassifyStreamRequest(_message.Message):
     __slots__ = ("request",)
@@ -80,7 +116,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "labels", "height", "width", "channels", "max_images_per_request", "sha256", "execution_provider", "test_accuracy", "parity_max_difference")
+    __slots__ = ("model_name", "model_version", "labels", "height", "width", "channels", "max_images_per_request", "sha256", "execution_provider", "test_accuracy", "parity_max_difference", "preparation", "max_message_bytes", "max_image_pixels")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +128,9 @@ class GetModelResponse(_message.Message):
     EXECUTION_PROVIDER_FIELD_NUMBER: _ClassVar[int]
     TEST_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     PARITY_MAX_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    PREPARATION_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: int
     labels: _containers.RepeatedScalarFieldContainer[str]
@@ -103,4 +142,7 @@ class GetModelResponse(_message.Message):
     execution_provider: str
     test_accuracy: float
     parity_max_difference: float
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., max_images_per_request: _Optional[int] = ..., sha256: _Optional[str] = ..., execution_provider: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., parity_max_difference: _Optional[float] = ...) -> None: ...
+    preparation: str
+    max_message_bytes: int
+    max_image_pixels: int
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., max_images_per_request: _Optional[int] = ..., sha256: _Optional[str] = ..., execution_provider: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., parity_max_difference: _Optional[float] = ..., preparation: _Optional[str] = ..., max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ...) -> None: ...
