@@ -202,7 +202,7 @@ def test_a_disk_that_can_not_take_the_model_is_told_and_leaves_no_half(tmp_path:
         (["--data-dir", "/nowhere"], 2, "does not exist"),
         (["--epochs", "0"], 2, "--epochs"),
         (["--data", "synthetic", "--limit", "3"], 1, "3 training images are too few"),
-        (["--teacher", __file__], 2, "the recipe fast has no teacher"),
+        (["--data", "synthetic", "--teacher", __file__], 2, "the recipe fast has no teacher"),
         (
             ["--recipe", "accurate", "--data", "synthetic", "--teacher", __file__],
             1,
