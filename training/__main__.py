@@ -15,6 +15,10 @@ from training.datasets import SOURCES, DatasetError, load
 from training.tensorflow_log import import_tensorflow_quietly
 
 if TYPE_CHECKING:
+    import keras
+
+    from training.datasets import Dataset
+    from training.recipe import Recipe
     from training.record import RunRecord
 
 _RECIPES = ("published", "fast", "accurate")
@@ -88,6 +92,12 @@ def _errors_in_a_line(*, tensorflow: bool = True) -> Iterator[None]:
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of weights, dropout and order.")
 @click.option("--seeds", type=click.IntRange(1), default=1, help="Train so many times, from --seed on upwards.")
+@click.option(
+    "--teacher",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    show_default="is trained first",
+    help="model.keras to learn from, for recipes that have a teacher, as accurate for mnist_convnet.",
+)
 @click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs, in place of the recipe's.")
 @click.option("--limit", type=click.IntRange(1), default=None, help="Train on the first so many images only.")
 @click.option(
@@ -127,6 +137,7 @@ def _train(
     recipe: str | None,
     seed: int,
     seeds: int,
+    teacher: Path | None,
     epochs: int | None,
     limit: int | None,
     out: Path | None,
@@ -144,6 +155,13 @@ def _train(
     dataset = load(source, data_dir=data_dir, image_shape=shape, skip_unreadable=skip_unreadable)
     last = seed + seeds - 1
     several = None if seeds == 1 else out or Path("runs") / f"{architecture}-{chosen.name}-seeds-{seed}-{last}"
+    options: dict[str, Any] = {
+        "normalisation": normalisation,
+        "limit": limit,
+        "verbose": 1 if sys.stdout.isatty() else 2,
+    }
+    base = several or out or Path("runs") / f"{architecture}-seed-{seed}"
+    taught_by = _teacher(chosen, teacher, dataset, base / "teacher", seed, epochs, options)
     records = {}
     for each in range(seed, last + 1):
         directory = several / f"seed-{each}" if several else out or Path("runs") / f"{architecture}-seed-{each}"
@@ -153,9 +171,8 @@ def _train(
                 architecture=architecture,
                 recipe=chosen,
                 seed=each,
-                normalisation=normalisation,
-                limit=limit,
-                verbose=1 if sys.stdout.isatty() else 2,
+                teacher=taught_by,
+                **options,
             )
         except TrainingError as error:
             raise click.ClickException(str(error)) from error
@@ -172,6 +189,43 @@ def _train(
             raise click.ClickException(f"{run.metrics['stopped']}; the best weights so far are in {path}")
     if several:
         _compare(records, several)
+
+
+def _teacher(
+    recipe: Recipe,
+    file: Path | None,
+    dataset: Dataset,
+    directory: Path,
+    seed: int,
+    epochs: int | None,
+    options: dict[str, Any],
+) -> keras.Model | None:
+    """The network that a recipe learns from: read from a file, or trained first."""
+    import keras
+
+    from training.recipe import recipe_for
+    from training.train import TrainingError, train
+
+    if recipe.distillation is None:
+        if file:
+            raise click.BadParameter(f"the recipe {recipe.name} has no teacher", param_hint="--teacher")
+        return None
+    if file is None:
+        architecture = recipe.distillation.teacher
+        click.echo(f"training the teacher, {architecture}; --teacher names one that there is")
+        theirs = recipe_for("accurate", architecture).with_epochs(epochs)
+        try:
+            run = train(dataset, architecture=architecture, recipe=theirs, seed=seed, **options)
+        except TrainingError as error:
+            raise click.ClickException(str(error)) from error
+        file = run.save(directory)
+        if run.metrics["stopped"]:
+            raise click.ClickException(f"{run.metrics['stopped']}; the teacher's best weights so far are in {file}")
+        click.echo(f"the teacher's validation accuracy is {run.metrics['validation']['accuracy']:.2%}: {file}")
+    try:
+        return keras.models.load_model(file, compile=False)
+    except ValueError as error:
+        raise click.ClickException(f"{file}: no .keras file that Keras can load") from error
 
 
 def _compare(records: dict[str, RunRecord], directory: Path) -> None:

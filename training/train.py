@@ -14,11 +14,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow
 
 from training.architectures import ARCHITECTURES
 from training.augmentation import AugmentedBatches
 from training.datasets import Dataset
+from training.distillation import TaughtBatches, one_hot
 from training.evaluation import Evaluation
 from training.normalisation import normalisation_layer
 from training.recipe import Recipe
@@ -71,6 +73,7 @@ def train(
     seed: int,
     normalisation: str = "rescale",
     limit: int | None = None,
+    teacher: keras.Model | None = None,
     verbose: int = 2,
 ) -> TrainingRun:
     """Trains one network. The test part is used once, after the last step, and chooses nothing.
@@ -82,13 +85,15 @@ def train(
         seed: Seeds Python, NumPy and TensorFlow: initial weights, dropout and the order of the images.
         normalisation: What the first layer does, one of `NORMALISATIONS`.
         limit: Use only the first so many training images.
+        teacher: What a recipe with a distillation learns from; must not have learnt the images that are held out.
         verbose: Keras's progress: 0 none, 1 a bar, 2 a line for each epoch.
 
     A run that is interrupted (KeyboardInterrupt) or whose loss stops being a number ends with the weights of its best
     epoch, and `metrics["stopped"]` says so.
 
     Raises:
-        TrainingError: Too few images for the recipe, or stopped before the first epoch had ended.
+        TrainingError: Too few images for the recipe, a teacher of other images or classes, or stopped before the first
+            epoch had ended.
     """
     keras.utils.set_random_seed(seed)
     images, labels = dataset.train_images[:limit], dataset.train_labels[:limit]
@@ -103,20 +108,16 @@ def train(
     )
     recipe.compile(model, images=fitted)
     started = time.monotonic()
-    batches = AugmentedBatches(
-        images[:fitted],
-        labels[:fitted],
-        augmentation=recipe.augmentation,
-        batch_size=recipe.batch_size,
-        seed=seed,
-    )
+    batches = _batches(recipe, images[:fitted], labels[:fitted], teacher, seed)
+    classes = len(dataset.label_names)
+    held_out_labels = one_hot(labels[fitted:], classes) if recipe.distillation else labels[fitted:]
     best = BestWeights()
     stopped = None
     try:
         model.fit(
             batches,
             epochs=recipe.epochs,
-            validation_data=(images[fitted:], labels[fitted:]),
+            validation_data=(images[fitted:], held_out_labels),
             callbacks=[best],
             verbose=verbose,
         )
@@ -135,6 +136,7 @@ def train(
         "recipe": dataclasses.asdict(recipe),
         "normalisation": normalisation,
         "seed": seed,
+        "teacher": None if teacher is None else {"name": teacher.name, "parameters": teacher.count_params()},
         "parameters": model.count_params(),
         "layers": [dataclasses.asdict(layer) for layer in summarise(model)],
         "data": {
@@ -171,6 +173,23 @@ def train(
         label_names=dataset.label_names,
     )
     return TrainingRun(model=model, record=RunRecord(metrics=metrics, evaluation=evaluation))
+
+
+def _batches(
+    recipe: Recipe,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    teacher: keras.Model | None,
+    seed: int,
+) -> keras.utils.PyDataset:
+    changes: dict[str, Any] = {"augmentation": recipe.augmentation, "batch_size": recipe.batch_size, "seed": seed}
+    if recipe.distillation is None:
+        return AugmentedBatches(images, labels, **changes)
+    if teacher is None:
+        raise TrainingError(f"the recipe {recipe.name} needs a teacher, a {recipe.distillation.teacher}")
+    if teacher.input_shape[1:] != images.shape[1:] or teacher.output_shape[1] <= labels.max():
+        raise TrainingError(f"the teacher takes images of {teacher.input_shape[1:]}, the data have {images.shape[1:]}")
+    return TaughtBatches(images, labels, teacher=teacher, distillation=recipe.distillation, **changes)
 
 
 def _evaluate(model: keras.Model, images: Any, labels: Any) -> dict[str, float]:

@@ -202,6 +202,12 @@ def test_a_disk_that_can_not_take_the_model_is_told_and_leaves_no_half(tmp_path:
         (["--data-dir", "/nowhere"], 2, "does not exist"),
         (["--epochs", "0"], 2, "--epochs"),
         (["--data", "synthetic", "--limit", "3"], 1, "3 training images are too few"),
+        (["--data", "synthetic", "--teacher", __file__], 2, "the recipe fast has no teacher"),
+        (
+            ["--recipe", "accurate", "--data", "synthetic", "--teacher", __file__],
+            1,
+            "no .keras file that Keras can load",
+        ),
         (["--image-size", "28x28"], 2, "neither 'own' nor like 128x128x3"),
         (["--data", "folder:/nowhere"], 1, "/nowhere: No such file"),
         (["summary", "resnet"], 1, "neither a file nor one of mnist_convnet"),

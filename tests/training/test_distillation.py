@@ -1,0 +1,85 @@
+"""What a network learns from a larger one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from training.architectures import ARCHITECTURES
+from training.augmentation import Augmentation
+from training.datasets import Dataset, load
+from training.distillation import Distillation, TaughtBatches
+from training.recipe import Recipe, recipe_for
+from training.train import TrainingError, train
+
+HALF = Distillation(teacher="mnist_convnet", share=0.5, temperature=2.0, copies=3)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return load("synthetic")
+
+
+@pytest.fixture(scope="module")
+def teacher() -> keras.Model:
+    """One that has learnt nothing: what it says of images depends on them all the same."""
+    keras.utils.set_random_seed(0)
+    return ARCHITECTURES["mnist_convnet"].build()
+
+
+def test_targets_lie_between_the_label_and_what_the_teacher_says() -> None:
+    probabilities = np.array([[0.64, 0.32, 0.04], [0.01, 0.98, 0.01]], np.float32)
+    targets = HALF.targets(probabilities, np.array([1, 1]))
+    roots = np.sqrt(probabilities)  # a temperature of two halves the logits
+    softened = roots / roots.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(targets, softened / 2 + np.array([[0, 0.5, 0], [0, 0.5, 0]]), rtol=1e-5)
+    np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_each_epoch_has_every_image_once_as_another_copy_with_its_own_target(data: Dataset, teacher) -> None:
+    images, labels = data.train_images[:50], np.arange(50) % 10
+    batches = TaughtBatches(
+        images,
+        labels,
+        teacher=teacher,
+        distillation=HALF,
+        augmentation=Augmentation(shift_px=3, rotation_deg=20),
+        batch_size=16,
+        seed=1,
+    )
+    epochs = []
+    for _ in range(4):
+        seen = [batches[index] for index in range(len(batches))]
+        changed, targets = np.concatenate([each[0] for each in seen]), np.concatenate([each[1] for each in seen])
+        assert len(changed) == 50
+        label = np.bincount(targets.argmax(axis=1), minlength=10)
+        assert label.tolist() == [5] * 10
+        np.testing.assert_allclose(targets, HALF.targets(teacher.predict(changed, verbose=0), targets.argmax(axis=1)))
+        epochs.append({each.tobytes() for each in changed})
+        batches.on_epoch_end()
+    assert not epochs[0] & epochs[1]
+    assert not epochs[1] & epochs[2]
+    assert epochs[0] == epochs[3]
+
+
+def test_a_recipe_with_a_teacher_needs_one_that_fits(data: Dataset) -> None:
+    accurate = recipe_for("accurate", "mnist_convnet")
+    with pytest.raises(TrainingError, match="needs a teacher, a convnet_batchnorm"):
+        train(data, architecture="mnist_convnet", recipe=accurate, seed=0, verbose=0)
+    other = ARCHITECTURES["mnist_convnet"].build((32, 32, 1))
+    with pytest.raises(TrainingError, match=r"the teacher takes images of \(32, 32, 1\)"):
+        train(data, architecture="mnist_convnet", recipe=accurate, seed=0, teacher=other, verbose=0)
+
+
+def test_what_the_teacher_says_is_learnt(data: Dataset, teacher) -> None:
+    """Of a teacher that knows nothing, nothing is learnt."""
+    recipe = Recipe(name="taught", epochs=2, source="this test", distillation=HALF)
+    taught = train(data, architecture="mnist_convnet", recipe=recipe, seed=0, teacher=teacher, limit=2000, verbose=0)
+    assert taught.metrics["validation"]["accuracy"] > 0.5
+    assert taught.metrics["teacher"]["parameters"] == 34_826
+    misled = dataclasses.replace(recipe, distillation=dataclasses.replace(HALF, share=1.0))
+    run = train(data, architecture="mnist_convnet", recipe=misled, seed=0, teacher=teacher, limit=2000, verbose=0)
+    assert run.metrics["validation"]["accuracy"] < 0.3
