@@ -85,9 +85,11 @@ class DecoderConfig:
     """How encoded images are decoded.
 
     Attributes:
-        decoder_threads: Images that are decoded at a time. Each takes memory of up to five bytes a pixel.
+        decoder_threads: Images that are decoded at a time. Each takes memory of up to seven bytes for each of
+            `max_image_pixels`.
         max_encoded_bytes: Encoded images of one request, together. A message may be as large.
-        max_image_pixels: An image of more is refused on the word of its header, before it is decoded.
+        max_image_pixels: An image of more is refused on the word of its header, before it is decoded; a WebP of more
+            than two fifths.
         max_queue_images: Where images wait already, a request that would make more wait than this is refused at once.
         max_queue_bytes: The same for their bytes.
     """

@@ -124,7 +124,7 @@ def decoder_options(command: Command) -> Command:
             "--decoder-threads",
             default=_DECODER.decoder_threads,
             type=click.IntRange(1, 1024),
-            help="Encoded images that are decoded at a time; each takes up to five bytes a pixel.",
+            help="Encoded images that are decoded at a time; each takes up to seven bytes a pixel.",
         ),
         click.option(
             "--max-encoded-bytes",
@@ -136,7 +136,7 @@ def decoder_options(command: Command) -> Command:
             "--max-image-pixels",
             default=_DECODER.max_image_pixels,
             type=click.IntRange(1),
-            help="Pixels of the largest encoded image; one of more is refused before it is decoded.",
+            help="Pixels of the largest encoded image; one of more, or a WebP of two fifths, is not decoded.",
         ),
         click.option(
             "--max-queue-images",

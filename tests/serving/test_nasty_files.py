@@ -259,6 +259,10 @@ CASES: dict[str, tuple[Callable[[], bytes], int | str]] = {
     "20,000 wide": (lambda: _on((20_000, 200), (9_000, 4)), 7),
     "20,000 high": (lambda: _on((200, 20_000), (4, 15_000)), 7),
     "20 megapixels": (lambda: _file(PAGE.resize((4500, 4500)), "JPEG"), 7),
+    "20 megapixels of webp": (
+        lambda: _file(PAGE.resize((4500, 4500)), "WEBP", quality=10, method=0),
+        "more than 16,000,000",
+    ),
     "36 megapixels with alpha": (lambda: _file(PAGE.resize((6000, 6000)).convert("RGBA"), "PNG", compress_level=1), 7),
     # notes and leftovers beside the picture
     "png with garbage behind it": (lambda: _file(PAGE, "PNG") + b"garbage" * 1000, 7),
