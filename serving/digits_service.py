@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from contextlib import aclosing
 
 import numpy as np
 import numpy.typing as npt
@@ -13,40 +12,12 @@ import numpy.typing as npt
 from protos.digits.v1 import digits_pb2
 from serving.boundary import Context
 from serving.deployment import Deployment, Deployments
-from serving.errors import InvalidRequest, NotReady, Violation
+from serving.errors import InvalidRequest, Violation
+from serving.ordered_stream import OrderedStreams
 from serving.pending import Answer
 from serving.status import status_of
 
 Uint8Array = npt.NDArray[np.uint8]
-
-_STOPPING = "the server is stopping"
-
-# Requests of one stream that may wait for their answers, and never more rows than the largest batch, so that no stream
-# fills the queue; then the stream is not read from until the client has read.
-_STREAM_REQUESTS = 32
-
-
-class _Window:
-    """What one stream may have in flight. A request larger than the whole window passes when nothing else is."""
-
-    def __init__(self, max_requests: int, max_rows: int) -> None:
-        self._max_requests = max_requests
-        self._max_rows = max_rows
-        self._requests = 0
-        self._rows = 0
-        self._released = asyncio.Event()
-
-    async def acquire(self, rows: int) -> None:
-        while self._requests and (self._requests >= self._max_requests or self._rows + rows > self._max_rows):
-            self._released.clear()
-            await self._released.wait()
-        self._requests += 1
-        self._rows += rows
-
-    def release(self, rows: int) -> None:
-        self._requests -= 1
-        self._rows -= rows
-        self._released.set()
 
 
 class DigitClassifierService:
@@ -61,9 +32,7 @@ class DigitClassifierService:
 
     def __init__(self, deployments: Deployments, *, max_stream_rows: int) -> None:
         self._deployments = deployments
-        self._max_stream_rows = max_stream_rows
-        self._draining = False
-        self._readers: set[asyncio.Task[Exception | None]] = set()
+        self._streams = OrderedStreams(_claimed_rows, self._classify_in_stream, max_stream_rows)
 
     async def Classify(self, request: digits_pb2.ClassifyRequest, context: Context) -> digits_pb2.ClassifyResponse:  # noqa: N802
         """Classifies the images of one request."""
@@ -72,31 +41,10 @@ class DigitClassifierService:
     async def ClassifyStream(  # noqa: N802
         self, requests: AsyncIterator[digits_pb2.ClassifyStreamRequest], context: Context
     ) -> AsyncIterator[digits_pb2.ClassifyStreamResponse]:
-        """Classifies a stream of requests, in order; a full window stops reading, which stops the client."""
-        if self._draining:
-            raise NotReady(_STOPPING)
-        answers: asyncio.Queue[tuple[asyncio.Task[digits_pb2.ClassifyStreamResponse], int] | Exception | None]
-        answers = asyncio.Queue()
-        window = _Window(_STREAM_REQUESTS, self._max_stream_rows)
-        reader = asyncio.create_task(self._read_stream(requests, _deadline(context), answers, window))
-        # A callback, since a task that is cancelled before its first step runs no code of its own.
-        reader.add_done_callback(
-            lambda ended: answers.put_nowait(NotReady(_STOPPING) if ended.cancelled() else ended.result())
-        )
-        self._readers.add(reader)
-        try:
-            while (answer := await answers.get()) is not None:
-                if isinstance(answer, Exception):
-                    raise answer
-                response, rows = answer
-                yield await response
-                window.release(rows)
-        finally:
-            self._readers.discard(reader)
-            reader.cancel()
-            while not answers.empty():
-                if isinstance(left := answers.get_nowait(), tuple):
-                    left[0].cancel()
+        """Classifies a stream of requests, in order."""
+        async with aclosing(self._streams.answer(requests, _deadline(context))) as responses:
+            async for response in responses:
+                yield response
 
     async def GetModel(self, request: digits_pb2.GetModelRequest, context: Context) -> digits_pb2.GetModelResponse:  # noqa: N802
         """Describes a deployment."""
@@ -119,33 +67,13 @@ class DigitClassifierService:
 
     def drain(self) -> None:
         """Ends every stream once it has answered what it has read; its client gets UNAVAILABLE and can go elsewhere."""
-        self._draining = True
-        for reader in self._readers:
-            reader.cancel()
-
-    async def _read_stream(
-        self,
-        requests: AsyncIterator[digits_pb2.ClassifyStreamRequest],
-        deadline: float | None,
-        answers: asyncio.Queue[Any],
-        window: _Window,
-    ) -> Exception | None:
-        """Starts requests as the window admits them; returns what ended the stream, which must not overtake answers."""
-        try:
-            async for request in requests:
-                rows = request.request.raw_images.count
-                await window.acquire(rows)
-                task = asyncio.create_task(self._classify_in_stream(request.request, deadline))
-                answers.put_nowait((task, rows))
-        except Exception as error:  # noqa: BLE001 - raised again behind the last answer
-            return error
-        return None
+        self._streams.drain()
 
     async def _classify_in_stream(
-        self, request: digits_pb2.ClassifyRequest, deadline: float | None
+        self, request: digits_pb2.ClassifyStreamRequest, deadline: float | None
     ) -> digits_pb2.ClassifyStreamResponse:
         try:
-            return digits_pb2.ClassifyStreamResponse(response=await self._classify(request, deadline))
+            return digits_pb2.ClassifyStreamResponse(response=await self._classify(request.request, deadline))
         except Exception as error:  # noqa: BLE001 - one bad request must not end the stream
             return digits_pb2.ClassifyStreamResponse(error=status_of(error))
 
@@ -161,6 +89,10 @@ class DigitClassifierService:
 def _deadline(context: Context) -> float | None:
     remaining = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
+
+
+def _claimed_rows(request: digits_pb2.ClassifyStreamRequest) -> int:
+    return request.request.raw_images.count
 
 
 def _decode_images(request: digits_pb2.ClassifyRequest, deployment: Deployment) -> Uint8Array:
