@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,6 +20,7 @@ from serving.errors import ModelNotFound, ModelRejected, NotReady
 from serving.manifest import Manifest
 from serving.pending import Answer
 from serving.repository import StoredModel
+from serving.statistics import Statistics
 
 _logger = logging.getLogger(__name__)
 
@@ -29,6 +33,9 @@ class Deployment:
         engine_config: How it is run.
         batcher_config: How requests are grouped.
         observer: Is told of every batch.
+
+    Attributes:
+        statistics: What it has done so far.
     """
 
     def __init__(
@@ -44,7 +51,7 @@ class Deployment:
         self.manifest: Manifest = stored.manifest
         self.max_request_images = batcher_config.max_batch_rows
         self._batcher_config = batcher_config
-        self._observer = observer
+        self.statistics = Statistics(observer)
         self._engine = Engine(
             stored.content,
             image_shape=stored.manifest.input.shape,
@@ -63,6 +70,11 @@ class Deployment:
     def provider(self) -> str:
         """The execution provider that runs the whole model."""
         return self._engine.provider
+
+    @property
+    def max_wait_ms(self) -> float:
+        """How long an idle engine waits for a fuller batch, in milliseconds."""
+        return self._batcher_config.max_wait_ms
 
     @property
     def queued_rows(self) -> int:
@@ -100,7 +112,7 @@ class Deployment:
             self._batcher_config,
             batch_rows=min(self._engine.batch_rows, self._batcher_config.max_batch_rows),
             inline_rows=int(self._batcher_config.inline_s / self._engine.row_s),
-            observer=self._observer,
+            observer=self.statistics,
         )
         self._batcher.start()
 
@@ -126,10 +138,20 @@ class Deployment:
         """Classifies uint8 `[n, height, width, channels]`; see `Batcher.submit` for the errors."""
         if self._batcher is None:
             raise NotReady("the model is still loading")
-        return await self._batcher.submit(images, deadline=deadline)
+        started = time.perf_counter()
+        try:
+            answer = await self._batcher.submit(images, deadline=deadline)
+        except BaseException:
+            self.statistics.request_failed(time.perf_counter() - started)
+            raise
+        self.statistics.request_succeeded(answer, time.perf_counter() - started)
+        rows, classes = answer.probabilities, len(self.manifest.labels)
+        return dataclasses.replace(answer, probabilities=rows[:, :classes], logits=rows[:, classes:])
 
     def _infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        return self._engine.infer(images).probabilities
+        """Probabilities and logits side by side: the batcher hands rows out and needs not know what is in them."""
+        prediction = self._engine.infer(images)
+        return np.concatenate((prediction.probabilities, prediction.logits), axis=1)
 
 
 class Deployments:
@@ -137,6 +159,10 @@ class Deployments:
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
+
+    def __iter__(self) -> Iterator[Deployment]:
+        """All of them, also those that are still being loaded."""
+        yield self._deployment
 
     def find(self, name: str = "", version: int = 0) -> Deployment:
         """Finds a deployment.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,13 @@ class Answer:
         probabilities: float32 `[n, classes]`, row i for the request's image i.
         queue_s: Time from submission to the start of its first batch, in seconds.
         inference_s: Time that its batches took in the engine, in seconds.
+        logits: float32 `[n, classes]` where a deployment answered; the batcher leaves them among the probabilities.
     """
 
     probabilities: FloatArray
     queue_s: float
     inference_s: float
+    logits: FloatArray = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
 
 class PendingRequest:
