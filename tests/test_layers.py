@@ -20,17 +20,21 @@ CORE = {
     "engine",
     "errors",
     "images",
+    "inference",
     "manifest",
     "onnx_file",
+    "ordered_stream",
     "pending",
     "processors",
     "repository",
     "request_id",
+    "statistics",
+    "tensors",
     "tls_files",
     "tokens",
     "watched_files",
 }
-GRPC_SIDE = {"boundary", "digits_service", "guard", "status"}
+GRPC_SIDE = {"boundary", "digits_service", "guard", "inference_description", "inference_service", "status"}
 PROCESS = {
     "__main__",
     "demo",
