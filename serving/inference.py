@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 import numpy as np
+import numpy.typing as npt
 
 from serving.deployment import Deployment, Deployments
-from serving.errors import InvalidRequest, ModelNotFound, Violation
+from serving.errors import DeadlinePassed, InvalidRequest, ModelNotFound, Violation
 from serving.pending import Answer
 from serving.tensors import OutputTensor, Tensor, classification, shown, to_images
 
@@ -19,8 +21,8 @@ INPUT = "images"
 OUTPUTS = ("logits", "probabilities")
 
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
-# Errors travel in headers, which clients bound to 8 KiB.
-_MAX_VIOLATIONS = 8
+# Errors travel in headers, twice, and clients bound those to 8 KiB.
+_MAX_VIOLATIONS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,15 +130,27 @@ async def infer(request: InferenceRequest, deployments: Deployments, *, deadline
             violations += error.violations
     if violations or images is None:
         raise InvalidRequest(*_first(violations))
-    if timeout_s:
-        until = time.monotonic() + timeout_s
-        deadline = until if deadline is None else min(deadline, until)
     decoded_s = time.perf_counter() - started
-    answer = await deployment.classify(images, deadline=deadline)
+    if timeout_s:
+        answer = await _classify_within(timeout_s, deployment, images, deadline)
+    else:
+        answer = await deployment.classify(images, deadline=deadline)
     started = time.perf_counter()
     outputs = [_output(name, k, answer, deployment) for name, k in wanted]
     deployment.statistics.converted(decoded_s, time.perf_counter() - started)
     return Inference(deployment=deployment, outputs=outputs)
+
+
+async def _classify_within(
+    timeout_s: float, deployment: Deployment, images: npt.NDArray[np.uint8], deadline: float | None
+) -> Answer:
+    """Classifies, or gives up: the batcher itself would tell only once the engine is free again."""
+    until = time.monotonic() + timeout_s
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await deployment.classify(images, deadline=until if deadline is None else min(deadline, until))
+    except TimeoutError as error:
+        raise DeadlinePassed("the request's timeout passed before it was answered") from error
 
 
 def _read_parameters(parameters: Mapping[str, object], violations: list[Violation]) -> float:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from serving.batcher import BatchObserver
+from serving.batch_observer import BatchObserver
 from serving.pending import Answer
 
 

@@ -22,7 +22,7 @@ _CONTENTS = {"UINT8": "uint_contents", "FP32": "fp32_contents"}
 # precision errs by less than 5e-5, while values that were no pixels are off by more nearly always.
 _TOLERANCE = 1e-3
 
-_SHOWN = 64
+_SHOWN = 48
 
 
 @dataclass(frozen=True, kw_only=True)
