@@ -36,7 +36,7 @@ class Statistics(BatchObserver):
         clock: Seconds since the epoch.
 
     Attributes:
-        succeeded: Requests that were answered, from submission to answer.
+        succeeded: Requests that were answered, from submission to answer, with the conversions below where there were any.
         failed: Requests that were not, cancelled ones among them. What is refused while it is decoded is no request.
         queued: How long the answered ones waited for their first batch.
         inferred: How long their batches took.
@@ -70,7 +70,8 @@ class Statistics(BatchObserver):
         self.failed.add(seconds)
 
     def converted(self, decode_s: float, encode_s: float) -> None:
-        """Counts the conversions from and to tensors of one request, in seconds."""
+        """Counts the conversions from and to tensors of one request that succeeded, in seconds."""
+        self.succeeded.total_s += decode_s + encode_s
         self.decoded.add(decode_s)
         self.encoded.add(encode_s)
 

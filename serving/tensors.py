@@ -87,10 +87,7 @@ def to_images(tensor: Tensor, field: str, *, model: str, image_shape: tuple[int,
     Raises:
         InvalidRequest: It is of another type or shape, or its values are too few, too many, or no pixels.
     """
-    violations = [
-        Violation(field=f"{field}.parameters[{shown(name)}]", description="this server has no such parameter of inputs")
-        for name in tensor.parameters
-    ]
+    violations = _wrong_parameters(tensor, field)
     if tensor.datatype not in _DTYPES:
         violations.append(
             Violation(
@@ -130,6 +127,17 @@ def classification(values: FloatArray, labels: Sequence[str], k: int) -> tuple[t
 def to_raw_strings(strings: Iterable[bytes]) -> bytes:
     """Writes strings as a BYTES tensor has them: each behind its length in four bytes, little-endian."""
     return b"".join(struct.pack("<I", len(string)) + string for string in strings)
+
+
+def _wrong_parameters(tensor: Tensor, field: str) -> list[Violation]:
+    violations = []
+    for name, value in tensor.parameters.items():
+        where = f"{field}.parameters[{shown(name)}]"
+        if name != "binary_data_size":
+            violations.append(Violation(field=where, description="this server has no such parameter of inputs"))
+        elif tensor.raw is None or isinstance(value, bool) or value != len(tensor.raw):  # KServe's client sends it
+            violations.append(Violation(field=where, description="must be the number of the input's raw bytes"))
+    return violations
 
 
 def _wrong_shape(

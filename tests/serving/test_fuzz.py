@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+from protos.inference import inference_pb2 as pb
+from protos.inference import inference_pb2_grpc
 from serving.client import Client
 
 # make fuzz asks for more.
@@ -79,6 +81,59 @@ def test_any_message_is_answered_or_refused_with_a_reason(channel: grpc.Channel,
     assert [response.WhichOneof("result") for response in responses] == [
         "response" if code is grpc.StatusCode.OK else "error"
     ] * 2
+
+
+values = st.builds(
+    pb.InferParameter,
+    int64_param=st.sampled_from([0, 3, -1]) | st.integers(-(2**63), 2**63 - 1),
+) | st.builds(pb.InferParameter, string_param=st.text(max_size=99)) | st.just(pb.InferParameter())  # fmt: skip
+parameters = st.dictionaries(st.sampled_from(["timeout", "priority"]) | st.text(max_size=99), values, max_size=2)
+inferences = st.builds(
+    pb.ModelInferRequest,
+    model_name=st.just("mnist_convnet") | st.text(max_size=300),
+    model_version=st.sampled_from(["", "1"]) | st.text(max_size=30),
+    id=st.text(max_size=30),
+    parameters=st.just({}) | parameters,
+    inputs=st.lists(
+        st.builds(
+            pb.ModelInferRequest.InferInputTensor,
+            name=st.just("images") | st.text(max_size=300),
+            datatype=st.sampled_from(["UINT8", "FP32", "FP16", "BYTES", ""]),
+            shape=st.sampled_from([[1, 28, 28, 1], [2, 28, 28, 1]]) | st.lists(st.integers(-(2**63), 2**63 - 1)),
+            contents=st.none() | st.builds(
+                pb.InferTensorContents,
+                uint_contents=st.just([7] * 784) | st.lists(st.integers(0, 2**32 - 1)),
+                fp32_contents=st.just([]) | st.lists(st.floats(width=32)),
+            ),
+        ),
+        max_size=2,
+    ),
+    outputs=st.lists(
+        st.builds(
+            pb.ModelInferRequest.InferRequestedOutputTensor,
+            name=st.sampled_from(["logits", "probabilities"]) | st.text(max_size=300),
+            parameters=st.just({}) | st.builds(dict, classification=values),
+        ),
+        max_size=3,
+    ),
+    raw_input_contents=st.lists(
+        st.sampled_from([784, 1568, 4 * 784]).map(bytes) | st.binary(max_size=4000), max_size=2
+    ),
+)  # fmt: skip
+
+
+@fuzz
+@given(request=inferences)
+def test_any_inference_request_is_answered_or_refused_with_a_reason(channel: grpc.Channel, request) -> None:
+    stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+    answers = []
+    code = _outcome(lambda: answers.append(stub.ModelInfer(request, timeout=20)))
+    # The request may bring a timeout that is over before it is answered.
+    assert code in REASONS | {grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED}
+    if answers:
+        assert answers[0].id == request.id
+        assert len(answers[0].outputs) == len(answers[0].raw_output_contents) == (len(request.outputs) or 2)
+        assert {output.shape[0] for output in answers[0].outputs} == {request.inputs[0].shape[0]}
 
 
 @fuzz

@@ -288,9 +288,9 @@ REFUSED = {
         _of_input("shared_memory_region", string_param="r"),
         INVALID, "inputs[0].parameters['shared_memory_region']", "no such parameter",
     ),
-    "binary size, which is HTTP's": (
-        _of_input("binary_data_size", int64_param=1568),
-        INVALID, "inputs[0].parameters['binary_data_size']", "no such parameter",
+    "binary size of other bytes": (
+        _of_input("binary_data_size", int64_param=1567),
+        INVALID, "inputs[0].parameters['binary_data_size']", "number of the input's raw bytes",
     ),
     # all at once
     "several things": (_several, INVALID, "inputs[0].shape", "got [2,28,28]"),
