@@ -36,7 +36,7 @@ class Statistics(BatchObserver):
         clock: Seconds since the epoch.
 
     Attributes:
-        succeeded: Requests that were answered, from submission to answer, with the conversions below where there were any.
+        succeeded: Requests that were answered, from submission to answer, with the conversions named below.
         failed: Requests that were not, cancelled ones among them. What is refused while it is decoded is no request.
         queued: How long the answered ones waited for their first batch.
         inferred: How long their batches took.
