@@ -6,6 +6,7 @@ left to itself a resolution may choose one of years ago.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,6 +65,14 @@ def triton(python_with: Callable[[str], Path]) -> Path:
 def test_tritonclient_can_do_all_that_applies(triton: Path, server, data: Path, tmp_path: Path) -> None:
     printed = _run(triton, CLIENTS / "triton_client.py", server.address, data, cwd=tmp_path)
     assert printed == "tritonclient is content\n"
+
+
+def test_the_snippet_in_the_docs_works(triton: Path, server, tmp_path: Path) -> None:
+    text = (CLIENTS.parent.parent / "docs" / "oip.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert snippet.count("127.0.0.1:50051") == 1
+    program = snippet.replace("127.0.0.1:50051", server.address)
+    assert _run(triton, "-c", program, cwd=tmp_path) == "(3, 10)\n"
 
 
 def test_our_interface_is_triton_s_field_by_field(triton: Path, tmp_path: Path) -> None:
