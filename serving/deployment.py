@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import time
 from collections.abc import Iterator
@@ -146,7 +145,8 @@ class Deployment:
             raise
         self.statistics.request_succeeded(answer, time.perf_counter() - started)
         rows, classes = answer.probabilities, len(self.manifest.labels)
-        return dataclasses.replace(answer, probabilities=rows[:, :classes], logits=rows[:, classes:])
+        answer.probabilities, answer.logits = rows[:, :classes], rows[:, classes:]
+        return answer
 
     def _infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Probabilities and logits side by side: the batcher hands rows out and needs not know what is in them."""

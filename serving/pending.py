@@ -12,7 +12,10 @@ Uint8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+_NO_LOGITS = np.empty((0, 0), np.float32)
+
+
+@dataclass(kw_only=True, eq=False)
 class Answer:
     """What one request gets back.
 
@@ -26,7 +29,7 @@ class Answer:
     probabilities: FloatArray
     queue_s: float
     inference_s: float
-    logits: FloatArray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    logits: FloatArray = field(default_factory=lambda: _NO_LOGITS)
 
 
 class PendingRequest:

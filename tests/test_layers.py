@@ -138,6 +138,13 @@ def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
         assert from_training <= {"training.datasets", "training.tensorflow_log"}
 
 
+def test_nothing_on_the_client_s_side_holds_symbols_that_other_clients_bring() -> None:
+    """tritonclient and KServe have stubs of the Open Inference Protocol, and a process can hold one copy only."""
+    for path in _modules():
+        if _room(path) in CLIENT | BENCH:
+            assert not [name for name in _imports(path) if name.startswith("protos.inference")], path
+
+
 def test_every_module_of_serving_has_a_room() -> None:
     rooms = {_room(path) for path in _modules() if path.relative_to(ROOT).parts[0] == "serving"}
     assert rooms - {"__init__"} == CORE | GRPC_SIDE | PROCESS | CLIENT | BENCH
