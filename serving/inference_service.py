@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -181,7 +181,7 @@ def _decode(request: pb.ModelInferRequest) -> InferenceRequest:
                 shape=tuple(tensor.shape),
                 raw=raw[index] if raw else None,
                 raw_field=f"raw_input_contents[{index}]",
-                contents={field.name: values for field, values in tensor.contents.ListFields()},
+                contents=_contents(tensor.contents) if tensor.HasField("contents") else {},
                 parameters=_parameters(tensor.parameters),
             )
             for index, tensor in enumerate(request.inputs)
@@ -192,8 +192,14 @@ def _decode(request: pb.ModelInferRequest) -> InferenceRequest:
     )
 
 
+def _contents(contents: pb.InferTensorContents) -> dict[str, Sequence[Any]]:
+    return {field.name: values for field, values in contents.ListFields()}
+
+
 def _parameters(parameters: Mapping[str, Any]) -> dict[str, object]:
     """Takes parameters out of their messages; one without a value is None."""
+    if not parameters:
+        return {}
     return {
         name: getattr(parameter, kind) if (kind := parameter.WhichOneof("parameter_choice")) else None
         for name, parameter in parameters.items()

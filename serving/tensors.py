@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def to_images(tensor: Tensor, field: str, *, model: str, image_shape: tuple[int,
     violations += _wrong_shape(tensor.shape, field, model=model, image_shape=image_shape, limit=limit)
     if violations:
         raise InvalidRequest(*violations)
-    values, source = _values(tensor, field, expected=int(np.prod(tensor.shape, dtype=np.int64)))
+    values, source = _values(tensor, field, expected=math.prod(tensor.shape))
     values = values.reshape(tensor.shape)
     return values if values.dtype == np.uint8 else _to_bytes(values, source)
 
