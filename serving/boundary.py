@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import grpc
@@ -44,6 +44,7 @@ def service_handler(
     servicer: object,
     *,
     guard: Guard,
+    guards: Mapping[str, Guard] | None = None,
     until: asyncio.Event | None = None,
     observers: Sequence[CallObserver] = (),
 ) -> grpc.GenericRpcHandler:
@@ -53,11 +54,14 @@ def service_handler(
         service: The service's descriptor, from a generated module.
         servicer: An object with a coroutine or asynchronous generator for each method of the service.
         guard: Admits the calls of every method; there is no handler without one.
+        guards: Admit the calls of the methods of these names instead.
         until: When it is set, streams of requests end with UNAVAILABLE. For services that don't end theirs themselves.
         observers: Are told of every call.
     """
     handlers = {
-        method.name: _method_handler(method, getattr(servicer, method.name), guard, until, observers)
+        method.name: _method_handler(
+            method, getattr(servicer, method.name), (guards or {}).get(method.name, guard), until, observers
+        )
         for method in service.methods
     }
     return grpc.method_handlers_generic_handler(service.full_name, handlers)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,6 +21,7 @@ from serving.manifest import Manifest
 from serving.pending import Answer
 from serving.preparation import Preparation, PreparedImage
 from serving.repository import StoredModel
+from serving.statistics import Statistics
 
 _logger = logging.getLogger(__name__)
 
@@ -35,6 +37,9 @@ class Deployment:
         batcher_config: How requests are grouped.
         decoder_config: How encoded images are decoded.
         observer: Is told of every batch.
+
+    Attributes:
+        statistics: What it has done so far.
     """
 
     def __init__(
@@ -52,7 +57,7 @@ class Deployment:
         self.max_request_images = batcher_config.max_batch_rows
         self.max_image_pixels = decoder_config.max_image_pixels
         self._batcher_config = batcher_config
-        self._observer = observer or BatchObserver()
+        self.statistics = Statistics(observer)
         spec = stored.manifest.input
         self._decoder = Decoder(
             Preparation(
@@ -63,7 +68,7 @@ class Deployment:
                 max_pixels=decoder_config.max_image_pixels,
             ),
             decoder_config,
-            rejected=self._observer.rejected,
+            rejected=self.statistics.rejected,
         )
         self._draining = False
         self._engine = Engine(
@@ -84,6 +89,11 @@ class Deployment:
     def provider(self) -> str:
         """The execution provider that runs the whole model."""
         return self._engine.provider
+
+    @property
+    def max_wait_ms(self) -> float:
+        """How long an idle engine waits for a fuller batch, in milliseconds."""
+        return self._batcher_config.max_wait_ms
 
     @property
     def queued_rows(self) -> int:
@@ -121,7 +131,7 @@ class Deployment:
             self._batcher_config,
             batch_rows=min(self._engine.batch_rows, self._batcher_config.max_batch_rows),
             inline_rows=int(self._batcher_config.inline_s / self._engine.row_s),
-            observer=self._observer,
+            observer=self.statistics,
         )
         self._batcher.start()
         self._decoder.start()
@@ -166,16 +176,27 @@ class Deployment:
         """
         if self._batcher is None:
             raise NotReady("the model is still loading")
-        if self._draining and not prepared:
-            raise NotReady("not accepting requests")
-        return await self._batcher.submit(images, deadline=deadline)
+        started = time.perf_counter()
+        try:
+            if self._draining and not prepared:
+                raise NotReady("not accepting requests")
+            answer = await self._batcher.submit(images, deadline=deadline)
+        except BaseException:
+            self.statistics.request_failed(time.perf_counter() - started)
+            raise
+        self.statistics.request_succeeded(answer, time.perf_counter() - started)
+        rows, classes = answer.probabilities, len(self.manifest.labels)
+        answer.probabilities, answer.logits = rows[:, :classes], rows[:, classes:]
+        return answer
 
     async def _end(self, batcher: Batcher) -> None:
         await self._decoder.until_idle()
         await batcher.aclose()
 
     def _infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        return self._engine.infer(images).probabilities
+        """Probabilities and logits side by side: the batcher hands rows out and needs not know what is in them."""
+        prediction = self._engine.infer(images)
+        return np.concatenate((prediction.probabilities, prediction.logits), axis=1)
 
 
 class Deployments:
@@ -183,6 +204,10 @@ class Deployments:
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
+
+    def __iter__(self) -> Iterator[Deployment]:
+        """All of them, also those that are still being loaded."""
+        yield self._deployment
 
     def find(self, name: str = "", version: int = 0) -> Deployment:
         """Finds a deployment.

@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from contextlib import aclosing
 
 from protos.digits.v1 import digits_pb2
 from serving.boundary import Context
 from serving.deployment import Deployments
 from serving.digits_messages import encode_answer, encoded_images, raw_images, sound_images
-from serving.errors import NotReady
+from serving.ordered_stream import OrderedStreams
 from serving.status import status_of
 
-_STOPPING = "the server is stopping"
-
-# Requests of one stream that may wait for their answers, and never more rows than the largest batch, so that no stream
-# fills the queue; then the stream is not read from until the client has read.
-_STREAM_REQUESTS = 32
 _ROW_BYTES = 16 * 1024
-
-
-class _Window:
-    """What one stream may have in flight. A request larger than the whole window passes when nothing else is."""
-
-    def __init__(self, max_requests: int, max_rows: int) -> None:
-        self._max_requests = max_requests
-        self._max_rows = max_rows
-        self._requests = 0
-        self._rows = 0
-        self._released = asyncio.Event()
-
-    async def acquire(self, rows: int) -> None:
-        while self._requests and (self._requests >= self._max_requests or self._rows + rows > self._max_rows):
-            self._released.clear()
-            await self._released.wait()
-        self._requests += 1
-        self._rows += rows
-
-    def release(self, rows: int) -> None:
-        self._requests -= 1
-        self._rows -= rows
-        self._released.set()
 
 
 class DigitClassifierService:
@@ -59,9 +30,7 @@ class DigitClassifierService:
     def __init__(self, deployments: Deployments, *, max_stream_rows: int, max_message_bytes: int) -> None:
         self._deployments = deployments
         self._max_message_bytes = max_message_bytes
-        self._max_stream_rows = max_stream_rows
-        self._draining = False
-        self._readers: set[asyncio.Task[Exception | None]] = set()
+        self._streams = OrderedStreams(_weight, self._classify_in_stream, max_stream_rows)
 
     async def Classify(self, request: digits_pb2.ClassifyRequest, context: Context) -> digits_pb2.ClassifyResponse:  # noqa: N802
         """Classifies the images of one request."""
@@ -70,31 +39,10 @@ class DigitClassifierService:
     async def ClassifyStream(  # noqa: N802
         self, requests: AsyncIterator[digits_pb2.ClassifyStreamRequest], context: Context
     ) -> AsyncIterator[digits_pb2.ClassifyStreamResponse]:
-        """Classifies a stream of requests, in order; a full window stops reading, which stops the client."""
-        if self._draining:
-            raise NotReady(_STOPPING)
-        answers: asyncio.Queue[tuple[asyncio.Task[digits_pb2.ClassifyStreamResponse], int] | Exception | None]
-        answers = asyncio.Queue()
-        window = _Window(_STREAM_REQUESTS, self._max_stream_rows)
-        reader = asyncio.create_task(self._read_stream(requests, _deadline(context), answers, window))
-        # A callback, since a task that is cancelled before its first step runs no code of its own.
-        reader.add_done_callback(
-            lambda ended: answers.put_nowait(NotReady(_STOPPING) if ended.cancelled() else ended.result())
-        )
-        self._readers.add(reader)
-        try:
-            while (answer := await answers.get()) is not None:
-                if isinstance(answer, Exception):
-                    raise answer
-                response, rows = answer
-                yield await response
-                window.release(rows)
-        finally:
-            self._readers.discard(reader)
-            reader.cancel()
-            while not answers.empty():
-                if isinstance(left := answers.get_nowait(), tuple):
-                    left[0].cancel()
+        """Classifies a stream of requests, in order."""
+        async with aclosing(self._streams.answer(requests, _deadline(context))) as responses:
+            async for response in responses:
+                yield response
 
     async def GetModel(self, request: digits_pb2.GetModelRequest, context: Context) -> digits_pb2.GetModelResponse:  # noqa: N802
         """Describes a deployment."""
@@ -120,33 +68,13 @@ class DigitClassifierService:
 
     def drain(self) -> None:
         """Ends every stream once it has answered what it has read; its client gets UNAVAILABLE and can go elsewhere."""
-        self._draining = True
-        for reader in self._readers:
-            reader.cancel()
-
-    async def _read_stream(
-        self,
-        requests: AsyncIterator[digits_pb2.ClassifyStreamRequest],
-        deadline: float | None,
-        answers: asyncio.Queue[Any],
-        window: _Window,
-    ) -> Exception | None:
-        """Starts requests as the window admits them; returns what ended the stream, which must not overtake answers."""
-        try:
-            async for request in requests:
-                rows = _weight(request.request)
-                await window.acquire(rows)
-                task = asyncio.create_task(self._classify_in_stream(request.request, deadline))
-                answers.put_nowait((task, rows))
-        except Exception as error:  # noqa: BLE001 - raised again behind the last answer
-            return error
-        return None
+        self._streams.drain()
 
     async def _classify_in_stream(
-        self, request: digits_pb2.ClassifyRequest, deadline: float | None
+        self, request: digits_pb2.ClassifyStreamRequest, deadline: float | None
     ) -> digits_pb2.ClassifyStreamResponse:
         try:
-            return digits_pb2.ClassifyStreamResponse(response=await self._classify(request, deadline))
+            return digits_pb2.ClassifyStreamResponse(response=await self._classify(request.request, deadline))
         except Exception as error:  # noqa: BLE001 - one bad request must not end the stream
             return digits_pb2.ClassifyStreamResponse(error=status_of(error))
 
@@ -165,10 +93,10 @@ class DigitClassifierService:
         return encode_answer(answer, request, deployment, prepared)
 
 
-def _weight(request: digits_pb2.ClassifyRequest) -> int:
+def _weight(request: digits_pb2.ClassifyStreamRequest) -> int:
     """Rows that a request counts as in its stream's window; large files count as several, since they wait in memory."""
-    images = request.encoded_images.images
-    return request.raw_images.count or max(len(images), sum(map(len, images)) // _ROW_BYTES)
+    images = request.request.encoded_images.images
+    return request.request.raw_images.count or max(len(images), sum(map(len, images)) // _ROW_BYTES)
 
 
 def _deadline(context: Context) -> float | None:

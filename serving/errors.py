@@ -66,7 +66,7 @@ class Unauthenticated(DigitsError):
 
 
 class DeadlinePassed(DigitsError):
-    """The caller's deadline passed while the request was queued. It never reached the engine."""
+    """The caller's deadline, or the request's own, passed before it was answered."""
 
 
 class NotReady(DigitsError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,10 @@ Uint8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+_NO_LOGITS = np.empty((0, 0), np.float32)
+
+
+@dataclass(kw_only=True, eq=False)
 class Answer:
     """What one request gets back.
 
@@ -20,11 +23,13 @@ class Answer:
         probabilities: float32 `[n, classes]`, row i for the request's image i.
         queue_s: Time from submission to the start of its first batch, in seconds.
         inference_s: Time that its batches took in the engine, in seconds.
+        logits: float32 `[n, classes]` where a deployment answered; the batcher leaves them among the probabilities.
     """
 
     probabilities: FloatArray
     queue_s: float
     inference_s: float
+    logits: FloatArray = field(default_factory=lambda: _NO_LOGITS)
 
 
 class PendingRequest:

@@ -19,6 +19,7 @@ from serving.errors import InvalidConfig, StartFailed
 from serving.fronts.grpcio import GrpcioFront
 from serving.guard import Guard
 from serving.health import Health
+from serving.inference_service import InferenceService
 from serving.logs import AccessLog
 from serving.metrics import Metrics
 from serving.repository import Repository
@@ -60,6 +61,7 @@ class Server:
         self._front: GrpcioFront | None = None
         self._health: Health | None = None
         self._service: DigitClassifierService | None = None
+        self._inference: InferenceService | None = None
 
     @property
     def deployment(self) -> Deployment:
@@ -97,22 +99,29 @@ class Server:
             config.decoder,
             observer=self._metrics.batches_of(stored.name, stored.version),
         )
-        self._service = DigitClassifierService(
-            Deployments(self._deployment), max_stream_rows=rows, max_message_bytes=max_request_bytes
-        )
-        services = [self._service.DESCRIPTOR.full_name]
+        deployments = Deployments(self._deployment)
+        self._service = DigitClassifierService(deployments, max_stream_rows=rows, max_message_bytes=max_request_bytes)
+        services = [self._service.DESCRIPTOR.full_name, InferenceService.DESCRIPTOR.full_name]
         if config.security.reflection:
             services.append(_REFLECTION.full_name)
         self._health = Health(tuple(services))
+        self._inference = InferenceService(deployments, max_stream_rows=rows, draining=self._health.draining)
         guard = Guard(
             tokens=tokens,
             max_concurrent_calls=config.connections.max_concurrent_calls,
             rejected=self._metrics.rejected,
         )
-        # Without a limit on calls: these two answer under full load.
+        # Without a limit on calls: what asks about health is answered under full load.
         health_guard = Guard(tokens=None if config.security.open_health else tokens, rejected=self._metrics.rejected)
         handlers = [
             service_handler(self._service.DESCRIPTOR, self._service, guard=guard, observers=self._observers),
+            service_handler(
+                self._inference.DESCRIPTOR,
+                self._inference,
+                guard=guard,
+                guards={"ServerLive": health_guard, "ServerReady": health_guard},
+                observers=self._observers,
+            ),
             service_handler(self._health.DESCRIPTOR, self._health, guard=health_guard, observers=self._observers),
         ]
         if config.security.reflection:
@@ -168,8 +177,9 @@ class Server:
         """
         if self._health is not None:
             await self._health.drain()
-        if self._service is not None:
-            self._service.drain()
+        for service in (self._service, self._inference):
+            if service is not None:
+                service.drain()
         grace_s = self._config.grace_s if grace_s is None else grace_s
         ends = time.monotonic() + grace_s
         drained = True

@@ -22,18 +22,30 @@ CORE = {
     "errors",
     "images",
     "ink",
+    "inference",
     "manifest",
     "onnx_file",
+    "ordered_stream",
     "pending",
     "preparation",
     "processors",
     "repository",
     "request_id",
+    "statistics",
+    "tensors",
     "tls_files",
     "tokens",
     "watched_files",
 }
-GRPC_SIDE = {"boundary", "digits_messages", "digits_service", "guard", "status"}
+GRPC_SIDE = {
+    "boundary",
+    "digits_messages",
+    "digits_service",
+    "guard",
+    "inference_description",
+    "inference_service",
+    "status",
+}
 PROCESS = {
     "__main__",
     "demo",
@@ -146,6 +158,13 @@ def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
     if path.relative_to(ROOT).parts[0] == "export":
         from_training = {".".join(name.split(".")[:2]) for name in names if name.startswith("training.")}
         assert from_training <= {"training.datasets", "training.tensorflow_log"}
+
+
+def test_nothing_on_the_client_s_side_holds_symbols_that_other_clients_bring() -> None:
+    """tritonclient and KServe have stubs of the Open Inference Protocol, and a process can hold one copy only."""
+    for path in _modules():
+        if _room(path) in CLIENT | BENCH:
+            assert not [name for name in _imports(path) if name.startswith("protos.inference")], path
 
 
 def test_every_module_of_serving_has_a_room() -> None:

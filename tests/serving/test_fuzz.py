@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+from protos.inference import inference_pb2 as pb
+from protos.inference import inference_pb2_grpc
 from serving.client import Client
 from serving.demo import SAMPLES
 
@@ -82,6 +84,73 @@ def test_any_message_is_answered_or_refused_with_a_reason(channel: grpc.Channel,
     assert [response.WhichOneof("result") for response in responses] == [
         "response" if code is grpc.StatusCode.OK else "error"
     ] * 2
+
+
+values = st.builds(
+    pb.InferParameter,
+    int64_param=st.sampled_from([0, 3, -1]) | st.integers(-(2**63), 2**63 - 1),
+) | st.builds(pb.InferParameter, string_param=st.text(max_size=99)) | st.just(pb.InferParameter())  # fmt: skip
+parameters = st.dictionaries(st.sampled_from(["timeout", "priority"]) | st.text(max_size=99), values, max_size=2)
+shapes = st.sampled_from([[2, 28, 28, 1], [1, 28, 28, 1]]) | st.lists(st.integers(-(2**63), 2**63 - 1), max_size=9)
+contents = st.builds(
+    pb.InferTensorContents,
+    uint_contents=st.just([7] * 784) | st.lists(st.integers(0, 2**32 - 1)),
+    fp32_contents=st.just([]) | st.lists(st.floats(width=32)),
+)
+outputs = st.builds(
+    pb.ModelInferRequest.InferRequestedOutputTensor,
+    name=st.sampled_from(["logits", "probabilities"]) | st.text(max_size=300),
+    parameters=st.just({}) | st.builds(dict, classification=values),
+)
+
+
+@st.composite
+def inferences(draw: st.DrawFn) -> pb.ModelInferRequest:
+    """A good request, of which at most three things are replaced."""
+    tensor = pb.ModelInferRequest.InferInputTensor(name="images", datatype="UINT8", shape=[1, 28, 28, 1])
+    request = pb.ModelInferRequest(model_name="mnist_convnet", inputs=[tensor], raw_input_contents=[bytes(784)])
+    kinds = ["model", "version", "id", "parameters", "datatype", "shape", "contents", "raw", "outputs", "inputs"]
+    for kind in draw(st.lists(st.sampled_from(kinds), max_size=3, unique=True)):
+        match kind:
+            case "model":
+                request.model_name = draw(st.text(max_size=300))
+            case "version":
+                request.model_version = draw(st.sampled_from(["1", "2"]) | st.text(max_size=30))
+            case "id":
+                request.id = draw(st.text(max_size=300))
+            case "parameters":
+                for name, value in draw(parameters).items():
+                    request.parameters[name].CopyFrom(value)
+            case "datatype":
+                request.inputs[0].datatype = draw(st.sampled_from(["FP32", "FP16", "BYTES"]) | st.text(max_size=30))
+            case "shape":
+                request.inputs[0].shape[:] = draw(shapes)
+            case "contents":
+                request.inputs[0].contents.CopyFrom(draw(contents))
+                if draw(st.booleans()):
+                    del request.raw_input_contents[:]
+            case "raw":
+                sizes = st.sampled_from([1568, 4 * 784, 8 * 784]).map(bytes)
+                request.raw_input_contents[:] = draw(st.lists(sizes | st.binary(max_size=4000), max_size=2))
+            case "outputs":
+                request.outputs.extend(draw(st.lists(outputs, max_size=3)))
+            case "inputs":
+                request.inputs.add(name=draw(st.just("images") | st.text(max_size=300)))
+    return request
+
+
+@fuzz
+@given(request=inferences())
+def test_any_inference_request_is_answered_or_refused_with_a_reason(channel: grpc.Channel, request) -> None:
+    stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+    answers = []
+    code = _outcome(lambda: answers.append(stub.ModelInfer(request, timeout=20)))
+    # The request may bring a timeout that is over before it is answered.
+    assert code in REASONS | {grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED}
+    if answers:
+        assert answers[0].id == request.id
+        assert len(answers[0].outputs) == len(answers[0].raw_output_contents) == (len(request.outputs) or 2)
+        assert {output.shape[0] for output in answers[0].outputs} == {request.inputs[0].shape[0]}
 
 
 @fuzz

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol, version 2, with those of Triton's extensions that are served."""
