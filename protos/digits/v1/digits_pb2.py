@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/digits/v1/digits.proto\x12\tdigits.v1\x1a\x17google/rpc/status.proto\"\xa0\x01\n\x0f\x43lassifyRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12*\n\nraw_images\x18\x03 \x01(\x0b\x32\x14.digits.v1.RawImagesH\x00\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x1d\n\x15include_probabilities\x18\x05 \x01(\x08\x42\x08\n\x06images\"[\n\tRawImages\x12\x0e\n\x06pixels\x18\x01 \x01(\x0c\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\r\x12\x10\n\x08\x63hannels\x18\x05 \x01(\r\"\xd8\x01\n\x10\x43lassifyResponse\x12\x0e\n\x06labels\x18\x01 \x03(\x05\x12\x13\n\x0b\x63onfidences\x18\x02 \x03(\x02\x12\x15\n\rprobabilities\x18\x03 \x03(\x02\x12\x12\n\ntop_labels\x18\x04 \x03(\x05\x12\x17\n\x0ftop_confidences\x18\x05 \x03(\x02\x12\x12\n\nmodel_name\x18\x06 \x01(\t\x12\x15\n\rmodel_version\x18\x07 \x01(\x03\x12\x15\n\rqueue_time_us\x18\x08 \x01(\x03\x12\x19\n\x11inference_time_us\x18\t \x01(\x03\"D\n\x15\x43lassifyStreamRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.digits.v1.ClassifyRequest\"x\n\x16\x43lassifyStreamResponse\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1b.digits.v1.ClassifyResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"<\n\x0fGetModelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\"\x9f\x02\n\x10GetModelResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r\x12\x10\n\x08\x63hannels\x18\x06 \x01(\r\x12\x1e\n\x16max_images_per_request\x18\x07 \x01(\r\x12\x0e\n\x06sha256\x18\x08 \x01(\t\x12\x1a\n\x12\x65xecution_provider\x18\t \x01(\t\x12\x15\n\rtest_accuracy\x18\n \x01(\x01\x12\"\n\x15parity_max_difference\x18\x0b \x01(\x01H\x00\x88\x01\x01\x42\x18\n\x16_parity_max_difference2\xfd\x01\n\x16\x44igitClassifierService\x12\x43\n\x08\x43lassify\x12\x1a.digits.v1.ClassifyRequest\x1a\x1b.digits.v1.ClassifyResponse\x12Y\n\x0e\x43lassifyStream\x12 .digits.v1.ClassifyStreamRequest\x1a!.digits.v1.ClassifyStreamResponse(\x01\x30\x01\x12\x43\n\x08GetModel\x12\x1a.digits.v1.GetModelRequest\x1a\x1b.digits.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/digits/v1/digits.proto\x12\tdigits.v1\x1a\x17google/rpc/status.proto\"\xd0\x01\n\x0f\x43lassifyRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12*\n\nraw_images\x18\x03 \x01(\x0b\x32\x14.digits.v1.RawImagesH\x00\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x1d\n\x15include_probabilities\x18\x05 \x01(\x08\x12\x1b\n\x0emin_confidence\x18\t \x01(\x02H\x01\x88\x01\x01\x42\x08\n\x06imagesB\x11\n\x0f_min_confidence\"[\n\tRawImages\x12\x0e\n\x06pixels\x18\x01 \x01(\x0c\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\r\x12\x10\n\x08\x63hannels\x18\x05 \x01(\r\"\xd8\x01\n\x10\x43lassifyResponse\x12\x0e\n\x06labels\x18\x01 \x03(\x05\x12\x13\n\x0b\x63onfidences\x18\x02 \x03(\x02\x12\x15\n\rprobabilities\x18\x03 \x03(\x02\x12\x12\n\ntop_labels\x18\x04 \x03(\x05\x12\x17\n\x0ftop_confidences\x18\x05 \x03(\x02\x12\x12\n\nmodel_name\x18\x06 \x01(\t\x12\x15\n\rmodel_version\x18\x07 \x01(\x03\x12\x15\n\rqueue_time_us\x18\x08 \x01(\x03\x12\x19\n\x11inference_time_us\x18\t \x01(\x03\"D\n\x15\x43lassifyStreamRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.digits.v1.ClassifyRequest\"x\n\x16\x43lassifyStreamResponse\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1b.digits.v1.ClassifyResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"<\n\x0fGetModelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\"\xb4\x02\n\x10GetModelResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r\x12\x10\n\x08\x63hannels\x18\x06 \x01(\r\x12\x1e\n\x16max_images_per_request\x18\x07 \x01(\r\x12\x0e\n\x06sha256\x18\x08 \x01(\t\x12\x1a\n\x12\x65xecution_provider\x18\t \x01(\t\x12\x15\n\rtest_accuracy\x18\n \x01(\x01\x12\"\n\x15parity_max_difference\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0btemperature\x18\x0c \x01(\x01\x42\x18\n\x16_parity_max_difference2\xfd\x01\n\x16\x44igitClassifierService\x12\x43\n\x08\x43lassify\x12\x1a.digits.v1.ClassifyRequest\x1a\x1b.digits.v1.ClassifyResponse\x12Y\n\x0e\x43lassifyStream\x12 .digits.v1.ClassifyStreamRequest\x1a!.digits.v1.ClassifyStreamResponse(\x01\x30\x01\x12\x43\n\x08GetModel\x12\x1a.digits.v1.GetModelRequest\x1a\x1b.digits.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,19 +33,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.digits.v1.digits_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CLASSIFYREQUEST']._serialized_start=70
-  _globals['_CLASSIFYREQUEST']._serialized_end=230
-  _globals['_RAWIMAGES']._serialized_start=232
-  _globals['_RAWIMAGES']._serialized_end=323
-  _globals['_CLASSIFYRESPONSE']._serialized_start=326
-  _globals['_CLASSIFYRESPONSE']._serialized_end=542
-  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=544
-  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=612
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=614
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=734
-  _globals['_GETMODELREQUEST']._serialized_start=736
-  _globals['_GETMODELREQUEST']._serialized_end=796
-  _globals['_GETMODELRESPONSE']._serialized_start=799
-  _globals['_GETMODELRESPONSE']._serialized_end=1086
-  _globals['_DIGITCLASSIFIERSERVICE']._serialized_start=1089
-  _globals['_DIGITCLASSIFIERSERVICE']._serialized_end=1342
+  _globals['_CLASSIFYREQUEST']._serialized_end=278
+  _globals['_RAWIMAGES']._serialized_start=280
+  _globals['_RAWIMAGES']._serialized_end=371
+  _globals['_CLASSIFYRESPONSE']._serialized_start=374
+  _globals['_CLASSIFYRESPONSE']._serialized_end=590
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=592
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=660
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=662
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=782
+  _globals['_GETMODELREQUEST']._serialized_start=784
+  _globals['_GETMODELREQUEST']._serialized_end=844
+  _globals['_GETMODELRESPONSE']._serialized_start=847
+  _globals['_GETMODELRESPONSE']._serialized_end=1155
+  _globals['_DIGITCLASSIFIERSERVICE']._serialized_start=1158
+  _globals['_DIGITCLASSIFIERSERVICE']._serialized_end=1411
 # @@protoc_insertion_point(module_scope)

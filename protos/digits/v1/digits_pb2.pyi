@@ -8,18 +8,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "raw_images", "top_k", "include_probabilities")
+    __slots__ = ("model_name", "model_version", "raw_images", "top_k", "include_probabilities", "min_confidence")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     RAW_IMAGES_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: int
     raw_images: RawImages
     top_k: int
     include_probabilities: bool
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., raw_images: _Optional[_Union[RawImages, _Mapping]] = ..., top_k: _Optional[int] = ..., include_probabilities: bool = ...) -> None: ...
+    min_confidence: float
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., raw_images: _Optional[_Union[RawImages, _Mapping]] = ..., top_k: _Optional[int] = ..., include_probabilities: bool = ..., min_confidence: _Optional[float] = ...) -> None: ...
 
 class RawImages(_message.Message):
     __slots__ = ("pixels", "count", "height", "width", "channels")
@@ -80,7 +82,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "labels", "height", "width", "channels", "max_images_per_request", "sha256", "execution_provider", "test_accuracy", "parity_max_difference")
+    __slots__ = ("model_name", "model_version", "labels", "height", "width", "channels", "max_images_per_request", "sha256", "execution_provider", "test_accuracy", "parity_max_difference", "temperature")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +94,7 @@ class GetModelResponse(_message.Message):
     EXECUTION_PROVIDER_FIELD_NUMBER: _ClassVar[int]
     TEST_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     PARITY_MAX_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: int
     labels: _containers.RepeatedScalarFieldContainer[str]
@@ -103,4 +106,5 @@ class GetModelResponse(_message.Message):
     execution_provider: str
     test_accuracy: float
     parity_max_difference: float
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., max_images_per_request: _Optional[int] = ..., sha256: _Optional[str] = ..., execution_provider: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., parity_max_difference: _Optional[float] = ...) -> None: ...
+    temperature: float
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., max_images_per_request: _Optional[int] = ..., sha256: _Optional[str] = ..., execution_provider: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., parity_max_difference: _Optional[float] = ..., temperature: _Optional[float] = ...) -> None: ...
