@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +49,7 @@ PROCESS = {
     "worker_process",
 }
 BENCH = {"bench"}
+SCORE = {"score"}
 CLIENT = {"call_errors", "classification", "classify", "client", "client_options", "credentials"}
 
 GRPC = {"grpc", "google", "protos", "grpc_health", "grpc_reflection"}
@@ -90,6 +93,14 @@ def _allowed_outside(path: Path) -> set[str]:
     if room in BENCH:
         own = {"plot": {"matplotlib"}, "command": {"click", "tqdm"}, "target": {"psutil"}}
         return {"serving", "numpy", "grpc", "google", "protos"} | own.get(path.stem, set())
+    if room in SCORE:
+        own = {
+            "command": {"click", "tqdm", "pyarrow"},
+            "tables": {"pyarrow"},
+            "formats": {"pyarrow"},
+            "ray_actors": {"ray"},
+        }
+        return {"serving", "numpy", "grpc", "protos"} | own.get(path.stem, set())
     own = {
         "metrics": {"prometheus_client"},
         "serve": {"prometheus_client"},
@@ -112,6 +123,9 @@ def _allowed_within(path: Path) -> set[str]:
         return CLIENT | {"addresses", "errors", "images"}
     if room in BENCH:
         return CORE | CLIENT | BENCH
+    if room in SCORE:
+        own = {"local": {"config", "engine", "processors", "repository"}, "ray_actors": {"config", "repository"}}
+        return CLIENT | SCORE | {"errors", "images"} | own.get(path.stem, set())
     return CORE | GRPC_SIDE | PROCESS
 
 
@@ -129,4 +143,20 @@ def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
 
 def test_every_module_of_serving_has_a_room() -> None:
     rooms = {_room(path) for path in _modules() if path.relative_to(ROOT).parts[0] == "serving"}
-    assert rooms - {"__init__"} == CORE | GRPC_SIDE | PROCESS | CLIENT | BENCH
+    assert rooms - {"__init__"} == CORE | GRPC_SIDE | PROCESS | CLIENT | BENCH | SCORE
+
+
+@pytest.mark.parametrize("absent", ["onnxruntime", "pyarrow", "ray", "serving.engine"])
+def test_scoring_through_a_server_needs_only_what_the_client_does(absent: str, server, tmp_path: Path) -> None:
+    """What the engine, Parquet and Ray need is imported only when they are asked for."""
+    np.save(tmp_path / "blank.npy", np.zeros((3, 28, 28), np.uint8))
+    program = f"""
+import sys
+sys.modules[{absent!r}] = None
+sys.argv = ["digits-score", "blank.npy", "--out", "scores.csv", "--target", {server.address!r}]
+from serving.__main__ import score
+score()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "3 images, 0 without an answer" in done.stdout
