@@ -19,7 +19,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test train seeds export chaos soak fuzz lint format protos requirements clean
+.PHONY: run test train seeds export chaos soak fuzz million calibration lint format protos requirements clean
 
 run: $(SERVE_VENV)/.installed
 	@$(SERVE_VENV)/bin/digits-serve --host 127.0.0.1 --port $(PORT) --provider $(PROVIDER) --demo
@@ -49,6 +49,14 @@ soak: .venv-dev/.installed
 fuzz: .venv-dev/.installed
 	FUZZ_EXAMPLES=20000 .venv-dev/bin/python -m pytest tests/serving/test_fuzz.py
 
+# A million images scored in the process and through a server: CPU and memory, killed and resumed
+million: .venv-dev/.installed
+	.venv-dev/bin/python tests/million.py
+
+# What probabilities are worth: calibration before and after, and what comes out unsure; needs RUN and REPOSITORY
+calibration: .venv-dev/.installed
+	.venv-dev/bin/python tests/calibration.py $(RUN)/model.keras --repository $(REPOSITORY)
+
 lint: .venv-dev/.installed
 	.venv-dev/bin/ruff check .
 	.venv-dev/bin/ruff format --check .
@@ -66,7 +74,7 @@ protos: .venv-protos/.installed
 
 # Pins what is tested; run it, then the tests, to take up new releases.
 requirements: .venv-dev/.installed
-	cd requirements && for extras in cpu gpu "train cpu bench otel dev"; do \
+	cd requirements && for extras in cpu gpu "train cpu bench otel score dev"; do \
 		../.venv-dev/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-header --no-annotate $$(printf -- '--extra %s ' $$extras) \
 			--output-file "$${extras##* }.txt" ../pyproject.toml; \
