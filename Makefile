@@ -53,9 +53,9 @@ fuzz: .venv-dev/.installed
 million: .venv-dev/.installed
 	.venv-dev/bin/python tests/million.py
 
-# What probabilities are worth: calibration before and after, and what comes out unsure; needs RUN and REPOSITORY
+# What confidences of the newest model in REPOSITORY are worth: calibration before and after, what comes out unsure
 calibration: .venv-dev/.installed
-	.venv-dev/bin/python tests/calibration.py $(RUN)/model.keras --repository $(REPOSITORY)
+	.venv-dev/bin/python tests/calibration.py --repository $(REPOSITORY)
 
 lint: .venv-dev/.installed
 	.venv-dev/bin/ruff check .

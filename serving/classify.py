@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from serving.classification import UNSURE_NAME
 from serving.client import CallFailed, Client
 from serving.client_options import credential_options, target_option
 from serving.credentials import Credentials
@@ -23,11 +24,24 @@ from serving.images import read_image, terminal_picture
 @click.option(
     "--timeout-s", default=30.0, type=click.FloatRange(0, 86_400, min_open=True), help="For everything, in seconds."
 )
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    show_default="any answer is one",
+    help="Answers less probable than this are 'unsure', label -1.",
+)
 @credential_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line in place of the table.")
 @click.option("--picture", is_flag=True, help="Draw each image beside its label.")
 def main(
-    *, paths: tuple[Path, ...], target: str, timeout_s: float, credentials: Credentials, as_json: bool, picture: bool
+    *,
+    paths: tuple[Path, ...],
+    target: str,
+    timeout_s: float,
+    min_confidence: float | None,
+    credentials: Credentials,
+    as_json: bool,
+    picture: bool,
 ) -> None:
     """Classifies image files that have the model's size already."""
     try:
@@ -36,16 +50,19 @@ def main(
             model = client.get_model(timeout_s)
             size = {"height": model.height, "width": model.width, "channels": model.channels}
             images = np.stack([read_image(path, **size) for path in paths])
-            answer = client.classify(images, timeout_s=max(0.0, deadline - time.monotonic()))
+            answer = client.classify(
+                images, min_confidence=min_confidence, timeout_s=max(0.0, deadline - time.monotonic())
+            )
     except DigitsError as error:
         raise click.ClickException(str(error)) from error
     except CallFailed as error:
         raise click.ClickException(f"{target}: {error}") from error
+    names = (*model.labels, UNSURE_NAME)  # the label -1 is the last
     answers = [
         {
             "path": str(path),
             "label": int(label),
-            "name": model.labels[label],
+            "name": names[label],
             "confidence": round(float(confidence), 6),
             "model": answer.model_name,
             "version": answer.model_version,

@@ -141,13 +141,19 @@ class Client:
         return model
 
     def classify(
-        self, images: npt.NDArray[np.uint8], *, probabilities: bool = False, timeout_s: float = 30.0
+        self,
+        images: npt.NDArray[np.uint8],
+        *,
+        probabilities: bool = False,
+        min_confidence: float | None = None,
+        timeout_s: float = 30.0,
     ) -> Classification:
         """Classifies images.
 
         Args:
             images: uint8 `[n, height, width]` for a gray model, or `[n, height, width, channels]`; any n.
             probabilities: Whether to return the probability of every label.
+            min_confidence: An image whose most probable label is less probable than this, 0 to 1, gets the label -1.
             timeout_s: For the whole batch, in seconds.
 
         Raises:
@@ -162,6 +168,7 @@ class Client:
             self._selection,
             max_message_bytes=self._max_message_bytes,
             include_probabilities=probabilities,
+            min_confidence=min_confidence,
         )
         classify = self._stub.Classify
         in_flight: deque[tuple[Any, Any, digits_pb2.ClassifyRequest]] = deque()
@@ -243,7 +250,12 @@ class AsyncClient:
         return model
 
     async def classify(
-        self, images: npt.NDArray[np.uint8], *, probabilities: bool = False, timeout_s: float = 30.0
+        self,
+        images: npt.NDArray[np.uint8],
+        *,
+        probabilities: bool = False,
+        min_confidence: float | None = None,
+        timeout_s: float = 30.0,
     ) -> Classification:
         """See `Client.classify`."""
         deadline = time.monotonic() + timeout_s
@@ -253,6 +265,7 @@ class AsyncClient:
             self._selection,
             max_message_bytes=self._max_message_bytes,
             include_probabilities=probabilities,
+            min_confidence=min_confidence,
         )
         in_flight: deque[asyncio.Task[digits_pb2.ClassifyResponse]] = deque()
         try:

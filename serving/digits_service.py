@@ -26,6 +26,10 @@ _STOPPING = "the server is stopping"
 _STREAM_REQUESTS = 32
 
 
+# The label of an image whose best label is less probable than the request's min_confidence.
+_UNSURE = -1
+
+
 class _Window:
     """What one stream may have in flight. A request larger than the whole window passes when nothing else is."""
 
@@ -115,6 +119,7 @@ class DigitClassifierService:
             execution_provider=provider,
             test_accuracy=manifest.accuracy.onnx,
             parity_max_difference=figures.probabilities_max_difference if figures else None,
+            temperature=manifest.calibration.temperature,
         )
 
     def drain(self) -> None:
@@ -153,6 +158,7 @@ class DigitClassifierService:
         self, request: digits_pb2.ClassifyRequest, deadline: float | None
     ) -> digits_pb2.ClassifyResponse:
         deployment = self._deployments.find(request.model_name, request.model_version)
+        _check_min_confidence(request)
         images = _decode_images(request, deployment)
         answer = await deployment.classify(images, deadline=deadline)
         return _encode_answer(answer, request, deployment)
@@ -161,6 +167,11 @@ class DigitClassifierService:
 def _deadline(context: Context) -> float | None:
     remaining = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
+
+
+def _check_min_confidence(request: digits_pb2.ClassifyRequest) -> None:
+    if not 0 <= request.min_confidence <= 1:  # NaN is not either
+        raise InvalidRequest.of("min_confidence", f"must lie between 0 and 1, not {request.min_confidence:g}")
 
 
 def _decode_images(request: digits_pb2.ClassifyRequest, deployment: Deployment) -> Uint8Array:
@@ -198,9 +209,12 @@ def _encode_answer(
     answer: Answer, request: digits_pb2.ClassifyRequest, deployment: Deployment
 ) -> digits_pb2.ClassifyResponse:
     probabilities = answer.probabilities
+    labels, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    if request.HasField("min_confidence"):
+        labels[confidences < np.float32(request.min_confidence)] = _UNSURE
     response = digits_pb2.ClassifyResponse(
-        labels=probabilities.argmax(axis=1).tolist(),
-        confidences=probabilities.max(axis=1).tolist(),
+        labels=labels.tolist(),
+        confidences=confidences.tolist(),
         model_name=deployment.name,
         model_version=deployment.version,
         queue_time_us=int(answer.queue_s * 1e6),

@@ -9,10 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from serving.classification import UNSURE, UNSURE_NAME
 from serving.score.batch import ScoredBatch
-
-UNSURE = -1
-UNSURE_NAME = "unsure"
 
 _T = TypeVar("_T")
 
