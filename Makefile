@@ -19,7 +19,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test train seeds export chaos soak fuzz million calibration lint format protos requirements clean
+.PHONY: run test train seeds export chaos soak fuzz million calibration ray lint format protos requirements clean
 
 run: $(SERVE_VENV)/.installed
 	@$(SERVE_VENV)/bin/digits-serve --host 127.0.0.1 --port $(PORT) --provider $(PROVIDER) --demo
@@ -56,6 +56,11 @@ million: .venv-dev/.installed
 # What confidences of the newest model in REPOSITORY are worth: calibration before and after, what comes out unsure
 calibration: .venv-dev/.installed
 	.venv-dev/bin/python tests/calibration.py --repository $(REPOSITORY)
+
+# Scoring on a Ray cluster on this machine, one worker killed; installs ray, which the other tests do without
+ray: .venv-dev/.installed
+	.venv-dev/bin/python -m pip install --quiet 'ray>=2.49,<3'
+	DIGITS_TEST_RAY=1 .venv-dev/bin/python -m pytest -m ray tests/serving/test_score_ray.py
 
 lint: .venv-dev/.installed
 	.venv-dev/bin/ruff check .

@@ -83,7 +83,7 @@ def fit_temperature(logits: FloatArray, labels: Labels) -> float:
 
 
 def softmax(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
-    """Probabilities of logits over the last axis, divided by a temperature first; summed in float64, given in float32."""
+    """Probabilities of logits divided by a temperature, over the last axis; summed in float64, given in float32."""
     scaled = logits.astype(np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     probabilities: FloatArray = (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)

@@ -124,7 +124,7 @@ def _allowed_within(path: Path) -> set[str]:
     if room in BENCH:
         return CORE | CLIENT | BENCH
     if room in SCORE:
-        own = {"local": {"config", "engine", "processors", "repository"}, "ray_actors": {"config", "repository"}}
+        own = {"local": {"config", "engine", "processors", "repository"}, "ray_actors": {"processors", "repository"}}
         return CLIENT | SCORE | {"errors", "images"} | own.get(path.stem, set())
     return CORE | GRPC_SIDE | PROCESS
 

@@ -15,27 +15,15 @@ def open_scorer(**options: Any) -> Scorer:
         DigitsError: It can't be started or reached.
         ModuleNotFoundError: It needs a package that is not installed.
     """
-    if options["engine"] == "ray":
-        from serving.score.ray_actors import RayScorer
-
-        return RayScorer(
-            options["repository"],
-            model=options["model"],
-            version=options["model_version"],
-            provider=options["provider"],
-            address=options["address"],
-            actors=options["actors"],
-        )
     if options["local"]:
-        from serving.score.local import LocalScorer
+        from serving.score.local import LocalScorer, load_model
 
-        return LocalScorer(
-            options["repository"],
-            model=options["model"],
-            version=options["model_version"],
-            provider=options["provider"],
-            engines=options["engines"],
-        )
+        stored = load_model(options["repository"], options["model"], options["model_version"])
+        if options["engine"] == "ray":
+            from serving.score.ray_actors import RayScorer
+
+            return RayScorer(stored, provider=options["provider"], address=options["address"], actors=options["actors"])
+        return LocalScorer(stored, provider=options["provider"], engines=options["engines"])
     from serving.score.remote import Remote, RemoteScorer
 
     credentials: Credentials = options["credentials"]

@@ -22,9 +22,7 @@ class LocalScorer(PixelScorer):
     """One engine for each processor, each with a thread of its own; or one on CUDA.
 
     Args:
-        repository: Directory of the model repository.
-        model: Name of the model; None for the only one.
-        version: Its version; None for the newest.
+        stored: The model.
         provider: `cpu`, `cuda`, or `auto`.
         engines: Engines on the CPU; 0 for as many as this process has processors.
 
@@ -32,11 +30,7 @@ class LocalScorer(PixelScorer):
         DigitsError: The model may not be served, or the provider is not to be had.
     """
 
-    def __init__(
-        self, repository: Path, *, model: str | None, version: int | None, provider: str, engines: int = 0
-    ) -> None:
-        models = Repository(repository)
-        stored = models.load(*models.choose(model, version))
+    def __init__(self, stored: StoredModel, *, provider: str, engines: int = 0) -> None:
         self.model = model_of(stored)
         first = _start(stored, provider)
         count = 1 if first.provider == CUDA else engines or available_processors()
@@ -58,6 +52,16 @@ class LocalScorer(PixelScorer):
 
     def close(self) -> None:
         """See `Scorer.close`; engines hold nothing that outlives them."""
+
+
+def load_model(repository: Path, name: str | None, version: int | None) -> StoredModel:
+    """Reads a model from a repository: the only one where none is named, its newest version where none is.
+
+    Raises:
+        DigitsError: There is no such model, or it may not be served.
+    """
+    models = Repository(repository)
+    return models.load(*models.choose(name, version))
 
 
 def model_of(stored: StoredModel) -> ScoringModel:

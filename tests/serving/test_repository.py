@@ -122,7 +122,7 @@ def test_a_model_without_passed_parity_is_rejected(repository: Repository, shipp
         (lambda d: d.update(labels=["\ud800", "b"]), "half of a surrogate pair"),
         (lambda d: d["input"].update(preparation="magic"), "input.preparation is none of mnist, resize"),
         (lambda d: d["parity"]["CPUExecutionProvider"].update(passed="yes"), "passed must be bool"),
-        (lambda d: d.update(calibration={}), "calibration: temperature is missing"),
+        (lambda d: d.update(calibration={"temperature": 2, "images": 1, "error_before": 0}), "error_after is missing"),
         (
             lambda d: d.update(calibration={"temperature": 0, "images": 1, "error_before": 0, "error_after": 0}),
             "calibration.temperature must lie between",
