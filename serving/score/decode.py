@@ -57,4 +57,6 @@ def decode_batch(batch: Batch, shape: tuple[int, int, int]) -> tuple[Uint8Array,
             places.append(place)
         except InvalidImage as error:
             errors[place] = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever a decoder trips over, the other images are scored
+            errors[place] = f"damaged image ({type(error).__name__})"
     return np.stack(pixels) if pixels else np.empty((0, *shape), np.uint8), np.array(places, np.int64), errors

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from serving.score.batch import Batch, BatchLimits, Item, UnusableInput, gather
-from serving.score.source import Source, Survey, text_of
+from serving.score.source import Source, Survey, file_fingerprint, text_of
 
 
 class Folder(Source):
@@ -28,8 +28,10 @@ class Folder(Source):
         """See `Source.survey`."""
         digest, count = hashlib.sha256(), 0
         for path in _walk(self._root):
-            status = path.stat()
-            digest.update(f"{text_of(path)} {status.st_size} {status.st_mtime_ns}\n".encode())
+            try:
+                digest.update(f"{file_fingerprint(path)}\n".encode())
+            except UnusableInput:  # a link to nothing, or a file that just went: its row will say so
+                digest.update(f"{text_of(path)}\n".encode())
             count += 1
         if not count:
             raise UnusableInput(f"{self._root}: an empty folder")
@@ -61,11 +63,7 @@ class Files(Source):
         """See `Source.survey`."""
         digest = hashlib.sha256()
         for path in self._paths:
-            try:
-                status = path.stat()
-            except OSError as error:
-                raise UnusableInput(f"{path}: {error.strerror}") from error
-            digest.update(f"{text_of(path)} {status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(f"{file_fingerprint(path)}\n".encode())
         return Survey(count=len(self._paths), fingerprint=digest.hexdigest())
 
     def batches(self, start: int, limits: BatchLimits) -> Iterator[Batch]:
@@ -81,7 +79,6 @@ def _walk(folder: Path) -> Iterator[Path]:
     """Regular files below a folder in an order of their own; links to folders are not followed, they may be circles."""
     try:
         with os.scandir(folder) as entries:
-            # Names before types: a link whose target is gone is a file that can't be read.
             found = sorted(
                 (entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries if not entry.name.startswith(".")
             )
@@ -91,5 +88,5 @@ def _walk(folder: Path) -> Iterator[Path]:
         path = folder / name
         if is_folder:
             yield from _walk(path)
-        elif path.is_file():
+        elif path.is_file() or not path.exists():  # a link to nothing is a file that can't be read
             yield path

@@ -252,16 +252,20 @@ def test_bad_images_become_rows_and_a_summary(
     (folder / "b.png").write_bytes(b"")
     (folder / "c.png").write_bytes(_png(np.zeros((9, 9), np.uint8)))
     (folder / 'd "quoted", and\nbroken.png').write_text("no image")
+    (folder / "e.png").symlink_to("nowhere.png")
+    (folder / "f").symlink_to(".")
+    os.mkfifo(folder / "pipe")
     rows = {row["id"]: row for row in score("scans")}
-    assert len(rows) == 9
+    assert len(rows) == 10
     bad = [row for row in rows.values() if row["error"]]
-    assert len(bad) == 4
+    assert len(bad) == 5
     assert all(row["label"] == row["name"] == row["confidence"] == "" for row in bad)
     assert rows["scans/c.png"]["error"] == "9 x 9 pixels, but the model takes 28 x 28"
+    assert rows["scans/e.png"]["error"] == "No such file or directory"
     assert 'scans/d "quoted", and\nbroken.png' in rows
     done = command("digits-score", "scans", "--local", "--out", "scores.csv", "--overwrite", cwd=tmp_path)
     assert done.returncode == 0
-    assert "9 images, 4 without an answer" in done.stdout
+    assert "10 images, 5 without an answer" in done.stdout
     assert "9 x 9 pixels" in done.stdout
 
 

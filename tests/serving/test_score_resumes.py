@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import json
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -135,13 +137,29 @@ def test_two_runs_never_write_to_one_output(folder: Path, server) -> None:
 def test_ctrl_c_keeps_what_was_scored(folder: Path, undisturbed: bytes) -> None:
     run = ScoringRun(folder, "interrupted.csv", "--local")
     run.wait_for_parts(2)
-    run.process.send_signal(2)
+    run.process.send_signal(signal.SIGINT)
     code, stderr = run.end()
     assert code == 1
     assert stderr.splitlines()[-1] == "Error: interrupted; --resume goes on"
     assert "Traceback" not in stderr
     assert ScoringRun(folder, "interrupted.csv", "--local", "--resume").end()[0] == 0
     assert (folder / "interrupted.csv").read_bytes() == undisturbed
+
+
+def test_ctrl_c_keeps_the_part_that_was_being_written(folder: Path, undisturbed: bytes) -> None:
+    run = ScoringRun(folder, "begun.csv", "--local", "--part-rows", COUNT)
+    written = folder / "begun.csv.parts" / "part-being-written"
+    while not written.exists() or not written.stat().st_size:
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.process.wait(0.01)
+    run.process.send_signal(signal.SIGINT)
+    assert run.end()[0] == 1
+    _, line = (folder / "begun.csv.parts" / "journal.jsonl").read_text().splitlines()
+    kept = json.loads(line)["rows"]
+    assert 0 < kept < COUNT
+    assert kept % 100 == 0  # whole batches
+    assert ScoringRun(folder, "begun.csv", "--local", "--resume").end()[0] == 0
+    assert (folder / "begun.csv").read_bytes() == undisturbed
 
 
 def test_a_server_that_goes_away_for_a_while_is_waited_for(
