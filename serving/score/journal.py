@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from serving.errors import DigitsError
 
@@ -68,12 +68,7 @@ class Journal:
         self.directory = directory
         self.parts: list[Part] = []
         directory.mkdir(parents=True, exist_ok=True)
-        self._lock = (directory / _LOCK).open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise OutputConflict(f"{directory}: another run is writing here") from None
+        self._lock = _lock(directory)
         try:
             if (directory / _FILE).exists():
                 self._read(binding, mix_models)
@@ -103,7 +98,7 @@ class Journal:
 
     def remove(self) -> None:
         """Removes the directory; the journal first, since parts without one are nothing."""
-        discard(self.directory)
+        _remove(self.directory)
         self._lock.close()
 
     def close(self) -> None:
@@ -161,7 +156,29 @@ def check_binding(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any
 
 
 def discard(directory: Path) -> None:
-    """Removes parts and journal, the journal first."""
+    """Removes parts and journal of a run that is none any more.
+
+    Raises:
+        OutputConflict: A run is writing there now.
+    """
+    if directory.is_dir():
+        with _lock(directory):
+            _remove(directory)
+
+
+def _lock(directory: Path) -> IO[str]:
+    """Keeps other runs out until it is closed, or this process ends in any way."""
+    lock = (directory / _LOCK).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise OutputConflict(f"{directory}: another run is writing here") from None
+    return lock
+
+
+def _remove(directory: Path) -> None:
+    """The journal goes first."""
     (directory / _FILE).unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
 

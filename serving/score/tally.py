@@ -13,6 +13,7 @@ import numpy.typing as npt
 from serving.score.batch import ScoredBatch
 
 _WORST = 10
+_OTHERS = "something else"
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -44,7 +45,7 @@ class Tally:
         unknown: Rows whose true label is none of the model's.
         confusion: int64 `[classes, classes + 1]`: rows by true label and answer, the last column for unsure ones.
         mistakes: The worst, worst first.
-        reasons: Rows by what was wrong with them, for the first few reasons.
+        reasons: Rows by what was wrong with them; the first few reasons, the others together.
     """
 
     labels: tuple[str, ...]
@@ -68,8 +69,7 @@ class Tally:
         self.errors += len(batch.errors)
         self.unsure += int(len(sure) - np.count_nonzero(sure))
         for reason in batch.errors.values():
-            if reason in self.reasons or len(self.reasons) < _WORST:
-                self.reasons[reason] = self.reasons.get(reason, 0) + 1
+            self._count(reason, 1)
         if batch.expected is None:
             return
         names = [batch.expected[place] for place in batch.places]
@@ -99,7 +99,7 @@ class Tally:
         self.confusion += other.confusion
         self.mistakes = heapq.nlargest(_WORST, [*self.mistakes, *other.mistakes])
         for reason, count in other.reasons.items():
-            self.reasons[reason] = self.reasons.get(reason, 0) + count
+            self._count(reason, count)
 
     def to_document(self) -> dict[str, Any]:
         """All sums as JSON has them."""
@@ -108,6 +108,12 @@ class Tally:
             "confusion": self.confusion.tolist() if self.confusion.any() else None,
             "mistakes": [vars(mistake) for mistake in self.mistakes],
         }
+
+    def _count(self, reason: str, count: int) -> None:
+        """Counts a reason; a few different ones are kept apart, since each image may have one of its own."""
+        if reason not in self.reasons and len(self.reasons) >= _WORST:
+            reason = _OTHERS
+        self.reasons[reason] = self.reasons.get(reason, 0) + count
 
     @classmethod
     def of_document(cls, labels: tuple[str, ...], document: Mapping[str, Any]) -> Tally:

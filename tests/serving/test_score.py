@@ -269,6 +269,19 @@ def test_bad_images_become_rows_and_a_summary(
     assert "9 x 9 pixels" in done.stdout
 
 
+def test_many_different_reasons_are_summed_up(command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    for side in range(1, 26):
+        (tmp_path / "scans" / f"{side:02d}.png").write_bytes(_png(np.zeros((side, side), np.uint8)))
+    options = ("--batch-rows", 3, "--part-rows", 6, "--local", "--out", "s.csv")
+    done = command("digits-score", "scans", *options, cwd=tmp_path)
+    assert "25 images, 25 without an answer" in done.stdout
+    reasons = [line.split() for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert " ".join(reasons[0][1:]) == "something else"
+    assert len(reasons) == 11
+    assert sum(int(words[0]) for words in reasons) == 25
+
+
 def test_bad_members_and_rows_do_not_end_a_run(score: Score, tmp_path: Path, pixels: np.ndarray) -> None:
     with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
         archive.writestr("good.png", _png(pixels[0]))

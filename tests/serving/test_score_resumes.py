@@ -125,13 +125,15 @@ def test_a_part_that_was_changed_is_noticed(folder: Path) -> None:
     assert "part-000000000000.csv: missing or changed since it was written" in stderr
 
 
-def test_two_runs_never_write_to_one_output(folder: Path, server) -> None:
+def test_two_runs_never_write_to_one_output(folder: Path, undisturbed: bytes, server) -> None:
     first = ScoringRun(folder, "shared.csv", "--target", server.address)
     first.wait_for_parts(1)
-    code, stderr = ScoringRun(folder, "shared.csv", "--target", server.address, "--resume").end()
-    assert code == 1
-    assert "another run is writing here" in stderr
+    for how in ("--resume", "--overwrite"):
+        code, stderr = ScoringRun(folder, "shared.csv", "--target", server.address, how).end()
+        assert code == 1
+        assert "another run is writing here" in stderr
     assert first.end()[0] == 0
+    assert (folder / "shared.csv").read_bytes() == undisturbed
 
 
 def test_ctrl_c_keeps_what_was_scored(folder: Path, undisturbed: bytes) -> None:
