@@ -19,7 +19,8 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test train seeds export chaos soak fuzz preparation lint format protos requirements clean
+.PHONY: run test train seeds export chaos soak fuzz preparation million calibration ray
+.PHONY: lint format protos requirements clean
 
 run: $(SERVE_VENV)/.installed
 	@$(SERVE_VENV)/bin/digits-serve --host 127.0.0.1 --port $(PORT) --provider $(PROVIDER) --demo
@@ -54,6 +55,19 @@ fuzz: .venv-dev/.installed
 preparation: .venv-dev/.installed
 	.venv-dev/bin/python tests/preparation.py
 
+# A million images scored in the process and through a server: CPU and memory, killed and resumed
+million: .venv-dev/.installed
+	.venv-dev/bin/python tests/million.py
+
+# What confidences of the newest model in REPOSITORY are worth: calibration before and after, what comes out unsure
+calibration: .venv-dev/.installed
+	.venv-dev/bin/python tests/calibration.py --repository $(REPOSITORY)
+
+# Scoring on a Ray cluster on this machine, one worker killed; installs ray, which the other tests do without
+ray: .venv-dev/.installed
+	.venv-dev/bin/python -m pip install --quiet 'ray>=2.49,<3'
+	DIGITS_TEST_RAY=1 .venv-dev/bin/python -m pytest -m ray tests/serving/test_score_ray.py
+
 lint: .venv-dev/.installed
 	.venv-dev/bin/ruff check .
 	.venv-dev/bin/ruff format --check .
@@ -71,7 +85,7 @@ protos: .venv-protos/.installed
 
 # Pins what is tested; run it, then the tests, to take up new releases.
 requirements: .venv-dev/.installed
-	cd requirements && for extras in cpu gpu "train cpu bench otel dev"; do \
+	cd requirements && for extras in cpu gpu "train cpu bench otel score dev"; do \
 		../.venv-dev/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-header --no-annotate $$(printf -- '--extra %s ' $$extras) \
 			--output-file "$${extras##* }.txt" ../pyproject.toml; \

@@ -63,7 +63,7 @@ def main(
             export = exporter.verify(target, version=verify, model_name=name)
     except (DigitsError, DatasetError, UnusableModel) as error:
         raise click.ClickException(str(error)) from error
-    figures, accuracy = export.report.figures, export.report.accuracy
+    figures, accuracy, calibration = export.report.figures, export.report.accuracy, export.calibration
     rows = [
         ("provider", export.report.provider),
         ("images", f"{figures.images:,} at batch sizes {', '.join(map(str, figures.batch_sizes))}"),
@@ -76,6 +76,17 @@ def main(
         ),
         ("accuracy", f"Keras {accuracy.keras:.2%}  ONNX Runtime {accuracy.onnx:.2%}"),
     ]
+    if calibration.images:
+        rows.append(
+            (
+                "temperature",
+                f"{calibration.temperature:.3f}, fitted on {calibration.images:,} validation images; "
+                f"calibration error on the test images {calibration.error_before:.2%} before, "
+                f"{calibration.error_after:.2%} after",
+            )
+        )
+    else:
+        rows.append(("temperature", f"{calibration.temperature:.3f}, without images to fit it on"))
     for title, value in rows:
         click.echo(f"{title:<14} {value}")
     if export.version is None:

@@ -26,12 +26,13 @@ INPUT, LOGITS, PROBABILITIES, BATCH = "images", "logits", "probabilities", "batc
 Layer = Callable[[Any], Any]
 
 
-def convert(trained: TrainedModel, *, model_name: str) -> bytes:
+def convert(trained: TrainedModel, *, model_name: str, temperature: float = 1.0) -> bytes:
     """Converts a network.
 
     Args:
         trained: The network and its record.
         model_name: Recorded in the file's metadata.
+        temperature: What logits are divided by before the softmax; the output `logits` stays as it is.
 
     Returns:
         A serialised ONNX model: input `images`, uint8 `[batch, height, width, channels]`; outputs `logits` and
@@ -46,14 +47,15 @@ def convert(trained: TrainedModel, *, model_name: str) -> bytes:
         values = images
         for layer in layers:
             values = layer(values)
-        return {LOGITS: values, PROBABILITIES: tf.nn.softmax(values)}
+        scaled = values if temperature == 1 else values / temperature
+        return {LOGITS: values, PROBABILITIES: tf.nn.softmax(scaled)}
 
     signature = [tf.TensorSpec([None, *trained.image_shape], tf.uint8, name=INPUT)]
     model, _ = tf2onnx.convert.from_function(
         tf.function(serve, input_signature=signature), input_signature=signature, opset=OPSET
     )
     _name_batch_dimension(model)
-    _describe(model, trained, model_name)
+    _describe(model, trained, model_name, temperature)
     model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     onnx.checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString()
@@ -110,7 +112,7 @@ def _name_batch_dimension(model: onnx.ModelProto) -> None:
     del model.graph.value_info[:]  # inferred again, with the name
 
 
-def _describe(model: onnx.ModelProto, trained: TrainedModel, model_name: str) -> None:
+def _describe(model: onnx.ModelProto, trained: TrainedModel, model_name: str, temperature: float) -> None:
     record = trained.record
     model.graph.name = model_name
     model.producer_name = "digits-serving"
@@ -127,6 +129,7 @@ def _describe(model: onnx.ModelProto, trained: TrainedModel, model_name: str) ->
             "parameters": str(record["parameters"]),
             "data": record["data"]["source"].partition(":")[0],
             "data_sha256": record["data"]["sha256"],
+            "temperature": str(temperature),
             "keras_test_accuracy": str(record["test"].get("accuracy", "")),
         },
     )

@@ -13,12 +13,13 @@ import onnx
 import tensorflow
 import tf2onnx
 
+from export.calibration import calibrate
 from export.convert import convert
 from export.parity import ParityLimits, ParityReport, check_parity
 from export.trained_model import TrainedModel, UnusableModel, load_trained
 from serving.config import EngineConfig
 from serving.engine import RUNTIME_VERSION, Engine
-from serving.manifest import InputSpec, Manifest
+from serving.manifest import Calibration, InputSpec, Manifest
 from serving.repository import Repository
 from training import datasets
 
@@ -34,11 +35,13 @@ class Export:
         report: What the gate found.
         model_name: Name of the model in the repository.
         version: The version that was published or extended; None where the gate failed.
+        calibration: What its probabilities are made with.
     """
 
     report: ParityReport
     model_name: str
     version: int | None
+    calibration: Calibration
 
 
 class Exporter:
@@ -84,16 +87,17 @@ class Exporter:
         name = model_name or trained.record["architecture"]
         repository.versions(name)  # an impossible name fails here, before the work
         try:
-            content = convert(trained, model_name=name)
+            calibration = calibrate(trained, data)
+            content = convert(trained, model_name=name, temperature=calibration.temperature)
         except UnusableModel as error:
             raise UnusableModel(f"{self._model}: {error}") from error
         except Exception as error:
             raise UnusableModel(f"{self._model}: can't be converted to ONNX ({type(error).__name__})") from error
-        report = self._check(trained, content, data)
+        report = self._check(trained, content, data, calibration)
         if not report.figures.passed:
-            return Export(report=report, model_name=name, version=None)
-        version = repository.publish(content, _manifest(trained, name, content, report))
-        return Export(report=report, model_name=name, version=version)
+            return Export(report=report, model_name=name, version=None, calibration=calibration)
+        version = repository.publish(content, _manifest(trained, name, content, report, calibration))
+        return Export(report=report, model_name=name, version=version, calibration=calibration)
 
     def verify(self, repository: Repository, *, version: int, model_name: str | None = None) -> Export:
         """Proves a published version on the provider and adds the figures to its manifest.
@@ -108,11 +112,12 @@ class Exporter:
         stored = repository.load(name, version)
         if stored.manifest.training.get("model_sha256") != trained.record["model_sha256"]:
             raise UnusableModel(f"{self._model}: version {version} of {name} was made from another model")
-        report = self._check(trained, stored.content, data)
+        calibration = stored.manifest.calibration
+        report = self._check(trained, stored.content, data, calibration)
         if not report.figures.passed:
-            return Export(report=report, model_name=name, version=None)
+            return Export(report=report, model_name=name, version=None, calibration=calibration)
         repository.replace_manifest(version, stored.manifest.with_parity(report.provider, report.figures))
-        return Export(report=report, model_name=name, version=version)
+        return Export(report=report, model_name=name, version=version, calibration=calibration)
 
     def _data_of(self, trained: TrainedModel) -> datasets.Dataset:
         recorded = trained.record["data"]
@@ -126,7 +131,9 @@ class Exporter:
             )
         return data
 
-    def _check(self, trained: TrainedModel, content: bytes, data: datasets.Dataset) -> ParityReport:
+    def _check(
+        self, trained: TrainedModel, content: bytes, data: datasets.Dataset, calibration: Calibration
+    ) -> ParityReport:
         engine = Engine(
             content,
             image_shape=trained.image_shape,
@@ -134,10 +141,19 @@ class Exporter:
             config=EngineConfig(provider=self._provider),
         )
         engine.start()
-        return check_parity(trained, engine, data.test_images, data.test_labels, limits=self._limits)
+        return check_parity(
+            trained,
+            engine,
+            data.test_images,
+            data.test_labels,
+            temperature=calibration.temperature,
+            limits=self._limits,
+        )
 
 
-def _manifest(trained: TrainedModel, name: str, content: bytes, report: ParityReport) -> Manifest:
+def _manifest(
+    trained: TrainedModel, name: str, content: bytes, report: ParityReport, calibration: Calibration
+) -> Manifest:
     record = trained.record
     height, width, channels = trained.image_shape
     return Manifest(
@@ -166,5 +182,6 @@ def _manifest(trained: TrainedModel, name: str, content: bytes, report: ParityRe
             "onnx": onnx.__version__,
             "onnxruntime": RUNTIME_VERSION,
         },
+        calibration=calibration,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

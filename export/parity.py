@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from export.calibration import softmax
 from export.trained_model import TrainedModel
 from serving.engine import RUNTIME_VERSION, Engine
 from serving.errors import DigitsError
@@ -81,6 +82,7 @@ def check_parity(
     images: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.int64],
     *,
+    temperature: float = 1.0,
     limits: ParityLimits | None = None,
 ) -> ParityReport:
     """Compares a trained network with the engine that will serve it.
@@ -90,10 +92,14 @@ def check_parity(
         engine: A started engine with the exported model.
         images: uint8 `[n, height, width, channels]`; at batch sizes 1, 7, 64, 256 and n.
         labels: int64 `[n]`, the true labels.
+        temperature: What the exported model divides logits by; its probabilities are compared with
+            softmax(Keras's logits / temperature), its logits with Keras's own.
         limits: Largest differences that pass.
     """
     limits = limits or ParityLimits()
     keras_logits, keras_probabilities = trained.predict(images)
+    if temperature != 1:
+        keras_probabilities = softmax(keras_logits, temperature)
     keras_labels = keras_probabilities.argmax(axis=1)
     batch_sizes = (*(size for size in BATCH_SIZES if size < len(images)), len(images))
     logits_difference = np.zeros(len(images))

@@ -10,6 +10,7 @@ _COMMANDS = {
     "serve": ("serving.serve", "main"),
     "classify": ("serving.classify", "main"),
     "health": ("serving.classify", "health"),
+    "score": ("serving.score.command", "main"),
     "doctor": ("serving.doctor", "main"),
     "bench": ("serving.bench.command", "main"),
 }
@@ -42,6 +43,11 @@ def serve() -> None:
 def classify() -> None:
     """Entry point of `digits-classify`."""
     _load("classify")(prog_name="digits-classify")
+
+
+def score() -> None:
+    """Entry point of `digits-score`."""
+    _load("score")(prog_name="digits-score")
 
 
 def doctor() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.classification import Classification
+from serving.classification import UNSURE, UNSURE_NAME, Classification
 from serving.preparation import PreparedImage
 
 
@@ -22,7 +22,10 @@ class AnswerRow:
     Attributes:
         path: Its name.
         error: Why it has no answer; empty where it has one.
-        top: Label, name and confidence of the most probable labels, the most probable first.
+        label: The most probable label, -1 where it is too improbable to be one.
+        name: Its name, or "unsure".
+        confidence: The probability of the most probable label.
+        top: Label, name and confidence of the candidates, the most probable first.
         model: The model that answered.
         version: Its version.
         prepared: What was made of the image, where that was asked for.
@@ -30,21 +33,31 @@ class AnswerRow:
 
     path: str
     error: str
+    label: int
+    name: str
+    confidence: float
     top: Sequence[tuple[int, str, float]]
     model: str
     version: int
     prepared: PreparedImage | None
 
     def text(self, width: int) -> str:
-        """A line of a table whose first column has this width."""
-        return f"{self.path:<{width}}  " + "  ".join(f"{name}  {confidence:7.2%}" for _, name, confidence in self.top)
+        """A line of a table whose first column has this width; an unsure answer stands before its candidates."""
+        cells = [(name, confidence) for _, name, confidence in self.top]
+        if self.label == UNSURE:
+            cells = [(self.name, self.confidence), *(cells if len(cells) > 1 else ())]
+        return f"{self.path:<{width}}  " + "  ".join(f"{name}  {confidence:7.2%}" for name, confidence in cells)
 
     def json(self) -> str:
         """A line of JSON; `top` is there where there is more than one, `steps` where preparation was asked for."""
         if self.error:
             return json.dumps({"path": self.path, "error": self.error})
-        label, name, confidence = self.top[0]
-        row: dict[str, Any] = {"path": self.path, "label": label, "name": name, "confidence": round(confidence, 6)}
+        row: dict[str, Any] = {
+            "path": self.path,
+            "label": self.label,
+            "name": self.name,
+            "confidence": round(self.confidence, 6),
+        }
         if len(self.top) > 1:
             row["top"] = [{"label": la, "name": na, "confidence": round(co, 6)} for la, na, co in self.top]
         row |= {"model": self.model, "version": self.version}
@@ -54,15 +67,17 @@ class AnswerRow:
 
     def csv(self, top: int) -> str:
         """A line of CSV with the columns of `csv_header`."""
-        cells: list[Any] = [cell for _, name, confidence in self.top for cell in (name, f"{confidence:.6f}")]
-        cells += [""] * (2 * top - len(cells))
-        label = self.top[0][0] if self.top else ""
-        return _csv_line([self.path, label, *cells, self.model, self.version, self.error])
+        answer = ["", "", ""] if self.error else [self.label, self.name, f"{self.confidence:.6f}"]
+        candidates = self.top if top > 1 else ()
+        cells = [cell for _, name, confidence in candidates for cell in (name, f"{confidence:.6f}")]
+        cells += [""] * (2 * top - len(cells) if top > 1 else 0)
+        return _csv_line([self.path, *answer, *cells, self.model, self.version, self.error])
 
 
 def csv_header(top: int) -> str:
-    """The first line of a CSV with so many labels for each image."""
-    more = [column for place in range(2, top + 1) for column in (f"name_{place}", f"confidence_{place}")]
+    """The first line of a CSV with so many candidates for each image; a single one is the answer."""
+    places = range(1, top + 1) if top > 1 else ()
+    more = [column for place in places for column in (f"name_{place}", f"confidence_{place}")]
     return _csv_line(["path", "label", "name", "confidence", *more, "model", "version", "error"])
 
 
@@ -73,16 +88,19 @@ def answer_rows(paths: Sequence[str], answer: Classification, names: Sequence[st
         paths: Names of the images.
         answer: Of as many images.
         names: Of the labels.
-        top: Labels of each image, at most as many as there are.
+        top: Candidates of each image, at most as many as there are labels.
     """
     for place, path in enumerate(paths):
         probabilities = np.zeros(0) if answer.probabilities is None else answer.probabilities[place]
         order = np.argsort(-probabilities, kind="stable")[:top]
-        error = answer.errors.get(place, "")
+        error, label = answer.errors.get(place, ""), int(answer.labels[place])
         yield AnswerRow(
             path=path,
             error=error,
-            top=[] if error else [(int(label), names[label], float(probabilities[label])) for label in order],
+            label=label,
+            name=UNSURE_NAME if label == UNSURE else names[label],
+            confidence=float(answer.confidences[place]),
+            top=[] if error else [(int(other), names[other], float(probabilities[other])) for other in order],
             model=answer.model_name,
             version=answer.model_version,
             prepared=answer.preparations.get(place),

@@ -14,14 +14,18 @@ from serving.preparation import PreparedImage
 
 _ENVELOPE_BYTES = 1024
 
+# The label of an image whose best label is less probable than the caller's min_confidence, and what it is called.
+UNSURE = -1
+UNSURE_NAME = "unsure"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Classification:
     """The answers for a batch of images, in the order of the images.
 
     Attributes:
-        labels: int64 `[n]`, the most probable label of each image.
-        confidences: float32 `[n]`, its probability.
+        labels: int64 `[n]`, the most probable label of each image; -1, `UNSURE`, below `min_confidence`.
+        confidences: float32 `[n]`, the probability of the most probable label.
         probabilities: float32 `[n, classes]` where they were asked for, else None.
         model_name: The model that answered.
         model_version: Its version; that of the last image, where a new one was taken up in the middle.
@@ -48,6 +52,7 @@ class ClassificationBatch:
         selection: Name and version of the model, as the caller chose them.
         max_message_bytes: A request is kept below this many bytes.
         include_probabilities: Whether to ask for the probability of every label.
+        min_confidence: Below it, 0 to 1, labels are -1; None for never.
 
     Raises:
         TypeError: The images are not uint8.
@@ -62,11 +67,13 @@ class ClassificationBatch:
         *,
         max_message_bytes: int,
         include_probabilities: bool,
+        min_confidence: float | None = None,
     ) -> None:
         self._images = _checked(images, model)
         self._model = model
         self._selection = selection
         self._include_probabilities = include_probabilities
+        self._min_confidence = min_confidence
         image_bytes = model.height * model.width * model.channels
         self._rows = max(1, min(model.max_images_per_request, (max_message_bytes - _ENVELOPE_BYTES) // image_bytes))
         self._responses: list[digits_pb2.ClassifyResponse] = []
@@ -80,6 +87,7 @@ class ClassificationBatch:
                 model_version=self._selection.model_version,
                 raw_images=digits_pb2.RawImages(pixels=part.tobytes(), count=len(part)),
                 include_probabilities=self._include_probabilities,
+                min_confidence=self._min_confidence,
             )
 
     def add(self, response: digits_pb2.ClassifyResponse) -> None:

@@ -25,6 +25,12 @@ _IMAGES = 256
 @click.option(
     "--timeout-s", default=30.0, type=click.FloatRange(0, 86_400, min_open=True), help="For everything, in seconds."
 )
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    show_default="any answer is one",
+    help="Answers less probable than this are 'unsure', label -1.",
+)
 @credential_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line in place of the table.")
 @click.option("--csv", "as_csv", is_flag=True, help="CSV with a header in place of the table.")
@@ -42,6 +48,7 @@ def main(
     images: tuple[str, ...],
     target: str,
     timeout_s: float,
+    min_confidence: float | None,
     credentials: Credentials,
     as_json: bool,
     as_csv: bool,
@@ -70,6 +77,7 @@ def main(
                     read_sources(part, model.max_message_bytes),
                     prepare=prepare,
                     probabilities=True,
+                    min_confidence=min_confidence,
                     explain=picture or explain,
                     timeout_s=max(0.0, deadline - time.monotonic()),
                 )
@@ -112,8 +120,7 @@ class _Listing:
         elif self._as_csv:
             click.echo(row.csv(self._top))
         elif not row.error and self._picture:
-            _, name, confidence = row.top[0]
-            self._pictures.append((_drawn(row), f"{name}  {confidence:.2%}"))
+            self._pictures.append((_drawn(row), f"{row.name}  {row.confidence:.2%}"))
         elif not row.error:
             click.echo(row.text(self._width))
             if self._explain:

@@ -113,13 +113,19 @@ class Client:
         return model
 
     def classify(
-        self, images: npt.NDArray[np.uint8], *, probabilities: bool = False, timeout_s: float = 30.0
+        self,
+        images: npt.NDArray[np.uint8],
+        *,
+        probabilities: bool = False,
+        min_confidence: float | None = None,
+        timeout_s: float = 30.0,
     ) -> Classification:
         """Classifies images.
 
         Args:
             images: uint8 `[n, height, width]` for a gray model, or `[n, height, width, channels]`; any n.
             probabilities: Whether to return the probability of every label.
+            min_confidence: An image whose most probable label is less probable than this, 0 to 1, gets the label -1.
             timeout_s: For the whole batch, in seconds.
 
         Raises:
@@ -134,6 +140,7 @@ class Client:
             self._selection,
             max_message_bytes=self._max_message_bytes,
             include_probabilities=probabilities,
+            min_confidence=min_confidence,
         )
         return self._answer(batch, deadline)
 
@@ -143,6 +150,7 @@ class Client:
         *,
         prepare: Place = "server",
         probabilities: bool = False,
+        min_confidence: float | None = None,
         explain: bool = False,
         timeout_s: float = 30.0,
     ) -> Classification:
@@ -152,6 +160,7 @@ class Client:
             paths: Any number of files, whatever their names.
             prepare: See `classify_encoded`.
             probabilities: Whether to return the probability of every label.
+            min_confidence: See `classify`.
             explain: Whether to return what was made of each image.
             timeout_s: For all files, in seconds.
 
@@ -161,9 +170,10 @@ class Client:
         deadline = time.monotonic() + timeout_s
         model = self._model or self.get_model(timeout_s)
         return self.classify_encoded(
-            (read_image_file(os.fspath(path), model.max_message_bytes) for path in paths),
+            (read_image_file(path, model.max_message_bytes) for path in paths),
             prepare=prepare,
             probabilities=probabilities,
+            min_confidence=min_confidence,
             explain=explain,
             timeout_s=_remaining(deadline),
         )
@@ -174,6 +184,7 @@ class Client:
         *,
         prepare: Place = "server",
         probabilities: bool = False,
+        min_confidence: float | None = None,
         explain: bool = False,
         timeout_s: float = 30.0,
     ) -> Classification:
@@ -184,6 +195,7 @@ class Client:
                 for a file that could not be read.
             prepare: Who decodes and prepares: the server; or the client, by the same code, which sends raw pixels.
             probabilities: Whether to return the probability of every label.
+            min_confidence: See `classify`.
             explain: Whether to return what was made of each image.
             timeout_s: For all images, in seconds.
 
@@ -198,6 +210,7 @@ class Client:
             self._selection,
             max_message_bytes=self._max_message_bytes,
             include_probabilities=probabilities,
+            min_confidence=min_confidence,
             explain=explain,
         )
         return self._answer(batch, deadline)
@@ -284,7 +297,12 @@ class AsyncClient:
         return model
 
     async def classify(
-        self, images: npt.NDArray[np.uint8], *, probabilities: bool = False, timeout_s: float = 30.0
+        self,
+        images: npt.NDArray[np.uint8],
+        *,
+        probabilities: bool = False,
+        min_confidence: float | None = None,
+        timeout_s: float = 30.0,
     ) -> Classification:
         """See `Client.classify`."""
         deadline = time.monotonic() + timeout_s
@@ -294,6 +312,7 @@ class AsyncClient:
             self._selection,
             max_message_bytes=self._max_message_bytes,
             include_probabilities=probabilities,
+            min_confidence=min_confidence,
         )
         return await self._answer(batch, deadline)
 
@@ -303,6 +322,7 @@ class AsyncClient:
         *,
         prepare: Place = "server",
         probabilities: bool = False,
+        min_confidence: float | None = None,
         explain: bool = False,
         timeout_s: float = 30.0,
     ) -> Classification:
@@ -310,9 +330,10 @@ class AsyncClient:
         deadline = time.monotonic() + timeout_s
         model = self._model or await self.get_model(timeout_s)
         return await self.classify_encoded(
-            (read_image_file(os.fspath(path), model.max_message_bytes) for path in paths),
+            (read_image_file(path, model.max_message_bytes) for path in paths),
             prepare=prepare,
             probabilities=probabilities,
+            min_confidence=min_confidence,
             explain=explain,
             timeout_s=_remaining(deadline),
         )
@@ -323,6 +344,7 @@ class AsyncClient:
         *,
         prepare: Place = "server",
         probabilities: bool = False,
+        min_confidence: float | None = None,
         explain: bool = False,
         timeout_s: float = 30.0,
     ) -> Classification:
@@ -335,6 +357,7 @@ class AsyncClient:
             self._selection,
             max_message_bytes=self._max_message_bytes,
             include_probabilities=probabilities,
+            min_confidence=min_confidence,
             explain=explain,
         )
         return await self._answer(batch, deadline)

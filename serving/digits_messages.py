@@ -20,6 +20,15 @@ Uint8Array = npt.NDArray[np.uint8]
 # A failed call's metadata holds so many violations; gRPC takes 8 KiB of it.
 _MAX_VIOLATIONS = 10
 
+# The label of an image that could not be read, or whose best label is less probable than the request's min_confidence.
+_NO_LABEL = -1
+
+
+def check_min_confidence(request: digits_pb2.ClassifyRequest) -> None:
+    """Refuses what no probability can be compared with."""
+    if not 0 <= request.min_confidence <= 1:  # NaN is not either
+        raise InvalidRequest.of("min_confidence", f"must lie between 0 and 1, not {request.min_confidence:g}")
+
 
 def raw_images(request: digits_pb2.ClassifyRequest, deployment: Deployment) -> Uint8Array:
     """Views a request's pixels as uint8 `[n, height, width, channels]`, or names everything that is wrong with them."""
@@ -102,6 +111,8 @@ def encode_answer(
     classes = len(deployment.manifest.labels)
     probabilities = np.zeros((0, classes), np.float32) if answer is None else answer.probabilities
     labels, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1, initial=0)
+    if request.HasField("min_confidence"):
+        labels[confidences < np.float32(request.min_confidence)] = _NO_LABEL
     top = np.argsort(-probabilities, axis=1, kind="stable")[:, : request.top_k] if request.top_k else None
     top_confidences = None if top is None else np.take_along_axis(probabilities, top, axis=1)
     response = digits_pb2.ClassifyResponse(
@@ -112,11 +123,12 @@ def encode_answer(
     )
     if len(probabilities) < len(prepared):
         rows = np.flatnonzero([isinstance(image, PreparedImage) for image in prepared])
-        labels, confidences = _spread(labels, rows, len(prepared), -1), _spread(confidences, rows, len(prepared), 0)
+        labels = _spread(labels, rows, len(prepared), _NO_LABEL)
+        confidences = _spread(confidences, rows, len(prepared), 0)
         probabilities = _spread(probabilities, rows, len(prepared), 0)
         if top is not None and top_confidences is not None:
             top, top_confidences = (
-                _spread(top, rows, len(prepared), -1),
+                _spread(top, rows, len(prepared), _NO_LABEL),
                 _spread(top_confidences, rows, len(prepared), 0),
             )
         for index, image in enumerate(prepared):

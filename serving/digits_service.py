@@ -9,7 +9,7 @@ from contextlib import aclosing
 from protos.digits.v1 import digits_pb2
 from serving.boundary import Context
 from serving.deployment import Deployments
-from serving.digits_messages import encode_answer, encoded_images, raw_images, sound_images
+from serving.digits_messages import check_min_confidence, encode_answer, encoded_images, raw_images, sound_images
 from serving.ordered_stream import OrderedStreams
 from serving.status import status_of
 
@@ -61,6 +61,7 @@ class DigitClassifierService:
             execution_provider=provider,
             test_accuracy=manifest.accuracy.onnx,
             parity_max_difference=figures.probabilities_max_difference if figures else None,
+            temperature=manifest.calibration.temperature,
             preparation=manifest.input.preparation,
             max_message_bytes=self._max_message_bytes,
             max_image_pixels=deployment.max_image_pixels,
@@ -82,6 +83,7 @@ class DigitClassifierService:
         self, request: digits_pb2.ClassifyRequest, deadline: float | None
     ) -> digits_pb2.ClassifyResponse:
         deployment = self._deployments.find(request.model_name, request.model_version)
+        check_min_confidence(request)
         if request.WhichOneof("images") != "encoded_images":
             answer = await deployment.classify(raw_images(request, deployment), deadline=deadline)
             return encode_answer(answer, request, deployment)

@@ -54,6 +54,7 @@ class EncodedBatch:
         max_message_bytes: A request of several images is kept below this many bytes; an image that is larger goes by
             itself, if the server takes it.
         include_probabilities: Whether to ask for the probability of every label.
+        min_confidence: Below it, 0 to 1, labels are -1; None for never.
         explain: Whether to ask what was made of each image.
     """
 
@@ -65,6 +66,7 @@ class EncodedBatch:
         *,
         max_message_bytes: int,
         include_probabilities: bool,
+        min_confidence: float | None,
         explain: bool,
     ) -> None:
         self._items = items
@@ -76,6 +78,7 @@ class EncodedBatch:
         answer_bytes = 8 * len(model.labels) + (self._image_bytes + _STEPS_BYTES if explain else 0)
         self._rows = max(1, min(model.max_images_per_request, _MAX_ANSWER_BYTES // answer_bytes))
         self._include_probabilities = include_probabilities
+        self._min_confidence = min_confidence
         self._explain = explain
         self._count = 0
         self._errors: dict[int, str] = {}
@@ -112,6 +115,7 @@ class EncodedBatch:
             model_name=self._selection.model_name,
             model_version=self._selection.model_version,
             include_probabilities=self._include_probabilities,
+            min_confidence=self._min_confidence,
             per_image_errors=True,
             explain=self._explain,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -63,7 +64,7 @@ def read_sources(sources: Iterable[tuple[str, InvalidImage | None]], max_bytes: 
             yield read_image_file(name, max_bytes)
 
 
-def read_image_file(name: str, max_bytes: int) -> bytes | InvalidImage:
+def read_image_file(name: str | os.PathLike[str], max_bytes: int) -> bytes | InvalidImage:
     """The bytes of a file, or why it can't be read."""
     try:
         path = Path(name)
@@ -77,11 +78,7 @@ def read_image_file(name: str, max_bytes: int) -> bytes | InvalidImage:
 
 def _read(stream: BinaryIO, max_bytes: int) -> bytes | InvalidImage:
     content = stream.read(max_bytes + 1)
-    return (
-        InvalidImage(f"more than the {max_bytes:,} bytes that the server takes")
-        if len(content) > max_bytes
-        else content
-    )
+    return InvalidImage(f"more than the {max_bytes:,} bytes that are taken") if len(content) > max_bytes else content
 
 
 def _is_listed(file: Path, folder: Path) -> bool:

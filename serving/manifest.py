@@ -100,6 +100,27 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How logits become probabilities: softmax(logits / temperature), which is part of the graph.
+
+    Attributes:
+        temperature: 1 where nothing was fitted.
+        images: Number of validation images that it was fitted on.
+        error_before: Expected calibration error on the test images with a temperature of 1, 0 to 1.
+        error_after: The same with this temperature.
+    """
+
+    temperature: float = 1.0
+    images: int = 0
+    error_before: float = 0.0
+    error_after: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.01 <= self.temperature <= 100:
+            raise ModelRejected("manifest: calibration.temperature must lie between 0.01 and 100")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Everything that is recorded about one version of a model.
 
@@ -113,6 +134,7 @@ class Manifest:
         parity: The gate's figures for each execution provider that was verified.
         versions: Releases of the tools that made the file.
         created: When, in ISO 8601.
+        calibration: What its probabilities were made with; absent in manifests from before there was any.
     """
 
     model_name: str
@@ -125,6 +147,7 @@ class Manifest:
     versions: Mapping[str, str]
     created: str
     format: int = field(default=FORMAT)
+    calibration: Calibration = field(default_factory=Calibration)
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -177,7 +200,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "Mapping[str, str]": (dict,),
     "Mapping[str, ParityFigures]": (dict,),
 }
-_NESTED = {"InputSpec": InputSpec, "Accuracy": Accuracy}
+_NESTED = {"InputSpec": InputSpec, "Accuracy": Accuracy, "Calibration": Calibration}
+# Fields that older manifests lack.
+_OPTIONAL = {"calibration"}
 _ITEMS: dict[str, type] = {"tuple[int, ...]": int, "tuple[str, ...]": str}
 
 
@@ -186,7 +211,7 @@ def _build(cls: Any, document: Any, where: str) -> Any:
     if not isinstance(document, dict):
         raise ModelRejected(f"{where}: must be an object")
     annotations = cls.__annotations__
-    for name in annotations.keys() - document.keys():
+    for name in annotations.keys() - document.keys() - _OPTIONAL:
         raise ModelRejected(f"{where}: {name} is missing")
     for name in document.keys() - annotations.keys():
         raise ModelRejected(f"{where}: {name} is not known here")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +69,7 @@ PROCESS = {
     "worker_process",
 }
 BENCH = {"bench"}
+SCORE = {"score"}
 CLIENT = {
     "answer_row",
     "call_errors",
@@ -121,6 +124,14 @@ def _allowed_outside(path: Path) -> set[str]:
     if room in BENCH:
         own = {"plot": {"matplotlib"}, "command": {"click", "tqdm"}, "target": {"psutil"}}
         return {"serving", "numpy", "grpc", "google", "protos"} | own.get(path.stem, set())
+    if room in SCORE:
+        own = {
+            "command": {"click", "tqdm", "pyarrow"},
+            "tables": {"pyarrow"},
+            "formats": {"pyarrow"},
+            "ray_actors": {"ray"},
+        }
+        return {"serving", "numpy", "grpc", "protos"} | own.get(path.stem, set())
     own = {
         "metrics": {"prometheus_client"},
         "event_loop": {"uvloop"},
@@ -145,6 +156,9 @@ def _allowed_within(path: Path) -> set[str]:
         return CLIENT | {"addresses", "errors", "images", "preparation"}
     if room in BENCH:
         return CORE | CLIENT | BENCH
+    if room in SCORE:
+        own = {"local": {"config", "engine", "processors", "repository"}, "ray_actors": {"processors", "repository"}}
+        return CLIENT | SCORE | {"errors", "preparation"} | own.get(path.stem, set())
     return CORE | GRPC_SIDE | PROCESS
 
 
@@ -169,4 +183,20 @@ def test_nothing_on_the_client_s_side_holds_symbols_that_other_clients_bring() -
 
 def test_every_module_of_serving_has_a_room() -> None:
     rooms = {_room(path) for path in _modules() if path.relative_to(ROOT).parts[0] == "serving"}
-    assert rooms - {"__init__"} == CORE | GRPC_SIDE | PROCESS | CLIENT | BENCH
+    assert rooms - {"__init__"} == CORE | GRPC_SIDE | PROCESS | CLIENT | BENCH | SCORE
+
+
+@pytest.mark.parametrize("absent", ["onnxruntime", "pyarrow", "ray", "serving.engine"])
+def test_scoring_through_a_server_needs_only_what_the_client_does(absent: str, server, tmp_path: Path) -> None:
+    """What the engine, Parquet and Ray need is imported only when they are asked for."""
+    np.save(tmp_path / "blank.npy", np.zeros((3, 28, 28), np.uint8))
+    program = f"""
+import sys
+sys.modules[{absent!r}] = None
+sys.argv = ["digits-score", "blank.npy", "--out", "scores.csv", "--target", {server.address!r}]
+from serving.__main__ import score
+score()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "3 images, 0 without an answer" in done.stdout

@@ -32,6 +32,16 @@ def test_json_lines_carry_everything(server, command: Callable) -> None:
     assert rows[0]["model"] == "mnist_convnet"
 
 
+def test_below_min_confidence_an_answer_is_unsure(server, command: Callable) -> None:
+    done = command("digits-classify", "--target", server.address, "--json", "--min-confidence", 1, *FILES)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["label"], row["name"]) for row in rows] == [(-1, "unsure")] * 3
+    assert all(row["confidence"] > 0.9 for row in rows)
+    sure = command("digits-classify", "--target", server.address, "--min-confidence", 0.5, *FILES)
+    assert [line.split()[1] for line in sure.stdout.splitlines()] == ["7", "2", "5"]
+
+
 def test_pictures_stand_beside_their_labels(server, command: Callable) -> None:
     done = command("digits-classify", "--target", server.address, "--picture", *FILES)
     assert [word for word in done.stdout.splitlines()[-1].split() if "%" not in word] == ["7", "2", "5"]

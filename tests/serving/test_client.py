@@ -134,3 +134,17 @@ def test_a_full_queue_is_waited_for_as_the_server_asks(start_server: Callable) -
         for thread in threads:
             thread.join(60)
     assert all(np.array_equal(results[index], np.roll(whole, index)) for index in range(12))
+
+
+async def test_below_min_confidence_labels_are_minus_one(server, digits: tuple, expected: np.ndarray) -> None:
+    images = digits[0]
+    with Client(server.address, max_message_bytes=100_000) as client:
+        threshold = float(np.median(client.classify(images).confidences))
+        answer = client.classify(images, min_confidence=threshold)
+        with pytest.raises(CallFailed, match="INVALID_ARGUMENT") as refused:
+            client.classify(images, min_confidence=2)
+    assert [field for field, _ in refused.value.violations] == ["min_confidence"]
+    np.testing.assert_array_equal(answer.labels, np.where(answer.confidences < threshold, -1, expected))
+    assert 0 < (answer.labels == -1).sum() <= 250
+    async with AsyncClient(server.address) as client:
+        assert (await client.classify(images, min_confidence=threshold)).labels.tolist() == answer.labels.tolist()

@@ -122,6 +122,11 @@ def test_a_model_without_passed_parity_is_rejected(repository: Repository, shipp
         (lambda d: d.update(labels=["\ud800", "b"]), "half of a surrogate pair"),
         (lambda d: d["input"].update(preparation="magic"), "input.preparation is none of mnist, resize"),
         (lambda d: d["parity"]["CPUExecutionProvider"].update(passed="yes"), "passed must be bool"),
+        (lambda d: d.update(calibration={"temperature": 2, "images": 1, "error_before": 0}), "error_after is missing"),
+        (
+            lambda d: d.update(calibration={"temperature": 0, "images": 1, "error_before": 0, "error_after": 0}),
+            "calibration.temperature must lie between",
+        ),
         (lambda d: d.update(model_name="another"), "describes the model 'another'"),
     ],
 )
@@ -134,6 +139,14 @@ def test_a_wrong_manifest_is_rejected_with_the_field(repository: Repository, cha
         repository.load("mnist_convnet", 1)
     assert said in str(rejected.value)
     assert str(file) in str(rejected.value)
+
+
+def test_a_manifest_from_before_calibration_has_the_temperature_one(repository: Repository) -> None:
+    file = _manifest_file(repository)
+    document = json.loads(file.read_text())
+    document.pop("calibration", None)
+    file.write_text(json.dumps(document))
+    assert repository.load("mnist_convnet", 1).manifest.calibration.temperature == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 200_000])

@@ -17,8 +17,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serving.client import AsyncClient, CallFailed
-from serving.config import BatcherConfig, EngineConfig, ServerConfig
+from serving.config import PRETRAINED, BatcherConfig, EngineConfig, ServerConfig
 from serving.errors import NotReady
+from serving.repository import Repository
 from serving.server import Server
 
 CLASSIFY = "/digits.v1.DigitClassifierService/Classify"
@@ -476,3 +477,31 @@ async def test_an_inference_that_hangs_does_not_keep_a_stopping_server(held_serv
     in_flight = await held.occupy(stub)
     assert await asyncio.wait_for(held.server.aclose(grace_s=0.1), 10) is False
     await _refused(in_flight)
+
+
+def test_below_min_confidence_the_label_is_minus_one_and_candidates_stay(stub, digits: tuple) -> None:
+    images = np.concatenate([digits[0][:20], np.zeros((3, 28, 28, 1), np.uint8)])
+    plain = stub.Classify(_request(images, top_k=3, include_probabilities=True), timeout=20)
+    assert min(plain.labels) >= 0
+    threshold = sorted(plain.confidences)[10]
+    options = {"top_k": 3, "include_probabilities": True, "min_confidence": threshold}
+    asked = stub.Classify(_request(images, **options), timeout=20)
+    for label, confidence, before in zip(asked.labels, asked.confidences, plain.labels, strict=True):
+        assert label == (-1 if confidence < threshold else before)
+    assert list(asked.labels).count(-1) == 10
+    for name in ("confidences", "probabilities", "top_labels", "top_confidences"):
+        assert getattr(asked, name) == getattr(plain, name)
+
+
+@pytest.mark.parametrize("value", [float("nan"), -0.01, 1.01, float("inf"), float("-inf")])
+def test_an_impossible_min_confidence_is_refused_with_the_field(stub, digits: tuple, value: float) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.Classify(_request(digits[0][:1], min_confidence=value), timeout=20)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert list(_violations(refused.value)) == ["min_confidence"]
+
+
+def test_a_model_of_before_there_was_calibration_has_the_temperature_one(stub) -> None:
+    """Whatever the shipped model is: what it says is what its manifest says."""
+    shipped = Repository(PRETRAINED).read_manifest("mnist_convnet", 1)
+    assert stub.GetModel(digits_pb2.GetModelRequest()).temperature == shipped.calibration.temperature

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "raw_images", "encoded_images", "top_k", "include_probabilities", "per_image_errors", "explain")
+    __slots__ = ("model_name", "model_version", "raw_images", "encoded_images", "top_k", "include_probabilities", "per_image_errors", "explain", "min_confidence")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     RAW_IMAGES_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,7 @@ class ClassifyRequest(_message.Message):
     INCLUDE_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     PER_IMAGE_ERRORS_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: int
     raw_images: RawImages
@@ -25,7 +26,8 @@ class ClassifyRequest(_message.Message):
     include_probabilities: bool
     per_image_errors: bool
     explain: bool
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., raw_images: _Optional[_Union[RawImages, _Mapping]] = ..., encoded_images: _Optional[_Union[EncodedImages, _Mapping]] = ..., top_k: _Optional[int] = ..., include_probabilities: bool = ..., per_image_errors: bool = ..., explain: bool = ...) -> None: ...
+    min_confidence: float
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., raw_images: _Optional[_Union[RawImages, _Mapping]] = ..., encoded_images: _Optional[_Union[EncodedImages, _Mapping]] = ..., top_k: _Optional[int] = ..., include_probabilities: bool = ..., per_image_errors: bool = ..., explain: bool = ..., min_confidence: _Optional[float] = ...) -> None: ...
 
 class RawImages(_message.Message):
     __slots__ = ("pixels", "count", "height", "width", "channels")
@@ -116,7 +118,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "labels", "height", "width", "channels", "max_images_per_request", "sha256", "execution_provider", "test_accuracy", "parity_max_difference", "preparation", "max_message_bytes", "max_image_pixels")
+    __slots__ = ("model_name", "model_version", "labels", "height", "width", "channels", "max_images_per_request", "sha256", "execution_provider", "test_accuracy", "parity_max_difference", "temperature", "preparation", "max_message_bytes", "max_image_pixels")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +130,7 @@ class GetModelResponse(_message.Message):
     EXECUTION_PROVIDER_FIELD_NUMBER: _ClassVar[int]
     TEST_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     PARITY_MAX_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     PREPARATION_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
@@ -142,7 +145,8 @@ class GetModelResponse(_message.Message):
     execution_provider: str
     test_accuracy: float
     parity_max_difference: float
+    temperature: float
     preparation: str
     max_message_bytes: int
     max_image_pixels: int
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., max_images_per_request: _Optional[int] = ..., sha256: _Optional[str] = ..., execution_provider: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., parity_max_difference: _Optional[float] = ..., preparation: _Optional[str] = ..., max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ...) -> None: ...
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., max_images_per_request: _Optional[int] = ..., sha256: _Optional[str] = ..., execution_provider: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., parity_max_difference: _Optional[float] = ..., temperature: _Optional[float] = ..., preparation: _Optional[str] = ..., max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ...) -> None: ...

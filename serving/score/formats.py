@@ -1,0 +1,140 @@
+"""Files of rows: CSV, JSON lines and Parquet; written in parts, joined in the end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Real numbers in text have six digits: float32 has seven, and the last is noise of the summation.
+_DIGITS = 6
+
+Columns = list[tuple[str, str]]
+
+
+class PartWriter(ABC):
+    """Writes one part."""
+
+    @abstractmethod
+    def write(self, values: Sequence[Sequence[Any]]) -> None:
+        """Appends rows, given as columns."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Completes the file."""
+
+
+class CsvPart(PartWriter):
+    """Rows of a CSV file, without the line of names."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._real = [kind == "real" for _, kind in columns]
+
+    def write(self, values: Sequence[Sequence[Any]]) -> None:
+        """See `PartWriter.write`."""
+        texts = [
+            [None if value is None else f"{value:.{_DIGITS}f}" for value in column] if real else column
+            for column, real in zip(values, self._real, strict=True)
+        ]
+        self._writer.writerows(zip(*texts, strict=True))
+
+    def close(self) -> None:
+        """See `PartWriter.close`."""
+        self._file.close()
+
+
+class JsonPart(PartWriter):
+    """One object a line."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self._file = path.open("w", encoding="utf-8")
+        self._names = [name for name, _ in columns]
+        self._real = [kind == "real" for _, kind in columns]
+
+    def write(self, values: Sequence[Sequence[Any]]) -> None:
+        """See `PartWriter.write`."""
+        rounded = [
+            [None if value is None else round(value, _DIGITS) for value in column] if real else column
+            for column, real in zip(values, self._real, strict=True)
+        ]
+        encode = json.JSONEncoder(ensure_ascii=False).encode
+        self._file.writelines(
+            encode(dict(zip(self._names, row, strict=True))) + "\n" for row in zip(*rounded, strict=True)
+        )
+
+    def close(self) -> None:
+        """See `PartWriter.close`."""
+        self._file.close()
+
+
+class ParquetPart(PartWriter):
+    """One row group a part; needs pyarrow."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        self._pyarrow = pyarrow
+        self._path = path
+        self._schema = parquet_schema(columns)
+        self._blocks: list[Any] = []
+
+    def write(self, values: Sequence[Sequence[Any]]) -> None:
+        """See `PartWriter.write`."""
+        arrays = [
+            self._pyarrow.array(column, type=kind) for column, kind in zip(values, self._schema.types, strict=True)
+        ]
+        self._blocks.append(self._pyarrow.RecordBatch.from_arrays(arrays, schema=self._schema))
+
+    def close(self) -> None:
+        """See `PartWriter.close`."""
+        table = self._pyarrow.Table.from_batches(self._blocks, schema=self._schema)
+        self._pyarrow.parquet.write_table(table, self._path)
+
+
+def parquet_schema(columns: Columns) -> Any:
+    """The columns' types in Parquet: string, int64, float32."""
+    import pyarrow
+
+    kinds = {"text": pyarrow.string(), "integer": pyarrow.int64(), "real": pyarrow.float32()}
+    return pyarrow.schema([(name, kinds[kind]) for name, kind in columns])
+
+
+_WRITERS: dict[str, type[CsvPart] | type[JsonPart] | type[ParquetPart]] = {
+    ".csv": CsvPart,
+    ".jsonl": JsonPart,
+    ".parquet": ParquetPart,
+}
+SUFFIXES = tuple(_WRITERS)
+
+
+def open_part(path: Path, suffix: str, columns: Columns) -> PartWriter:
+    """Begins a part in the format that a suffix means."""
+    return _WRITERS[suffix](path, columns)
+
+
+def join_parts(parts: Sequence[Path], path: Path, suffix: str, columns: Columns) -> None:
+    """Makes one file of all parts, in their order, without holding more than one."""
+    if suffix == ".parquet":
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetWriter(path, parquet_schema(columns)) as writer:
+            for part in parts:
+                writer.write_table(pyarrow.parquet.read_table(part, memory_map=False))
+        return
+    with path.open("wb") as joined:
+        if suffix == ".csv":
+            joined.write((",".join(_quoted(name) for name, _ in columns) + "\n").encode())
+        for part in parts:
+            with part.open("rb") as file:
+                shutil.copyfileobj(file, joined, 1 << 20)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"' if any(mark in name for mark in ',"\n\r') else name

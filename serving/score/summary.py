@@ -1,0 +1,47 @@
+"""The end of a run in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from serving.score.tally import Tally
+
+
+def summarise(tally: Tally) -> str:
+    """Counts, what was wrong, and with true labels accuracy, confusion and the worst mistakes; lines of text."""
+    return "\n".join(_lines(tally))
+
+
+def _lines(tally: Tally) -> Iterator[str]:
+    yield f"{tally.images:,} images, {tally.errors:,} without an answer, {tally.unsure:,} unsure"
+    for reason, count in sorted(tally.reasons.items(), key=lambda entry: -entry[1]):
+        yield f"  {count:>9,}  {reason}"
+    if tally.unknown:
+        yield f"{tally.unknown:,} have a label that the model does not know"
+    labelled, sure = int(tally.confusion.sum()), int(tally.confusion[:, :-1].sum())
+    if not labelled:
+        return
+    right = int(tally.confusion.trace())
+    share = f"{right / sure:.2%}" if sure else "none"
+    yield f"accuracy {share}: {right:,} right of {sure:,} answers to {labelled:,} images with a known label"
+    yield from _confusion(tally)
+    if tally.mistakes:
+        yield "worst mistakes:"
+    for mistake in tally.mistakes:
+        yield f"  {mistake.id}  is {mistake.expected}, called {mistake.answer}  {mistake.confidence:.2%}"
+
+
+def _confusion(tally: Tally) -> Iterator[str]:
+    """A table of the labels that occur, true ones downwards."""
+    answers = [*tally.labels, "unsure"]
+    columns = [
+        n
+        for n in range(len(answers))
+        if tally.confusion[:, n].any() or (n < len(tally.labels) and tally.confusion[n].any())
+    ]
+    width = max(len(f"{tally.confusion.max():,}"), *(len(answers[n]) for n in columns)) + 2
+    first = max(len("true"), *(len(name) for name in tally.labels))
+    yield f"{'true':<{first}}" + "".join(f"{answers[n]:>{width}}" for n in columns)
+    for row, name in enumerate(tally.labels):
+        if tally.confusion[row].any():
+            yield f"{name:<{first}}" + "".join(f"{tally.confusion[row, n]:>{width},}" for n in columns)
