@@ -38,6 +38,15 @@ def test_below_min_confidence_an_answer_is_unsure(server, command: Callable) -> 
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(row["label"], row["name"]) for row in rows] == [(-1, "unsure")] * 3
     assert all(row["confidence"] > 0.9 for row in rows)
+    candidates = ("digits-classify", "--target", server.address, "--min-confidence", 1, "--top", 2, FILES[0])
+    assert [word for word in command(*candidates).stdout.split()[1:] if "%" not in word][:2] == ["unsure", "7"]
+    (row,) = csv.DictReader(command(*candidates, "--csv").stdout.splitlines())
+    assert (row["label"], row["name"], row["name_1"]) == ("-1", "unsure", "7")
+    assert float(row["confidence"]) == float(row["confidence_1"]) > float(row["confidence_2"])
+    (row,) = map(json.loads, command(*candidates, "--json").stdout.splitlines())
+    assert (row["label"], row["top"][0]["label"]) == (-1, 7)
+    drawn = command("digits-classify", "--target", server.address, "--min-confidence", 1, "--picture", *FILES).stdout
+    assert drawn.splitlines()[-1].count("unsure") == 3
     sure = command("digits-classify", "--target", server.address, "--min-confidence", 0.5, *FILES)
     assert [line.split()[1] for line in sure.stdout.splitlines()] == ["7", "2", "5"]
 

@@ -109,6 +109,21 @@ def test_a_bad_image_fails_alone_only_where_that_is_asked_for(stub) -> None:
     assert nothing.model_name == "mnist_convnet"
 
 
+def test_files_below_min_confidence_are_unsure_and_bad_ones_are_errors(stub, digits: tuple) -> None:
+    images = [CONTENTS[3], BAD, CONTENTS[5], CONTENTS[9]]
+    options = {"per_image_errors": True, "top_k": 1, "include_probabilities": True}
+    plain = stub.Classify(_request(images, **options), timeout=20)
+    between = float(np.sort(np.array(plain.confidences)[[0, 2, 3]])[1])
+    response = stub.Classify(_request(images, min_confidence=between, **options), timeout=20)
+    assert sum(label == -1 for label in response.labels) == 2
+    assert [error.index for error in response.errors] == [1]
+    for name in ("confidences", "probabilities", "top_labels", "top_confidences"):
+        assert getattr(response, name) == getattr(plain, name)
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.Classify(_request(images, min_confidence=1.5), timeout=20)
+    assert _violations(refused.value).keys() == {"min_confidence"}
+
+
 def test_a_request_of_bad_images_alone_has_an_error_that_fits(stub) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         stub.Classify(_request([BAD] * 1000), timeout=20)

@@ -17,14 +17,24 @@ import sys
 import tarfile
 import termios
 import zipfile
+import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 from PIL import Image
+
+from serving.client import Client
+from serving.preparation import Preparation
+from serving.score.batch import Batch, BatchLimits, ScoringModel
+from serving.score.decode import decode_batch
+from serving.score.run import Run
+from serving.score.scorer import ScoringStopped
 
 BIN = Path(sys.executable).parent
 COUNT = 60
@@ -41,6 +51,13 @@ def _png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+def _large_png(width: int) -> bytes:
+    """An image that claims to be 1,000 pixels high, and ends where its pixels should begin."""
+    chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, 1000, 8, 0, 0, 0, 0), b"IDAT")
+    packed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
 @pytest.fixture
@@ -69,8 +86,6 @@ def truth(digits: tuple) -> list[str]:
 @pytest.fixture(scope="module")
 def expected(pixels: np.ndarray, server) -> list[str]:
     """What a server says of the images, by the client: the labels that every way of scoring must give."""
-    from serving.client import Client
-
     with Client(server.address) as client:
         return [str(label) for label in client.classify(pixels).labels]
 
@@ -241,6 +256,58 @@ def test_through_a_server_gives_what_the_process_gives(
     assert _rows(tmp_path / "served.csv") == local
 
 
+def test_scans_are_prepared_as_servers_prepare_them(
+    score: Score, command: Callable, tmp_path: Path, pixels: np.ndarray, expected: list[str], server
+) -> None:
+    """Dark ink on pages of many sizes, in files, in an archive and as rows of a table."""
+    (tmp_path / "scans").mkdir()
+    sizes = np.random.default_rng(0).integers(20, 120, (20, 4))
+    for number, (image, margins) in enumerate(zip(pixels, sizes.reshape(20, 2, 2), strict=False)):
+        page = np.pad(255 - image.repeat(4, 0).repeat(4, 1), margins, constant_values=255)
+        Image.fromarray(page).convert("RGB").save(tmp_path / "scans" / f"{number:02d}.jpg")
+    files = sorted((tmp_path / "scans").iterdir())
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        for file in files:
+            archive.write(file, file.name)
+    table = pyarrow.table({"image": [file.read_bytes() for file in files]})
+    pyarrow.parquet.write_table(table, tmp_path / "scans.parquet")
+    inputs = ("scans", "scans.zip", "scans.parquet")
+    rows = score(*inputs, "--probabilities", "--min-confidence", 0.9)
+    assert [row["label"] for row in score(*inputs)] == expected[:20] * 3
+    with Client(server.address) as client:
+        served = client.classify_files(files, probabilities=True, min_confidence=0.9)
+    assert [int(row["label"]) for row in rows] == served.labels.tolist() * 3
+    found = [[float(row[f"probability_{digit}"]) for digit in range(10)] for row in rows]
+    np.testing.assert_allclose(found, np.tile(served.probabilities, (3, 1)), atol=1e-5)
+    options = ("--target", server.address, "--probabilities", "--min-confidence", 0.9)
+    done = command("digits-score", *inputs, *options, "--out", "served.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert _rows(tmp_path / "served.csv") == rows
+
+
+def test_colour_networks_get_images_of_their_size(tmp_path: Path) -> None:
+    """As the model says that it wants them: here nothing but resized."""
+    Image.new("L", (40, 20), 200).save(tmp_path / "wide.png")
+    images = [tmp_path / "wide.png", (tmp_path / "wide.png").read_bytes(), b""]
+    batch = Batch(ids=["a", "b", "c"], images=images, expected=None)
+    preparation = Preparation(kind="resize", height=16, width=12, channels=3)
+    prepared, places, errors = decode_batch(batch, preparation)
+    assert prepared.shape == (2, 16, 12, 3)
+    assert set(prepared.ravel().tolist()) == {200}
+    assert places.tolist() == [0, 1]
+    assert errors == {2: "no bytes"}
+
+
+def test_a_model_that_wants_images_otherwise_prepared_stops_a_run_whatever_is_mixed() -> None:
+    preparation = Preparation(kind="mnist", height=28, width=28, channels=1)
+    begun = ScoringModel(name="m", version=1, sha256="a", labels=("0",), preparation=preparation)
+    other = replace(begun, version=2, sha256="b", preparation=replace(preparation, kind="resize"))
+    run = Run(source=Mock(), scorer=Mock(model=begun), output=Mock(), limits=BatchLimits(), mix_models=True)
+    run._check_model(replace(begun, version=2, sha256="b"))
+    with pytest.raises(ScoringStopped, match="m version 2 came up, with other labels, size or preparation"):
+        run._check_model(other)
+
+
 def test_bad_images_become_rows_and_a_summary(
     score: Score, command: Callable, tmp_path: Path, pixels: np.ndarray
 ) -> None:
@@ -250,7 +317,7 @@ def test_bad_images_become_rows_and_a_summary(
         (folder / f"{number}.png").write_bytes(_png(image))
     (folder / "a.png").write_bytes(_png(pixels[0])[:60])
     (folder / "b.png").write_bytes(b"")
-    (folder / "c.png").write_bytes(_png(np.zeros((9, 9), np.uint8)))
+    (folder / "c.png").write_bytes(_large_png(50_000))
     (folder / 'd "quoted", and\nbroken.png').write_text("no image")
     (folder / "e.png").symlink_to("nowhere.png")
     (folder / "f").symlink_to(".")
@@ -260,19 +327,19 @@ def test_bad_images_become_rows_and_a_summary(
     bad = [row for row in rows.values() if row["error"]]
     assert len(bad) == 5
     assert all(row["label"] == row["name"] == row["confidence"] == "" for row in bad)
-    assert rows["scans/c.png"]["error"] == "9 x 9 pixels, but the model takes 28 x 28"
+    assert rows["scans/c.png"]["error"] == "50000 x 1000 pixels are more than 40,000,000"
     assert rows["scans/e.png"]["error"] == "No such file or directory"
     assert 'scans/d "quoted", and\nbroken.png' in rows
     done = command("digits-score", "scans", "--local", "--out", "scores.csv", "--overwrite", cwd=tmp_path)
     assert done.returncode == 0
     assert "10 images, 5 without an answer" in done.stdout
-    assert "9 x 9 pixels" in done.stdout
+    assert "50000 x 1000 pixels" in done.stdout
 
 
 def test_many_different_reasons_are_summed_up(command: Callable, tmp_path: Path) -> None:
     (tmp_path / "scans").mkdir()
-    for side in range(1, 26):
-        (tmp_path / "scans" / f"{side:02d}.png").write_bytes(_png(np.zeros((side, side), np.uint8)))
+    for more in range(1, 26):
+        (tmp_path / "scans" / f"{more:02d}.png").write_bytes(_large_png(50_000 + more))
     options = ("--batch-rows", 3, "--part-rows", 6, "--local", "--out", "s.csv")
     done = command("digits-score", "scans", *options, cwd=tmp_path)
     assert "25 images, 25 without an answer" in done.stdout
@@ -294,9 +361,10 @@ def test_bad_members_and_rows_do_not_end_a_run(score: Score, tmp_path: Path, pix
     pyarrow.parquet.write_table(pyarrow.table({"image": images}), tmp_path / "t.parquet")
     (tmp_path / "t.csv").write_text("path,more\nnowhere.png,1\n,2\n")
     rows = score("scans.zip", "t.parquet", "t.csv")
+    formats = "(PNG, JPEG, WebP, BMP, TIFF, GIF)"
     assert [row["error"] for row in rows] == [
         *("", "damaged or encrypted in its archive"),
-        *("", "no image in its row", "not an image in a format that is known here"),
+        *("", "no image in its row", f"not an image in a format that is known here {formats}"),
         *("No such file or directory", "no path in its row"),
     ]
 
