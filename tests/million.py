@@ -33,7 +33,7 @@ from training.synthetic import draw_digits
 KILLS = 5
 LOCAL_TARGET, SERVED_TARGET, MEMORY_TARGET = 1.1, 1.25, 1.1
 # As many as measure the bare engine.
-ENGINE_IMAGES = 100_000
+ENGINE_IMAGES = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
