@@ -62,6 +62,7 @@ def main(images: int) -> None:
         tenth = _score(folder, "tenth.npy", "tenth.csv", "--local")
         local = _score(folder, "images.npy", "local.csv", "--local")
         _tell("local", images, local.cpu_s, local, together, LOCAL_TARGET, problems)
+        _tell_marginal(images, local.cpu_s - tenth.cpu_s, together)
         _tell_memory("local", local.peak_bytes, tenth.peak_bytes, problems)
 
         server = subprocess.Popen(
@@ -72,12 +73,14 @@ def main(images: int) -> None:
         try:
             address = re.search(r" on (\S+) with ", server.stdout.readline())[1]
             target = ("--target", address)
+            idle_s = _cpu_s(server.pid)
             tenth = _score(folder, "tenth.npy", "tenth-served.csv", *target)
             warm_bytes, before_s = _peak_bytes(server.pid), _cpu_s(server.pid)
             served = _score(folder, "images.npy", "served.csv", *target)
             server_s = _cpu_s(server.pid) - before_s
             # Here one engine is at work, beside the client.
             _tell("served", images, served.cpu_s + server_s, served, together, SERVED_TARGET, problems)
+            _tell_marginal(images, served.cpu_s - tenth.cpu_s + server_s - (before_s - idle_s), together)
             client_us, server_us = served.cpu_s / images * 1e6, server_s / images * 1e6
             click.echo(f"  of this the client {client_us:.2f} us, the server {server_us:.2f} us")
             _tell_memory("served", served.peak_bytes, tenth.peak_bytes, problems)
@@ -192,6 +195,12 @@ def _tell(
     )
     if each_us > target * engine_us:
         problems.append(f"{kind}: {each_us / engine_us:.3f} x the engine's CPU, the target is {target} x")
+
+
+def _tell_marginal(images: int, more_s: float, engine_us: float) -> None:
+    """What the images beyond the first tenth took: the start of a process is not in it."""
+    each_us = more_s / (images - images // 10) * 1e6
+    click.echo(f"  without the start {each_us:.2f} us, {each_us / engine_us:.3f} x")
 
 
 def _tell_memory(kind: str, whole: int, tenth: int, problems: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -55,7 +56,7 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
     "--engine",
     type=click.Choice(["threads", "ray"]),
     default="threads",
-    help="ray: with --local, on a Ray cluster; needs the extra ray.",
+    help="ray: without a server, on a Ray cluster; needs the extra ray.",
 )
 @click.option("--address", show_default="a cluster of its own", help="Ray cluster, as ray.init takes it.")
 @click.option(
@@ -144,10 +145,11 @@ def main(**options: Any) -> None:
     """
     if options["resume"] and options["overwrite"]:
         raise click.UsageError("--resume and --overwrite exclude each other")
+    options["local"] |= options["engine"] == "ray"
     if options["local"] and options["targets"] and "DIGITS_TARGET" not in os.environ:
-        raise click.UsageError("--local needs no --target")
-    if options["engine"] == "ray" and not options["local"]:
-        raise click.UsageError("--engine ray goes with --local")
+        raise click.UsageError("without a server, --local or --engine ray, there is no --target")
+    if math.isnan(options["min_confidence"]):
+        raise click.UsageError("--min-confidence must lie between 0 and 1")
     try:
         _score(**options)
     except ModuleNotFoundError as error:

@@ -19,7 +19,7 @@ def open_scorer(**options: Any) -> Scorer:
         from serving.score.local import LocalScorer, load_model
 
         stored = load_model(options["repository"], options["model"], options["model_version"])
-        if options["engine"] == "ray":
+        if options["engine"] == "ray":  # which is local too
             from serving.score.ray_actors import RayScorer
 
             return RayScorer(stored, provider=options["provider"], address=options["address"], actors=options["actors"])

@@ -69,7 +69,7 @@ def test_with_a_worker_killed_the_output_is_that_of_a_run_without_ray(
     sizes = ("--batch-rows", "100", "--part-rows", "1000", "--probabilities")
     alone = command("digits-score", "digits.npy", "--local", "--out", "alone.csv", *sizes, cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
-    on_ray = [BIN / "digits-score", "digits.npy", "--local", "--engine", "ray", "--address", address, *sizes]
+    on_ray = [BIN / "digits-score", "digits.npy", "--engine", "ray", "--address", address, *sizes]
     run = subprocess.Popen([*on_ray, "--out", "ray.csv"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "ray.csv.parts" / "journal.jsonl"
     deadline = time.monotonic() + LIMIT_S
@@ -120,7 +120,7 @@ def test_a_run_without_ray_goes_on_where_one_with_ray_was_killed(
 
 def test_a_cluster_that_is_not_there_is_told(command: Callable, tmp_path: Path) -> None:
     np.save(tmp_path / "digits.npy", np.zeros((3, 28, 28), np.uint8))
-    arguments = ("digits-score", "digits.npy", "--local", "--engine", "ray", "--address", "127.0.0.1:1")
+    arguments = ("digits-score", "digits.npy", "--engine", "ray", "--address", "127.0.0.1:1")
     done = command(*arguments, "--out", "s.csv", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["Error: Ray: [Errno 111] Connection refused"]
@@ -132,7 +132,7 @@ def test_without_an_address_it_starts_a_cluster_of_its_own_and_ends_it(
     np.save(tmp_path / "digits.npy", digits[0])
     assert command("digits-score", "digits.npy", "--local", "--out", "alone.csv", cwd=tmp_path).returncode == 0
     before = {process.pid for process in psutil.process_iter() if "raylet" in process.name()}
-    ray = ("digits-score", "digits.npy", "--local", "--engine", "ray", "--actors", 1, "--out", "ray.csv")
+    ray = ("digits-score", "digits.npy", "--engine", "ray", "--actors", 1, "--out", "ray.csv")
     done = command(*ray, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ray.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
