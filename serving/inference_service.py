@@ -18,6 +18,7 @@ from serving.ordered_stream import OrderedStreams
 from serving.status import status_of
 from serving.tensors import Tensor
 
+_ROW_BYTES = 16 * 1024
 _NO_CONTROL = "explicit model load / unload is not allowed: this server serves what it was started with"
 
 
@@ -159,9 +160,9 @@ def _deadline(context: Context) -> float | None:
 
 
 def _claimed_rows(request: pb.ModelInferRequest) -> int:
-    """Images that a request of a stream claims to have; whether it has them is found out when it is answered."""
+    """Images that a request of a stream claims to have; many bytes count too, since they wait in memory."""
     shape = request.inputs[0].shape if request.inputs else ()
-    return max(0, shape[0]) if shape else 0
+    return max(shape[0] if shape else 0, request.ByteSize() // _ROW_BYTES)
 
 
 def _decode(request: pb.ModelInferRequest) -> InferenceRequest:

@@ -63,7 +63,7 @@ REFUSED = [
     (lambda c: c.infer(MODEL, [tensor(BLANK)], parameters={"beam": 4}), "INVALID_ARGUMENT", "beam"),
     (lambda c: c.infer(MODEL, [tensor(IMAGES)], timeout=1), "DEADLINE_EXCEEDED", ""),
     (lambda c: c.infer(MODEL, [tensor(IMAGES)], client_timeout=1e-4), "DEADLINE_EXCEEDED", ""),
-    (lambda c: c.infer(MODEL, [tensor(np.zeros((2000, 28, 28, 1), np.uint8))]), "RESOURCE_EXHAUSTED", "larger than"),
+    (lambda c: c.infer(MODEL, [tensor(np.zeros((25_000, 28, 28, 1), np.uint8))]), "RESOURCE_EXHAUSTED", "larger than"),
     (lambda c: c.get_model_metadata("resnet"), "NOT_FOUND", "unknown model"),
     (lambda c: c.get_model_config(MODEL, "9"), "NOT_FOUND", "unknown model"),
     (lambda c: c.get_inference_statistics("resnet"), "NOT_FOUND", "unknown model"),

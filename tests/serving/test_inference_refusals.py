@@ -199,7 +199,7 @@ REFUSED = {
     "a byte too many": (_tensor(bytes(1569)), INVALID, "raw_input_contents[0]", "expecting 1568"),
     "no bytes": (_tensor(b""), INVALID, "raw_input_contents[0]", "unexpected total byte size 0"),
     "FP32 of a byte a value": (_tensor(datatype="FP32"), INVALID, "raw_input_contents[0]", "expecting 6272"),
-    "message too large": (_tensor(bytes(2 << 20)), EXHAUSTED, "", "larger than max"),
+    "message too large": (_tensor(bytes(17 << 20)), EXHAUSTED, "", "larger than max"),
     # raw and typed
     "raw and typed": (_both, INVALID, "inputs[0].contents", "contents field must not be specified"),
     "neither raw nor typed": (_neither, INVALID, "inputs[0].contents", "no values"),
