@@ -12,6 +12,7 @@ from typing import BinaryIO
 from serving.errors import InvalidImage
 
 STDIN = "-"
+_SERVER = "the server"
 
 # What is looked for in folders; files that are named are read whatever their names end in.
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"}
@@ -59,26 +60,28 @@ def read_sources(sources: Iterable[tuple[str, InvalidImage | None]], max_bytes: 
         if reason is not None:
             yield reason
         elif name == STDIN:
-            yield _read(sys.stdin.buffer, max_bytes)
+            yield _read(sys.stdin.buffer, max_bytes, _SERVER)
         else:
             yield read_image_file(name, max_bytes)
 
 
-def read_image_file(name: str | os.PathLike[str], max_bytes: int) -> bytes | InvalidImage:
-    """The bytes of a file, or why it can't be read."""
+def read_image_file(name: str | os.PathLike[str], max_bytes: int, *, taker: str = _SERVER) -> bytes | InvalidImage:
+    """The bytes of a file, or why it can't be read; `taker` is who takes no more than so many."""
     try:
         path = Path(name)
         if path.exists() and not path.is_file():  # a pipe might never end, a device neither
             return InvalidImage("Is a directory" if path.is_dir() else "not a regular file")
         with path.open("rb") as file:
-            return _read(file, max_bytes)
+            return _read(file, max_bytes, taker)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         return InvalidImage(getattr(error, "strerror", None) or "can't be read")
 
 
-def _read(stream: BinaryIO, max_bytes: int) -> bytes | InvalidImage:
+def _read(stream: BinaryIO, max_bytes: int, taker: str) -> bytes | InvalidImage:
     content = stream.read(max_bytes + 1)
-    return InvalidImage(f"more than the {max_bytes:,} bytes that are taken") if len(content) > max_bytes else content
+    return (
+        InvalidImage(f"more than the {max_bytes:,} bytes that {taker} takes") if len(content) > max_bytes else content
+    )
 
 
 def _is_listed(file: Path, folder: Path) -> bool:

@@ -13,6 +13,7 @@ from serving.score.batch import MAX_IMAGE_BYTES, Batch, BatchLimits, Encoded, It
 from serving.score.source import Source, Survey, file_fingerprint, text_of
 
 _DAMAGED = (OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error, zipfile.BadZipFile)
+_TOO_LARGE = Unreadable(reason=f"more than the {MAX_IMAGE_BYTES:,} bytes that digits-score takes")
 
 
 class Archive(Source):
@@ -72,7 +73,7 @@ def _zip_members(path: Path, read_from: int | None) -> Iterator[tuple[str, Encod
 
 def _zip_content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Encoded:
     if info.file_size > MAX_IMAGE_BYTES:
-        return _too_large(info.file_size)
+        return _TOO_LARGE
     try:
         return archive.read(info)
     except _DAMAGED:  # one bad member is no bad archive
@@ -89,15 +90,9 @@ def _tar_members(path: Path, read_from: int | None) -> Iterator[tuple[str, Encod
             image: Encoded = b""
             if read_from is not None and number >= read_from:
                 file = archive.extractfile(info) if info.size <= MAX_IMAGE_BYTES else None
-                image = (
-                    file.read() if file else Unreadable(reason=f"{info.size:,} bytes are more than {MAX_IMAGE_BYTES:,}")
-                )
+                image = file.read() if file else _TOO_LARGE
             yield info.name, image
             number += 1
-
-
-def _too_large(size: int) -> Unreadable:
-    return Unreadable(reason=f"more than the {MAX_IMAGE_BYTES:,} bytes that are taken: {size:,}")
 
 
 def _hidden(name: str) -> bool:

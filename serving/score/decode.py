@@ -28,7 +28,7 @@ def decode_image(image: Encoded, preparation: Preparation) -> Uint8Array:
     """
     if isinstance(image, Unreadable):
         raise InvalidImage(image.reason)
-    content = read_image_file(image, MAX_IMAGE_BYTES) if isinstance(image, Path) else image
+    content = read_image_file(image, MAX_IMAGE_BYTES, taker="digits-score") if isinstance(image, Path) else image
     if isinstance(content, InvalidImage):
         raise content
     return preparation.decode(content).pixels

@@ -416,6 +416,17 @@ def test_absent_and_empty_inputs_are_named(command: Callable, tmp_path: Path, ma
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_files_that_are_too_large_are_not_read(score: Score, tmp_path: Path) -> None:
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    with zipfile.ZipFile(tmp_path / "large.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "large.png", "large.png")
+    with tarfile.open(tmp_path / "large.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "large.png", "large.png")
+    rows = score("large.png", "large.zip", "large.tar.gz")
+    assert [row["error"] for row in rows] == ["more than the 67,108,864 bytes that digits-score takes"] * 3
+
+
 def _tar_of_noise() -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
