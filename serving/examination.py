@@ -102,7 +102,8 @@ def _packages() -> Iterator[Finding]:
         text = f"onnxruntime imports as {RUNTIME_VERSION}, but {installed or 'none'} is installed"
         yield Finding(subject="packages", state=NOTE, text=text)
     if not versions["uvloop"]:
-        yield Finding(subject="packages", state=NOTE, text="without uvloop a call takes a third more of the processor")
+        text = "without uvloop a call takes a third more of the processor: pip install 'digits-serving[uvloop]'"
+        yield Finding(subject="packages", state=NOTE, text=text)
 
 
 def _version(name: str) -> str | None:
