@@ -271,7 +271,7 @@ def test_calls_that_outlive_a_connection_s_grace_end_as_unavailable(start_server
 
 
 def test_a_message_over_the_limit_is_told_both_sizes(start_server: Start, digits: tuple) -> None:
-    with start_server("--max-batch-rows", "4") as server:
+    with start_server("--max-batch-rows", "4", "--max-encoded-bytes", "1000") as server:
         with grpc.insecure_channel(server.address) as channel:
             with pytest.raises(grpc.RpcError) as refused:
                 digits_pb2_grpc.DigitClassifierServiceStub(channel).Classify(_request(digits[0]), timeout=20)

@@ -37,7 +37,8 @@ def test_answers_do_not_depend_on_the_batch(shipped: StoredModel, digits: tuple,
     prediction = engine.infer(digits[0][:rows])
     assert prediction.probabilities.shape == prediction.logits.shape == (rows, 10)
     np.testing.assert_allclose(prediction.probabilities, plain[:rows], atol=1e-6)
-    softmax = np.exp(prediction.logits - prediction.logits.max(axis=1, keepdims=True))
+    logits = prediction.logits / shipped.manifest.calibration.temperature
+    softmax = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(prediction.probabilities, softmax / softmax.sum(axis=1, keepdims=True), atol=1e-6)
 
 
