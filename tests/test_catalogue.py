@@ -67,7 +67,7 @@ def test_a_network_trains_exports_and_answers_with_its_own_labels(
     export = Exporter(model, data_dir=mnist).publish(Repository(tmp_path / "models"))
     assert export.report.problems == ()
     images = data.test_images[:200]
-    _, probabilities = load_trained(model).predict(images)
+    logits, _ = load_trained(model).predict(images)
     with start_server("--repository", str(tmp_path / "models")) as server:
         with Client(server.address, max_message_bytes=1 << 20) as client:
             described = client.get_model()
@@ -76,8 +76,9 @@ def test_a_network_trains_exports_and_answers_with_its_own_labels(
     assert tuple(described.labels) == data.label_names
     assert len(described.labels) == architecture.classes
     assert (described.height, described.width, described.channels) == architecture.image_shape
-    np.testing.assert_allclose(answer.probabilities, probabilities, atol=1e-5)
-    assert np.array_equal(answer.labels, probabilities.argmax(axis=1))
+    exponentials = np.exp((logits - logits.max(axis=1, keepdims=True)) / described.temperature)
+    np.testing.assert_allclose(answer.probabilities, exponentials / exponentials.sum(axis=1, keepdims=True), atol=1e-5)
+    assert np.array_equal(answer.labels, logits.argmax(axis=1))
 
 
 def test_a_folder_that_moved_is_named_at_export(drawn_folder: Path, tmp_path: Path, command: Callable) -> None:
