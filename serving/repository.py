@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.errors import ModelNotFound, ModelRejected, RepositoryError
+from serving.labels import Labels
 from serving.manifest import Manifest
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
+LABELS_FILE = "labels.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
@@ -109,6 +111,34 @@ class Repository:
             raise ModelRejected(f"{path}: describes the model {manifest.model_name!r}, not {name!r}")
         return manifest
 
+    def read_labels(self, name: str) -> Labels:
+        """Reads a model's labels; none are set where there is no file.
+
+        Raises:
+            ModelRejected: The file can't be read or is damaged.
+            ModelNotFound: The name can't be a model's.
+        """
+        path = self._model_directory(name) / LABELS_FILE
+        try:
+            return Labels.from_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return Labels()
+        except OSError as error:
+            raise ModelRejected(f"{path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ModelRejected(f"{path}: not UTF-8") from error
+        except ModelRejected as error:
+            raise ModelRejected(f"{path}: {error}") from error
+
+    def write_labels(self, name: str, labels: Labels) -> None:
+        """Replaces a model's labels; a reader sees the old ones or the new ones.
+
+        Raises:
+            RepositoryError: The directory can't be written.
+            ModelNotFound: The name can't be a model's.
+        """
+        self._replace(self._model_directory(name) / LABELS_FILE, labels.to_json())
+
     def load(self, name: str, version: int) -> StoredModel:
         """Reads a version that may be served.
 
@@ -160,13 +190,15 @@ class Repository:
 
     def replace_manifest(self, version: int, manifest: Manifest) -> None:
         """Replaces the manifest of a published version, as when parity was proven on one more provider."""
-        directory = self._version_directory(manifest.model_name, version)
-        written = directory / f".{MANIFEST_FILE}-{os.getpid()}"
+        self._replace(self._version_directory(manifest.model_name, version) / MANIFEST_FILE, manifest.to_json())
+
+    def _replace(self, path: Path, text: str) -> None:
+        written = path.with_name(f".{path.name}-{os.getpid()}")
         try:
-            _write(written, manifest.to_json().encode())
-            written.replace(directory / MANIFEST_FILE)
+            _write(written, text.encode())
+            written.replace(path)
         except OSError as error:
-            raise RepositoryError(f"{error.filename or directory}: {error.strerror}") from error
+            raise RepositoryError(f"{error.filename or path}: {error.strerror}") from error
         finally:
             written.unlink(missing_ok=True)
 

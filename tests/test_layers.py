@@ -25,6 +25,7 @@ CORE = {
     "images",
     "ink",
     "inference",
+    "labels",
     "manifest",
     "onnx_file",
     "ordered_stream",

@@ -1,0 +1,99 @@
+"""Labels: which version of a model answers for it, and which one gets a share of its calls on trial.
+
+They lie beside a model's versions as `labels.json`. Moving a label is one atomic replacement of that file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from serving.errors import ModelRejected
+
+FORMAT = 1
+STABLE, CANARY = "stable", "canary"
+# A canary's share of the calls where none is named.
+CANARY_SHARE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canary:
+    """A version on trial.
+
+    Attributes:
+        version: The version, 1 or more.
+        share: Of the calls that name no version, from 0 to 1. With 0 it answers only those that ask for it.
+    """
+
+    version: int
+    share: float = CANARY_SHARE
+
+    def __post_init__(self) -> None:
+        if self.version < 1:
+            raise ModelRejected(f"canary: version must be at least 1, not {self.version}")
+        if not 0 <= self.share <= 1:
+            raise ModelRejected(f"canary: share must lie between 0 and 1, not {self.share}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The labels of one model.
+
+    Attributes:
+        stable: The version that answers calls which name none; None for the newest that may be served and is not the
+            canary.
+        canary: The version on trial, if there is one.
+    """
+
+    stable: int | None = None
+    canary: Canary | None = None
+
+    def __post_init__(self) -> None:
+        if self.stable is not None and self.stable < 1:
+            raise ModelRejected(f"stable: must be at least 1, not {self.stable}")
+        if self.canary is not None and self.canary.version == self.stable:
+            raise ModelRejected(f"stable and canary are the same version, {self.stable}")
+
+    def to_json(self) -> str:
+        """The text of `labels.json`."""
+        document: dict[str, Any] = {"format": FORMAT, STABLE: self.stable}
+        if self.canary is not None:
+            document[CANARY] = asdict(self.canary)
+        return json.dumps(document, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Labels:
+        """Reads `labels.json`.
+
+        Raises:
+            ModelRejected: It is no JSON, or a field is unknown or of the wrong type or value; the message names it.
+        """
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ModelRejected(f"not JSON ({error})") from error
+        fields = _fields(document, "labels", {"format", STABLE, CANARY})
+        if fields.get("format") != FORMAT:
+            raise ModelRejected(f"format must be {FORMAT}")
+        stable, canary = fields.get(STABLE), fields.get(CANARY)
+        if stable is not None and type(stable) is not int:
+            raise ModelRejected("stable: must be the number of a version, or null for the newest")
+        if canary is None:
+            return cls(stable=stable)
+        canary = _fields(canary, CANARY, {"version", "share"})
+        version, share = canary.get("version"), canary.get("share", CANARY_SHARE)
+        if type(version) is not int:
+            raise ModelRejected("canary: version must be the number of a version")
+        if type(share) not in (int, float) or not math.isfinite(share):
+            raise ModelRejected("canary: share must be a number from 0 to 1")
+        return cls(stable=stable, canary=Canary(version=version, share=share))
+
+
+def _fields(document: Any, where: str, known: set[str]) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise ModelRejected(f"{where}: must be an object")
+    for name in document.keys() - known:
+        raise ModelRejected(f"{where}: {name} is not known here")
+    return document
