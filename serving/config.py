@@ -176,8 +176,11 @@ class ServerConfig:
         host: Address to listen on.
         port: Port to listen on; 0 for any free one.
         repository: Directory of the model repository.
-        model: Name of the model; None where the repository has just one.
-        version: Version of the model; None for the newest.
+        models: Names of the models, the first of them for calls that name none; empty for all in the repository.
+        version: Version of the only model, whatever its labels say; None for what they say, or the newest.
+        extra_versions: So many of the newest versions are loaded besides, for calls that name them.
+        watch_s: The repository is looked at again after so long, in seconds; 0 for never.
+        model_control: Whether clients may load and unload models.
         workers: Processes that share the port, each with an engine and a batcher of its own.
         drain_pause_s: On SIGTERM or SIGINT, how long health says NOT_SERVING while calls are still taken, in seconds,
             so that load balancers notice first.
@@ -197,8 +200,11 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 50051
     repository: Path = PRETRAINED
-    model: str | None = None
+    models: tuple[str, ...] = ()
     version: int | None = None
+    extra_versions: int = 0
+    watch_s: float = 0.0
+    model_control: bool = False
     workers: int = 1
     drain_pause_s: float = 0.0
     grace_s: float = 10.0
@@ -221,6 +227,9 @@ class ServerConfig:
             if not 0 <= getattr(self, name) <= 3600:
                 raise InvalidConfig(f"{name} must lie between 0 and 3600, not {getattr(self, name)}")
         _at_least(self, 1, "workers", "watchdog_s")
+        _at_least(self, 0, "extra_versions", "watch_s")
+        if self.version is not None and len(self.models) > 1:
+            raise InvalidConfig("version: of which model? Name one")
         if self.traces_endpoint and not self.traces_endpoint.startswith(("http://", "https://")):
             raise InvalidConfig(f"traces_endpoint must be like http://host:4318, not {self.traces_endpoint!r}")
         if not 0 <= self.access_log_share <= 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,7 +16,7 @@ from serving.batcher import Batcher
 from serving.config import BatcherConfig, DecoderConfig, EngineConfig
 from serving.decoder import Decoder
 from serving.engine import Engine
-from serving.errors import InvalidImage, ModelNotFound, ModelRejected, NotReady
+from serving.errors import InvalidImage, ModelRejected, NotReady, ProviderUnavailable
 from serving.manifest import Manifest
 from serving.pending import Answer
 from serving.preparation import Preparation, PreparedImage
@@ -36,6 +36,7 @@ class Deployment:
         engine_config: How it is run.
         batcher_config: How requests are grouped.
         decoder_config: How encoded images are decoded.
+        max_request_images: Images that one request may hold, where that is less than a batch may.
         observer: Is told of every batch.
 
     Attributes:
@@ -49,12 +50,13 @@ class Deployment:
         batcher_config: BatcherConfig,
         decoder_config: DecoderConfig = _DECODER,
         *,
+        max_request_images: int | None = None,
         observer: BatchObserver | None = None,
     ) -> None:
         self.name = stored.name
         self.version = stored.version
         self.manifest: Manifest = stored.manifest
-        self.max_request_images = batcher_config.max_batch_rows
+        self.max_request_images = max_request_images or batcher_config.max_batch_rows
         self.max_image_pixels = decoder_config.max_image_pixels
         self._batcher_config = batcher_config
         self.statistics = Statistics(observer)
@@ -113,10 +115,7 @@ class Deployment:
             ProviderUnavailable: The provider that was asked for can't run it here.
         """
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._executor, self._engine.start)
-        except ModelRejected as error:
-            raise ModelRejected(f"{self.name} version {self.version}: {error}") from error
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._start_engine)
         if self.provider not in self.manifest.parity:
             _logger.warning(
                 "%s version %d: parity was proven on %s, not on %s; digits-export --verify proves it here",
@@ -193,38 +192,18 @@ class Deployment:
         await self._decoder.until_idle()
         await batcher.aclose()
 
+    def _start_engine(self) -> None:
+        try:
+            self._engine.start()
+            blank = self._engine.infer(np.zeros((1, *self.manifest.input.shape), np.uint8))
+        except (ModelRejected, ProviderUnavailable):
+            raise
+        except Exception as error:
+            raise ModelRejected("model.onnx: its warm-up failed", detail=str(error)) from error
+        if not np.isfinite(blank.probabilities).all():
+            raise ModelRejected("model.onnx: in its warm-up it gave probabilities that are no numbers")
+
     def _infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Probabilities and logits side by side: the batcher hands rows out and needs not know what is in them."""
         prediction = self._engine.infer(images)
         return np.concatenate((prediction.probabilities, prediction.logits), axis=1)
-
-
-class Deployments:
-    """The versions that this process answers for, found by name and version."""
-
-    def __init__(self, deployment: Deployment) -> None:
-        self._deployment = deployment
-
-    def __iter__(self) -> Iterator[Deployment]:
-        """All of them, also those that are still being loaded."""
-        yield self._deployment
-
-    def find(self, name: str = "", version: int = 0) -> Deployment:
-        """Finds a deployment.
-
-        Args:
-            name: Name of the model; empty for the only one.
-            version: Its version; 0 for the current one.
-
-        Raises:
-            ModelNotFound: No such model or version is served here.
-            NotReady: It is still being loaded.
-        """
-        served = self._deployment
-        if name not in ("", served.name):
-            raise ModelNotFound(f"no model {name[:128]!r} is served here, only {served.name!r}")
-        if version not in (0, served.version):
-            raise ModelNotFound(f"no version {version} of {served.name!r} is served here, only {served.version}")
-        if not served.started:
-            raise NotReady("the model is still loading")
-        return served

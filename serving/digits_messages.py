@@ -11,8 +11,10 @@ import numpy.typing as npt
 from protos.digits.v1 import digits_pb2
 from serving.deployment import Deployment
 from serving.errors import InvalidImage, InvalidRequest, Violation
+from serving.labels import CANARY, STABLE
 from serving.pending import Answer
 from serving.preparation import PreparedImage
+from serving.rollout import Rollout
 from serving.status import status_of
 
 Uint8Array = npt.NDArray[np.uint8]
@@ -164,3 +166,20 @@ def _preparation(image: PreparedImage | InvalidImage) -> digits_pb2.ImagePrepara
     return digits_pb2.ImagePreparation(
         width=image.width, height=image.height, steps=image.steps, pixels=image.pixels.tobytes()
     )
+
+
+def encode_versions(rollout: Rollout, name: str) -> list[digits_pb2.ModelVersion]:
+    """The versions of a model that are loaded, and those that are refused."""
+    route = rollout.routes[name]
+    found = {stored.version: digits_pb2.ModelVersion() for stored in rollout.models if stored.name == name}
+    found[route.stable].label = STABLE
+    found[route.stable].traffic_share = 1 - route.share
+    if route.canary:
+        found[route.canary].label = CANARY
+        found[route.canary].traffic_share = route.share
+    for refusal in rollout.refusals:
+        if refusal.name == name:
+            found.setdefault(refusal.version, digits_pb2.ModelVersion()).refused_because = refusal.reason
+    for version, message in found.items():
+        message.version = version
+    return [found[version] for version in sorted(found)]

@@ -8,8 +8,15 @@ from contextlib import aclosing
 
 from protos.digits.v1 import digits_pb2
 from serving.boundary import Context
-from serving.deployment import Deployments
-from serving.digits_messages import check_min_confidence, encode_answer, encoded_images, raw_images, sound_images
+from serving.deployments import Deployments
+from serving.digits_messages import (
+    check_min_confidence,
+    encode_answer,
+    encode_versions,
+    encoded_images,
+    raw_images,
+    sound_images,
+)
 from serving.ordered_stream import OrderedStreams
 from serving.status import status_of
 
@@ -46,7 +53,7 @@ class DigitClassifierService:
 
     async def GetModel(self, request: digits_pb2.GetModelRequest, context: Context) -> digits_pb2.GetModelResponse:  # noqa: N802
         """Describes a deployment."""
-        deployment = self._deployments.find(request.model_name, request.model_version)
+        deployment = self._deployments.find(request.model_name, request.model_version, request.model_label)
         manifest, provider = deployment.manifest, deployment.provider
         figures = manifest.parity.get(provider)
         return digits_pb2.GetModelResponse(
@@ -65,6 +72,7 @@ class DigitClassifierService:
             preparation=manifest.input.preparation,
             max_message_bytes=self._max_message_bytes,
             max_image_pixels=deployment.max_image_pixels,
+            versions=encode_versions(self._deployments.rollout, deployment.name),
         )
 
     def drain(self) -> None:
@@ -82,7 +90,7 @@ class DigitClassifierService:
     async def _classify(
         self, request: digits_pb2.ClassifyRequest, deadline: float | None
     ) -> digits_pb2.ClassifyResponse:
-        deployment = self._deployments.find(request.model_name, request.model_version)
+        deployment = self._deployments.find(request.model_name, request.model_version, request.model_label)
         check_min_confidence(request)
         if request.WhichOneof("images") != "encoded_images":
             answer = await deployment.classify(raw_images(request, deployment), deadline=deadline)

@@ -156,7 +156,7 @@ class Engine:
         try:
             return onnxruntime.InferenceSession(self._content, options, providers=[CPU])
         except Exception as error:
-            raise ModelRejected(f"model.onnx: ONNX Runtime can't load it: {_first_line(error)}") from error
+            raise ModelRejected("model.onnx: ONNX Runtime can't load it", detail=_first_line(error)) from error
 
     def _open_cuda(self) -> onnxruntime.InferenceSession:
         absence = explain_cuda_absence()

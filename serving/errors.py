@@ -74,7 +74,21 @@ class NotReady(DigitsError):
 
 
 class ModelRejected(DigitsError):
-    """A model file or manifest that may not be served: damaged, unproven, or not what its manifest says."""
+    """A model file or manifest that may not be served: damaged, unproven, or not what its manifest says.
+
+    Args:
+        message: What is wrong, in words that clients may read too.
+        detail: What a library said about it, for the log and the command line alone.
+    """
+
+    def __init__(self, message: str, *, detail: str = "") -> None:
+        self.message = message
+        self.detail = detail
+        super().__init__(f"{message}: {detail}" if detail else message)
+
+    def within(self, where: object) -> ModelRejected:
+        """The same, and where."""
+        return ModelRejected(f"{where}: {self.message}", detail=self.detail)
 
 
 class RepositoryError(DigitsError):

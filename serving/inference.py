@@ -12,8 +12,10 @@ from typing import TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from serving.deployment import Deployment, Deployments
+from serving.deployment import Deployment
+from serving.deployments import Deployments
 from serving.errors import DeadlinePassed, InvalidRequest, ModelNotFound, Violation
+from serving.labels import CANARY, STABLE
 from serving.pending import Answer
 from serving.tensors import OutputTensor, Tensor, classification, shown, to_images
 
@@ -44,7 +46,7 @@ class InferenceRequest:
 
     Attributes:
         model_name: Name of the model.
-        model_version: Its version; empty for the current one.
+        model_version: Its version, or the label of one; empty for the current one.
         parameters: `timeout`, in microseconds, and `priority` may be among them.
         inputs: The tensors.
         outputs: What to send back; all outputs where none is named.
@@ -76,14 +78,15 @@ def find(deployments: Deployments, name: str, version: str) -> Deployment:
     Args:
         deployments: Where to look.
         name: Name of the model; unlike elsewhere it must be given.
-        version: Its version, a number; empty for the current one.
+        version: Its version, a number, or the label of one; empty for the current one.
 
     Raises:
-        InvalidRequest: The version is no number above 0.
+        InvalidRequest: The version is no number above 0, and no label.
         ModelNotFound: No such model or version is served here.
         NotReady: It is still being loaded.
     """
-    if version and not _VERSION.fullmatch(version):
+    label = version if version in (STABLE, CANARY) else ""
+    if version and not label and not _VERSION.fullmatch(version):
         raise InvalidRequest.of(
             "model_version",
             f"failed to get model version from specified version string {shown(version)}: must be a number above 0",
@@ -91,7 +94,7 @@ def find(deployments: Deployments, name: str, version: str) -> Deployment:
     try:
         if not name:
             raise ModelNotFound
-        return deployments.find(name, int(version or 0))
+        return deployments.find(name, label=label) if label else deployments.find(name, int(version or 0))
     except ModelNotFound as error:
         which = f" version {version}" if version else ""
         raise ModelNotFound(f"Request for unknown model: {shown(name)}{which} is not found") from error

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from protos.inference import inference_pb2, model_config_pb2
 from serving.deployment import Deployment
+from serving.deployments import Deployments
 from serving.inference import INPUT, OUTPUTS
 from serving.statistics import Tally
 
@@ -36,6 +37,31 @@ def model(deployment: Deployment, versions: Sequence[int]) -> inference_pb2.Mode
         inputs=[_Tensor(name=INPUT, datatype="UINT8", shape=(-1, *deployment.manifest.input.shape))],
         outputs=[_Tensor(name=name, datatype="FP32", shape=(-1, len(deployment.manifest.labels))) for name in OUTPUTS],
     )
+
+
+def index(deployments: Deployments, *, ready: bool) -> inference_pb2.RepositoryIndexResponse:
+    """What is served, and, unless only that is asked for, what is in the repository and can't be."""
+    entry = inference_pb2.RepositoryIndexResponse.ModelIndex
+    served = {
+        (deployment.name, deployment.version): entry(
+            name=deployment.name, version=str(deployment.version), state="READY"
+        )
+        for deployment in deployments
+    }
+    if not ready:
+        for stored in deployments.loading:
+            which = stored.name, stored.version
+            served.setdefault(which, entry(name=stored.name, version=str(stored.version), state="LOADING"))
+    for refusal in deployments.rollout.refusals if deployments.ready else ():
+        known = served.get((refusal.name, refusal.version))
+        if known is not None:
+            known.reason = refusal.reason
+        elif not ready:
+            version = str(refusal.version) if refusal.version else ""
+            served[refusal.name, refusal.version] = entry(
+                name=refusal.name, version=version, state="UNAVAILABLE", reason=refusal.reason
+            )
+    return inference_pb2.RepositoryIndexResponse(models=[served[key] for key in sorted(served)])
 
 
 def config(deployment: Deployment) -> model_config_pb2.ModelConfig:

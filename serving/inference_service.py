@@ -6,20 +6,29 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol
 
 from protos.inference import inference_pb2 as pb
 from serving import inference, inference_description
 from serving.boundary import Context
-from serving.deployment import Deployments
+from serving.deployments import Deployments
 from serving.errors import DigitsError, InvalidRequest
 from serving.inference import Inference, InferenceRequest, RequestedOutput
 from serving.ordered_stream import OrderedStreams
 from serving.status import status_of
-from serving.tensors import Tensor
+from serving.tensors import Tensor, shown
 
 _ROW_BYTES = 16 * 1024
-_NO_CONTROL = "explicit model load / unload is not allowed: this server serves what it was started with"
+
+
+class ModelControl(Protocol):
+    """Loads and unloads models for clients, if they may."""
+
+    async def load(self, name: str) -> None:
+        """Reads the repository again, and serves a model even where it was unloaded."""
+
+    async def unload(self, name: str) -> None:
+        """Serves a model no more until it is loaded again."""
 
 
 class InferenceService:
@@ -29,12 +38,16 @@ class InferenceService:
         deployments: Where models are found.
         max_stream_rows: Images that one stream may have in flight.
         draining: Set once the server stops for good; then it is live and not ready.
+        control: Loads and unloads models.
     """
 
     DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
-    def __init__(self, deployments: Deployments, *, max_stream_rows: int, draining: asyncio.Event) -> None:
+    def __init__(
+        self, deployments: Deployments, *, max_stream_rows: int, draining: asyncio.Event, control: ModelControl
+    ) -> None:
         self._deployments = deployments
+        self._control = control
         self._draining = draining
         self._streams = OrderedStreams(_claimed_rows, self._infer_in_stream, max_stream_rows)
 
@@ -44,7 +57,7 @@ class InferenceService:
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:  # noqa: N802
         """Says whether every model is ready and the server is not stopping."""
-        ready = not self._draining.is_set() and all(deployment.started for deployment in self._deployments)
+        ready = not self._draining.is_set() and self._deployments.ready
         return pb.ServerReadyResponse(ready=ready)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:  # noqa: N802
@@ -97,29 +110,23 @@ class InferenceService:
         """Lists the models that are served."""
         if request.repository_name:
             raise InvalidRequest.of("repository_name", "'repository_name' specification is not supported")
-        return pb.RepositoryIndexResponse(
-            models=[
-                pb.RepositoryIndexResponse.ModelIndex(
-                    name=deployment.name,
-                    version=str(deployment.version),
-                    state="READY" if deployment.started else "LOADING",
-                )
-                for deployment in self._deployments
-                if deployment.started or not request.ready
-            ]
-        )
+        return inference_description.index(self._deployments, ready=request.ready)
 
     async def RepositoryModelLoad(  # noqa: N802
         self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
-        """Refuses."""
-        raise NotImplementedError(_NO_CONTROL)
+        """Reads the repository again, and serves a model even where it was unloaded."""
+        _check_control(request.repository_name, request.parameters)
+        await self._control.load(request.model_name)
+        return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
-        """Refuses."""
-        raise NotImplementedError(_NO_CONTROL)
+        """Serves a model no more until it is loaded again."""
+        _check_control(request.repository_name, request.parameters, "unload_dependents")
+        await self._control.unload(request.model_name)
+        return pb.RepositoryModelUnloadResponse()
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
         """Classifies the images of one request."""
@@ -152,6 +159,13 @@ class InferenceService:
         # Clients that reckon with any number of answers to a request wait for this word.
         response.parameters["triton_final_response"].bool_param = True
         return pb.ModelStreamInferResponse(infer_response=response)
+
+
+def _check_control(repository_name: str, parameters: Mapping[str, Any], *known: str) -> None:
+    if repository_name:
+        raise InvalidRequest.of("repository_name", "'repository_name' specification is not supported")
+    for name in parameters.keys() - known:  # no model depends on another
+        raise InvalidRequest.of(f"parameters[{shown(name)}]", "no parameter is supported here")
 
 
 def _deadline(context: Context) -> float | None:

@@ -13,6 +13,7 @@ from typing import Any
 from serving.errors import ModelRejected
 
 FORMAT = 1
+LABELS_FILE = "labels.json"
 STABLE, CANARY = "stable", "canary"
 # A canary's share of the calls where none is named.
 CANARY_SHARE = 0.1
@@ -73,7 +74,7 @@ class Labels:
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ModelRejected(f"not JSON ({error})") from error
+            raise ModelRejected("not JSON", detail=str(error)) from error
         fields = _fields(document, "labels", {"format", STABLE, CANARY})
         if fields.get("format") != FORMAT:
             raise ModelRejected(f"format must be {FORMAT}")

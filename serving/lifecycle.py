@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from serving.config import SAME_SIGNAL_S, ServerConfig
 from serving.server import Server
@@ -61,8 +62,16 @@ async def serve(
         watched.set()
 
 
-def stop_on_signals(stopping: asyncio.Event) -> None:
-    """Sets `stopping` on SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP is ignored."""
+def handle_signals(stopping: asyncio.Event, reload: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Sets `stopping` on SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reloads."""
+    reloads: set[asyncio.Task[None]] = set()
+
+    def start_reload() -> None:
+        _logger.info("SIGHUP: reading the repository again")
+        task = asyncio.create_task(reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
     loop = asyncio.get_running_loop()
     first_signal = 0.0
 
@@ -77,15 +86,13 @@ def stop_on_signals(stopping: asyncio.Event) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(
-        signal.SIGHUP, lambda: _logger.warning("SIGHUP: nothing to reload; with --workers, it restarts them one by one")
-    )
+    loop.add_signal_handler(signal.SIGHUP, start_reload)
 
 
 def _watch(server: Server, limit_s: float, ended: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
     """Ends the process when a batch hangs: nothing else frees the thread that it holds."""
     while not ended.wait(min(1.0, limit_s / 4)):
-        age_s = server.deployment.batch_age_s
+        age_s = server.deployments.batch_age_s
         if age_s > limit_s:
             _logger.critical("a batch has been in the engine for %.1f s (watchdog: %g s); ending", age_s, limit_s)
             with contextlib.suppress(TimeoutError):

@@ -180,7 +180,7 @@ class Manifest:
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ModelRejected(f"manifest: not JSON ({error})") from error
+            raise ModelRejected("manifest: not JSON", detail=str(error)) from error
         try:
             json.dumps(document, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:

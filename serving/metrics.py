@@ -14,13 +14,17 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from serving.batch_observer import BatchObserver
 from serving.errors import StartFailed
+
+if TYPE_CHECKING:
+    from serving.deployment import Deployment
+    from serving.rollout import Refusal
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _TMPFS = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
@@ -77,11 +81,27 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._refused = Gauge(
+            "digits_model_refused",
+            "1 for each version in the repository that is not served as it lies there, version 0 for a model's labels.",
+            ("model", "version"),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._queued_rows = 0
+        self._shown: set[Any] = set()
         self._ended: dict[tuple[str, str], tuple[Any, Any]] = {}
 
-    def model_served(self, model: str, version: int, *, sha256: str, provider: str) -> None:
-        """Records what is served."""
-        self._model.labels(model, str(version), sha256, provider).set(1)
+    def rolled_out(self, served: Sequence[Deployment], refusals: Sequence[Refusal]) -> None:
+        """Records what is served and what is not."""
+        now = {
+            self._model.labels(each.name, str(each.version), each.manifest.sha256, each.provider) for each in served
+        } | {self._refused.labels(each.name, str(each.version)) for each in refusals}
+        for gauge in self._shown - now:
+            gauge.set(0)
+        for gauge in now:
+            gauge.set(1)
+        self._shown = now
 
     def call_ended(self, method: str, code: str, seconds: float) -> None:
         """Records the end of a call.
@@ -106,9 +126,10 @@ class Metrics:
         """Makes the observer of one model's batches."""
         return _Batches(self, self._images.labels(model, str(version)))
 
-    def queue_changed(self, rows: int) -> None:
-        """Records how many images wait."""
-        self._queue_rows.set(rows)
+    def queue_changed(self, more: int) -> None:
+        """Records that so many more images wait, or fewer."""
+        self._queued_rows += more
+        self._queue_rows.set(self._queued_rows)
 
     def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
         """Records a batch; see `BatchObserver`."""
@@ -122,9 +143,11 @@ class _Batches(BatchObserver):
     def __init__(self, metrics: Metrics, images: Any) -> None:
         self._metrics = metrics
         self._images = images
+        self._rows = 0
 
     def queue_changed(self, rows: int) -> None:
-        self._metrics.queue_changed(rows)
+        self._metrics.queue_changed(rows - self._rows)
+        self._rows = rows
 
     def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
         self._images.inc(rows)

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.errors import ModelNotFound, ModelRejected, RepositoryError
-from serving.labels import Labels
+from serving.labels import LABELS_FILE, Labels
 from serving.manifest import Manifest
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
-LABELS_FILE = "labels.json"
+
+# Changes whenever the files of a version do; None for those that are not there.
+Marks = tuple[tuple[int, ...] | None, ...] | None
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
@@ -106,7 +108,7 @@ class Repository:
         except UnicodeDecodeError as error:
             raise ModelRejected(f"{path}: not UTF-8") from error
         except ModelRejected as error:
-            raise ModelRejected(f"{path}: {error}") from error
+            raise error.within(path) from error
         if manifest.model_name != name:
             raise ModelRejected(f"{path}: describes the model {manifest.model_name!r}, not {name!r}")
         return manifest
@@ -128,7 +130,7 @@ class Repository:
         except UnicodeDecodeError as error:
             raise ModelRejected(f"{path}: not UTF-8") from error
         except ModelRejected as error:
-            raise ModelRejected(f"{path}: {error}") from error
+            raise error.within(path) from error
 
     def write_labels(self, name: str, labels: Labels) -> None:
         """Replaces a model's labels; a reader sees the old ones or the new ones.
@@ -138,6 +140,11 @@ class Repository:
             ModelNotFound: The name can't be a model's.
         """
         self._replace(self._model_directory(name) / LABELS_FILE, labels.to_json())
+
+    def marks(self, name: str, version: int) -> Marks:
+        """What tells whether a version's files changed since they were read."""
+        directory = self._version_directory(name, version)
+        return tuple(_mark(directory / file) for file in (MODEL_FILE, MANIFEST_FILE))
 
     def load(self, name: str, version: int) -> StoredModel:
         """Reads a version that may be served.
@@ -233,6 +240,14 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ModelRejected(f"{path}: {error.strerror}") from error
+
+
+def _mark(path: Path) -> tuple[int, ...] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
 def _write(path: Path, content: bytes) -> None:

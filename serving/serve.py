@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,9 +25,9 @@ from serving.demo import classify_samples
 from serving.errors import DigitsError
 from serving.logs import FORMATS, LEVELS, LogConfig, start_logging
 from serving.processors import available_processors
-from serving.server_options import connection_options, decoder_options, security_options
+from serving.server_options import connection_options, decoder_options, model_options, security_options
 
-Announce = Callable[[str, int, str, str], Awaitable[None]]
+Announce = Callable[[str, str, str], Awaitable[None]]
 
 _logger = logging.getLogger(__name__)
 
@@ -63,8 +64,7 @@ _ENGINE, _BATCHER, _SERVER = EngineConfig(), BatcherConfig(), ServerConfig()
     show_default="the model that the package ships",
     help="Directory of the model repository.",
 )
-@click.option("--model", show_default="the only one", help="Name of the model.")
-@click.option("--version", type=click.IntRange(1), show_default="the newest", help="Version of the model.")
+@model_options
 @click.option(
     "--threads", default=_ENGINE.threads, type=click.IntRange(0), help="Threads of one inference on the CPU; 0: all."
 )
@@ -141,8 +141,6 @@ def main(
     provider: str,
     device: int,
     repository: Path,
-    model: str | None,
-    version: int | None,
     threads: int,
     max_batch_rows: int,
     max_queue_rows: int,
@@ -154,6 +152,7 @@ def main(
     metrics_port: int | None,
     traces_endpoint: str,
     access_log_share: float,
+    models: dict[str, Any],
     decoder: DecoderConfig,
     security: SecurityConfig,
     connections: ConnectionConfig,
@@ -161,7 +160,7 @@ def main(
     log_level: str,
     log_format: str,
 ) -> None:
-    """Serves a model over gRPC until SIGTERM or Ctrl-C."""
+    """Serves models over gRPC until SIGTERM or Ctrl-C."""
     logs = LogConfig(level=log_level, format=log_format)
     start_logging(logs)
     try:
@@ -169,8 +168,7 @@ def main(
             host=host,
             port=port,
             repository=repository,
-            model=model,
-            version=version,
+            **models,
             workers=workers or _workers_for(provider),
             drain_pause_s=drain_pause_s,
             grace_s=grace_s,
@@ -189,10 +187,10 @@ def main(
     except DigitsError as error:
         raise click.UsageError(str(error)) from error
 
-    async def announce(model: str, version: int, address: str, provider: str) -> None:
+    async def announce(models: str, address: str, provider: str) -> None:
         processes = f", {config.workers} workers" if config.workers > 1 else ""
         try:
-            click.echo(f"serving {model} version {version} on {address} with {provider}{processes}")
+            click.echo(f"serving {models} on {address} with {provider}{processes}")
         except OSError as error:  # nobody reads stdout, or its disk is full: no reason not to serve
             _logger.warning("could not announce %s on stdout: %s", address, error.strerror)
         if demo:
@@ -219,23 +217,23 @@ async def _serve(config: ServerConfig, announce: Announce) -> bool:
     """Serves in this process."""
     from prometheus_client import CollectorRegistry
 
-    from serving.lifecycle import serve, stop_on_signals
+    from serving.lifecycle import handle_signals, serve
     from serving.metrics import Metrics, MetricsPort
     from serving.server import Server
 
     async def ready(server: Server) -> None:
-        served = server.deployment
-        await announce(served.name, served.version, server.address, served.provider)
+        providers = {each.provider for each in server.deployments}
+        await announce(str(server.deployments.rollout), server.address, ", ".join(sorted(providers)))
 
-    stopping = asyncio.Event()
-    stop_on_signals(stopping)
     registry = CollectorRegistry()
-    metrics = Metrics(registry)
+    server = Server(config, metrics=Metrics(registry))
+    stopping = asyncio.Event()
+    handle_signals(stopping, server.reload)
     port = None
     if config.metrics_port is not None:
         port = MetricsPort(registry, host=config.host, port=config.metrics_port)
     try:
-        await serve(Server(config, metrics=metrics), config, ready=ready, stopping=stopping)
+        await serve(server, config, ready=ready, stopping=stopping)
     finally:
         if port:
             port.close()
@@ -248,7 +246,7 @@ async def _supervise(config: ServerConfig, logs: LogConfig, announce: Announce) 
     from serving.worker_process import Ready
 
     async def ready(supervisor: Supervisor, first: Ready) -> None:
-        await announce(first.model, first.version, supervisor.address, first.provider)
+        await announce(str(supervisor.rollout), supervisor.address, ", ".join(first.providers))
 
     return await Supervisor(config, logs).run(ready=ready)
 

@@ -1,10 +1,11 @@
-"""The server: reads a model, binds its port, warms up, serves, and stops without losing an answer."""
+"""The server: reads models, binds its port, warms up, serves, and stops without losing an answer."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from grpc_reflection.v1alpha import reflection_pb2
@@ -13,16 +14,16 @@ from grpc_reflection.v1alpha.reflection import aio as reflection
 from serving.addresses import is_loopback
 from serving.boundary import service_handler
 from serving.config import SecurityConfig, ServerConfig
-from serving.deployment import Deployment, Deployments
+from serving.deployments import Deployments
 from serving.digits_service import DigitClassifierService
-from serving.errors import InvalidConfig, StartFailed
+from serving.errors import StartFailed
 from serving.fronts.grpcio import GrpcioFront
 from serving.guard import Guard
 from serving.health import Health
-from serving.inference_service import InferenceService
+from serving.inference_service import InferenceService, ModelControl
 from serving.logs import AccessLog
 from serving.metrics import Metrics
-from serving.repository import Repository
+from serving.rollout_controller import RolloutController
 from serving.tls_files import TlsFiles
 from serving.tokens import TokenFile
 
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
     from serving.traces import Traces
 
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-# Room in a message for everything but pixels: names, options, tags.
-_ENVELOPE_BYTES = 64 * 1024
-# Tag and length of each encoded image.
-_FIELD_BYTES = 8
 # How long calls are refused before connections end: most callers have been told by then, and pause.
 _REFUSE_S = 0.1
 
@@ -41,71 +38,94 @@ _logger = logging.getLogger(__name__)
 
 
 class Server:
-    """Serves one version of one model.
+    """Serves what the repository holds.
 
     Args:
         config: What, where and how.
         metrics: Where its calls and batches are counted.
-        share_port: Whether other workers listen on the same port. Then it is bound once the model is warm, since the
-            system hands connections to whoever listens; else before, so that a port in use is known at once.
+        deployments: What a worker serves, prepared; its supervisor says when what is served changes. None where the
+            server sees to that itself.
+        control: Loads and unloads models for clients; needed with `deployments` alone.
     """
 
-    def __init__(self, config: ServerConfig, *, metrics: Metrics | None = None, share_port: bool = False) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        metrics: Metrics | None = None,
+        deployments: Deployments | None = None,
+        control: ModelControl | None = None,
+    ) -> None:
         self._config = config
         self._metrics = metrics or Metrics(registry=None)
         self._observers = (self._metrics, AccessLog(config.access_log_share))
         self._traces: Traces | None = None
-        self._share_port = share_port
+        # The system hands connections to whoever listens, so of several processes each binds once it is warm. One alone
+        # binds before, so that a port in use is known at once.
+        self._share_port = deployments is not None
+        self._number = 0
         self.address = ""
-        self._deployment: Deployment | None = None
+        self.deployments = deployments or Deployments(config, self._metrics, number=lambda: self._number)
+        self._controller = RolloutController(config, lambda: [self.deployments], self._switch)
+        self._control = control or self._controller
+        self._watching: asyncio.Task[None] | None = None
         self._front: GrpcioFront | None = None
         self._health: Health | None = None
         self._service: DigitClassifierService | None = None
         self._inference: InferenceService | None = None
 
-    @property
-    def deployment(self) -> Deployment:
-        """What is served, once `start` has returned."""
-        if self._deployment is None:
-            raise RuntimeError("the server was not started")
-        return self._deployment
-
     async def start(self) -> None:
-        """Reads the model, binds the address, warms up, and reports SERVING.
+        """Reads the models, binds the address, warms up, and reports SERVING.
 
-        Health answers NOT_SERVING and calls get UNAVAILABLE while the model warms up.
+        Health answers NOT_SERVING and calls get UNAVAILABLE while the models warm up.
 
         Raises:
-            DigitsError: The model may not be served, the provider is not to be had, the port is in use, or a file of
+            DigitsError: No model may be served, the provider is not to be had, the port is in use, or a file of
                 certificates or tokens can't be used.
         """
-        config = self._config
-        tls, tokens = _tls_files(config.security), _token_file(config)
-        repository = Repository(config.repository)
-        stored = repository.load(*repository.choose(config.model, config.version))
-        rows = config.batcher.max_batch_rows
-        raw_bytes = stored.manifest.input.image_bytes * rows
-        encoded_bytes = config.decoder.max_encoded_bytes + _FIELD_BYTES * rows
-        max_request_bytes = max(raw_bytes, encoded_bytes) + _ENVELOPE_BYTES
-        if max_request_bytes >= 2**31:
-            raise InvalidConfig(
-                f"max_batch_rows: {rows} images of {stored.manifest.input.image_bytes} bytes, or max_encoded_bytes: "
-                f"{config.decoder.max_encoded_bytes}, are more than gRPC's largest message, 2 GiB"
-            )
-        self._deployment = Deployment(
-            stored,
-            config.engine,
-            config.batcher,
-            config.decoder,
-            observer=self._metrics.batches_of(stored.name, stored.version),
-        )
-        deployments = Deployments(self._deployment)
-        self._service = DigitClassifierService(deployments, max_stream_rows=rows, max_message_bytes=max_request_bytes)
-        services = [self._service.DESCRIPTOR.full_name, InferenceService.DESCRIPTOR.full_name]
-        if config.security.reflection:
+        tls, tokens = _tls_files(self._config.security), _token_file(self._config)
+        rollout = self.deployments.rollout if self._share_port else await self._controller.first()
+        services = [DigitClassifierService.DESCRIPTOR.full_name, InferenceService.DESCRIPTOR.full_name]
+        if self._config.security.reflection:
             services.append(_REFLECTION.full_name)
-        self._health = Health(tuple(services))
-        self._inference = InferenceService(deployments, max_stream_rows=rows, draining=self._health.draining)
+        self._health = health = Health(tuple(services))
+        self._front = self._make_front(health, services, rollout.max_request_bytes, tls, tokens)
+        try:
+            if self._share_port:
+                await health.set_serving()
+                self.address = await self._front.start()
+            else:
+                self.address = await self._front.start()
+                await self._controller.update()
+                await health.set_serving()
+                self._watching = asyncio.create_task(self._controller.watch())
+        except BaseException:
+            await self.aclose(grace_s=0)
+            raise
+
+    async def reload(self) -> None:
+        """Reads the repository again, and serves what is to be served now; once it serves at all."""
+        if self._watching is not None:
+            await self._controller.update()
+
+    def _switch(self, number: int) -> None:
+        self._number = number
+
+    def _make_front(
+        self,
+        health: Health,
+        services: Sequence[str],
+        max_request_bytes: int,
+        tls: TlsFiles | None,
+        tokens: TokenFile | None,
+    ) -> GrpcioFront:
+        config, rows = self._config, self._config.batcher.max_batch_rows
+        self._service = DigitClassifierService(
+            self.deployments, max_stream_rows=rows, max_message_bytes=max_request_bytes
+        )
+        self._inference = InferenceService(
+            self.deployments, max_stream_rows=rows, draining=health.draining, control=self._control
+        )
         guard = Guard(
             tokens=tokens,
             max_concurrent_calls=config.connections.max_concurrent_calls,
@@ -122,20 +142,20 @@ class Server:
                 guards={"ServerLive": health_guard, "ServerReady": health_guard},
                 observers=self._observers,
             ),
-            service_handler(self._health.DESCRIPTOR, self._health, guard=health_guard, observers=self._observers),
+            service_handler(health.DESCRIPTOR, health, guard=health_guard, observers=self._observers),
         ]
         if config.security.reflection:
-            servicer = reflection.ReflectionServicer((*services, self._health.DESCRIPTOR.full_name))
+            servicer = reflection.ReflectionServicer((*services, health.DESCRIPTOR.full_name))
             handlers.append(
                 service_handler(
                     _REFLECTION,
                     servicer,
                     guard=Guard(tokens=tokens, rejected=self._metrics.rejected),
-                    until=self._health.draining,
+                    until=health.draining,
                     observers=self._observers,
                 )
             )
-        self._front = GrpcioFront(
+        return GrpcioFront(
             handlers,
             host=config.host,
             port=config.port,
@@ -144,21 +164,6 @@ class Server:
             share_port=self._share_port,
             tls=tls,
             interceptors=self._start_traces(),
-        )
-        try:
-            if self._share_port:
-                await self._deployment.start()
-                await self._health.set_serving()
-                self.address = await self._front.start()
-            else:
-                self.address = await self._front.start()
-                await self._deployment.start()
-                await self._health.set_serving()
-        except BaseException:
-            await self.aclose(grace_s=0)
-            raise
-        self._metrics.model_served(
-            stored.name, stored.version, sha256=stored.manifest.sha256, provider=self._deployment.provider
         )
 
     async def announce_end(self) -> None:
@@ -180,19 +185,19 @@ class Server:
         for service in (self._service, self._inference):
             if service is not None:
                 service.drain()
+        if self._watching is not None:
+            self._watching.cancel()
         grace_s = self._config.grace_s if grace_s is None else grace_s
         ends = time.monotonic() + grace_s
-        drained = True
-        if self._deployment is not None:
-            draining = asyncio.create_task(self._deployment.drain(grace_s))
-            # Calls that arrive while grpcio shuts down get CANCELLED, which few clients repeat. So those of the next
-            # moment are refused with UNAVAILABLE, and their callers pause; then connections are told to go elsewhere,
-            # without waiting for what is still in the engine, or the callers would run out of attempts here.
-            await asyncio.wait({draining}, timeout=_REFUSE_S)
-            if self._front is not None:
-                await self._front.stop(max(0.0, ends - time.monotonic()))
-            drained = await draining
-            self._deployment.close()
+        draining = asyncio.create_task(self.deployments.drain(grace_s))
+        # Calls that arrive while grpcio shuts down get CANCELLED, which few clients repeat. So those of the next moment
+        # are refused with UNAVAILABLE, and their callers pause; then connections are told to go elsewhere, without
+        # waiting for what is still in the engine, or the callers would run out of attempts here.
+        await asyncio.wait({draining}, timeout=_REFUSE_S)
+        if self._front is not None:
+            await self._front.stop(max(0.0, ends - time.monotonic()))
+        drained = await draining
+        self.deployments.close()
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)
         return drained

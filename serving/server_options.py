@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 
-from serving.config import ConnectionConfig, DecoderConfig, SecurityConfig
+from serving.config import ConnectionConfig, DecoderConfig, SecurityConfig, ServerConfig
 from serving.errors import InvalidConfig
 
 Command = Callable[..., Any]
 
 _CONNECTIONS, _DECODER, _SECURITY = ConnectionConfig(), DecoderConfig(), SecurityConfig()
+_SERVER = ServerConfig()
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _SECONDS = click.FloatRange(0.001, 2_000_000)
 
@@ -112,6 +113,50 @@ def connection_options(command: Command) -> Command:
             help="When a client that connected and says nothing is closed, in seconds.",
         ),
     )
+
+
+def model_options(command: Command) -> Command:
+    """Adds the options that say what of the repository is served, which the command gets as `models`."""
+    options = (
+        click.option(
+            "--model",
+            "models",
+            multiple=True,
+            show_default="all in the repository",
+            help="Name of a model; may be given several times. The first answers calls that name none.",
+        ),
+        click.option(
+            "--version",
+            type=click.IntRange(1),
+            show_default="as the model's labels say, else the newest",
+            help="Version of the model, whatever its labels say.",
+        ),
+        click.option(
+            "--extra-versions",
+            default=_SERVER.extra_versions,
+            type=click.IntRange(0),
+            help="So many of the newest versions are loaded besides, for calls that name them.",
+        ),
+        click.option("--watch", is_flag=True, help="Serve what changes in the repository; SIGHUP does it once."),
+        click.option(
+            "--watch-interval-s",
+            default=1.0,
+            type=click.FloatRange(0.05, 3600),
+            help="With --watch: how often to look, in seconds.",
+        ),
+        click.option("--model-control", is_flag=True, help="Let clients load and unload models."),
+    )
+
+    @functools.wraps(command)
+    def configured(*, watch: bool, watch_interval_s: float, **given: Any) -> Any:
+        names = ("models", "version", "extra_versions", "model_control")
+        made = {name: given.pop(name) for name in names}
+        return command(**given, models={**made, "watch_s": watch_interval_s if watch else 0.0})
+
+    decorated: Command = configured
+    for option in reversed(options):
+        decorated = option(decorated)
+    return decorated
 
 
 def decoder_options(command: Command) -> Command:

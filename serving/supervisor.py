@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from serving.logs import LogConfig
 from serving.metrics import SummedMetrics
 from serving.port import SharedPort
 from serving.processors import available_processors
+from serving.rollout import Rollout
+from serving.rollout_controller import RolloutController
+from serving.shared_number import SharedNumber
 from serving.worker_process import Ready, WorkerFailed, WorkerProcess
 
 # A worker that ran for so long has proven itself: when it dies, the next is started at once.
@@ -46,15 +49,23 @@ class Supervisor:
         self._config = config
         self._logs = logs
         self._workers: set[WorkerProcess] = set()  # all that live, the replaced and the replacing ones too
+        self._joined: set[WorkerProcess] = set()  # those of them that serve, or are about to
         self._current: list[WorkerProcess] = []
-        self._retiring: set[asyncio.Task[int]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
         self._stopping = asyncio.Event()
         self._reload = [asyncio.Event() for _ in range(config.workers)]
         self._one_reload = asyncio.Lock()
         self._failed_starts = 0
         self._first_signal = 0.0
         self._metrics = SummedMetrics()
+        self._number = SharedNumber()
+        self._controller = RolloutController(config, lambda: self._joined, self._number.set)
         self.address = ""
+
+    @property
+    def rollout(self) -> Rollout:
+        """What every worker serves."""
+        return self._controller.rollout
 
     async def run(self, *, ready: Callable[[Supervisor, Ready], Awaitable[None]]) -> bool:
         """Serves until SIGTERM or SIGINT, or until workers fail to start again and again.
@@ -81,6 +92,7 @@ class Supervisor:
             await asyncio.wait({started, tasks[0]}, return_when=asyncio.FIRST_COMPLETED)
             if started.done():
                 tasks += [asyncio.create_task(self._keep(slot)) for slot in range(self._config.workers)]
+                tasks.append(asyncio.create_task(self._controller.watch()))
                 tasks.append(asyncio.ensure_future(ready(self, started.result())))
                 await self._until_stopped(tasks)
             started.cancel()
@@ -90,11 +102,12 @@ class Supervisor:
             # Also where it fails: those that serve still answer what they have.
             codes = await asyncio.gather(*(self._retire(worker) for worker in self._workers))
             self._metrics.close()
+            self._number.close()
             port.close()
         return not any(codes)
 
     async def _until_stopped(self, tasks: list[asyncio.Future[Any]]) -> None:
-        """Waits for a signal, or for a task that fails; one that just ends is the announcement."""
+        """Waits for a signal, or for a task that fails; one that just ends has done its work."""
         pending = set(tasks)
         while not self._stopping.is_set():
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -124,7 +137,8 @@ class Supervisor:
         self._stopping.set()
 
     def _reload_all(self) -> None:
-        _logger.info("SIGHUP: restarting the workers one by one")
+        _logger.info("SIGHUP: reading the repository again, then restarting the workers one by one")
+        self._in_background(self._controller.update())
         for reload in self._reload:
             reload.set()
 
@@ -145,22 +159,48 @@ class Supervisor:
         Raises:
             WorkerFailed: The system has no room for a process.
         """
-        worker = await WorkerProcess.start(self._config, self._logs, self._metrics.environment)
+        worker = await WorkerProcess.start(
+            self._config, self._logs, self._metrics.environment, self._number.descriptor, self._ask
+        )
         self._workers.add(worker)
         return worker
 
     def _forget(self, worker: WorkerProcess) -> None:
         self._workers.discard(worker)
+        self._joined.discard(worker)
         self._metrics.forget(worker.pid)
 
     async def _start_all(self) -> Ready:
         """Starts the first generation; one that fails to start ends the start."""
         try:
             self._current = [await self._spawn() for _ in range(self._config.workers)]
+            self._joined = set(self._current)
+            await self._controller.update()
+            for worker in self._current:
+                worker.listen()
             states = await asyncio.gather(*(worker.ready() for worker in self._current))
         except WorkerFailed as error:
             raise StartFailed(str(error)) from error
         return states[0]
+
+    async def _join(self, worker: WorkerProcess) -> None:
+        """Lets a new worker serve what all others do; returns once it does.
+
+        Raises:
+            WorkerFailed: It ended, or can't load what the others have loaded.
+        """
+        async with self._controller.busy:  # what is served does not change meanwhile
+            refusals = await worker.prepare(self._controller.rollout)
+            if refusals:
+                await worker.kill()
+                raise WorkerFailed("; ".join(map(str, refusals)))
+            self._joined.add(worker)
+            worker.listen()
+        await worker.ready()
+
+    async def _ask(self, action: str, name: str) -> None:
+        """Does what a client asked of a worker."""
+        await (self._controller.load(name) if action == "load" else self._controller.unload(name))
 
     async def _keep(self, slot: int) -> None:
         """Replaces the worker of one slot when it dies or is to be reloaded.
@@ -190,7 +230,7 @@ class Supervisor:
             self._metrics.worker_restarted()
             try:
                 self._current[slot] = replacement = await self._spawn()
-                await replacement.ready()
+                await self._join(replacement)
                 self._failed_starts = 0
             except WorkerFailed as error:
                 self._failed_starts += 1
@@ -210,15 +250,18 @@ class Supervisor:
         old = self._current[slot]
         try:
             new = await self._spawn()
-            await new.ready()
+            await self._join(new)
         except WorkerFailed as error:
             _logger.error("worker %d stays: its replacement could not start: %s", old.pid, error)
             return
         self._current[slot] = new
         _logger.info("worker %d serves in place of worker %d", new.pid, old.pid)
-        retiring = asyncio.create_task(self._retire(old))
-        self._retiring.add(retiring)
-        retiring.add_done_callback(self._retiring.discard)
+        self._in_background(self._retire(old))
+
+    def _in_background(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _retire(self, worker: WorkerProcess) -> int:
         """Drains a worker, and kills it where that takes longer than it may; returns its exit code."""

@@ -1,7 +1,8 @@
 """One worker of several: a serving process that a supervisor starts, hears from and outlives.
 
-Run as `python -m serving.worker FD`, where FD is one end of a socket pair. The supervisor sends the configuration, and
-gets a line of JSON for each change of state and a heartbeat in between. When its end closes, the worker stops.
+Run as `python -m serving.worker FD NUMBER_FD`, where FD is one end of a socket pair and NUMBER_FD the memory that holds
+the number of the rollout. The supervisor sends the configuration and then commands; it gets a line of JSON for each
+change of state and a heartbeat in between. When its end closes, the worker stops.
 """
 
 from __future__ import annotations
@@ -9,88 +10,160 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import pickle
 import signal
 import socket
-import struct
 import sys
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from serving import event_loop
 from serving.config import ServerConfig
 from serving.errors import DigitsError
-from serving.logs import LogConfig, start_logging
+from serving.logs import start_logging
+from serving.shared_number import SharedNumber
+from serving.worker_messages import Prepare, Release, Reply, receive, receive_first
+
+if TYPE_CHECKING:
+    from serving.deployments import Deployments
 
 HEARTBEAT_S = 1.0
-
-_LENGTH = struct.Struct(">I")
 
 _logger = logging.getLogger(__name__)
 
 
-def send_configuration(control: socket.socket, config: ServerConfig, logs: LogConfig) -> None:
-    """Sends a worker what it is to do; the supervisor's side."""
-    content = pickle.dumps((config, logs))
-    control.sendall(_LENGTH.pack(len(content)) + content)
-
-
-def main(descriptor: int) -> int:
+def main(descriptor: int, number_descriptor: int) -> int:
     """Serves as told through the descriptor; returns the process's exit code."""
     control = socket.socket(fileno=descriptor)
-    with control.makefile("rb") as received:
-        (length,) = _LENGTH.unpack(received.read(_LENGTH.size))
-        # From our own supervisor, over a socket that nobody else holds.
-        config, logs = pickle.loads(received.read(length))  # noqa: S301
+    config, logs = receive_first(control)
     start_logging(logs)
-    return event_loop.run(_work(control, config))
+    return event_loop.run(_work(control, config, SharedNumber(number_descriptor)))
 
 
-async def _work(control: socket.socket, config: ServerConfig) -> int:
+async def _work(control: socket.socket, config: ServerConfig, number: SharedNumber) -> int:
+    from serving.deployments import Deployments
     from serving.lifecycle import serve
     from serving.metrics import Metrics
     from serving.server import Server
 
-    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     # The terminal's signals are the supervisor's, which tells its workers.
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    reader, writer = await asyncio.open_unix_connection(sock=control)
-
-    def tell(state: str, **facts: Any) -> None:
-        if not writer.is_closing():
-            writer.write(json.dumps({"state": state, **facts}).encode() + b"\n")
-
-    async def stop_with_the_supervisor() -> None:
-        await reader.read()
-        _logger.warning("the supervisor is gone: stopping")
-        writer.close()
-        stopping.set()
-
-    async def beat() -> None:
-        while True:
-            tell("alive")
-            await asyncio.sleep(HEARTBEAT_S)
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
+    metrics = Metrics(registry=None)
+    deployments = Deployments(config, metrics, number=number.get)
+    supervisor = _Supervisor(*await asyncio.open_unix_connection(sock=control), deployments)
 
     async def ready(server: Server) -> None:
-        served = server.deployment
-        tell("ready", model=served.name, version=served.version, provider=served.provider)
+        supervisor.tell("ready", providers=sorted({each.provider for each in deployments}))
 
-    tasks = [asyncio.create_task(stop_with_the_supervisor()), asyncio.create_task(beat())]
+    obeying, beating = asyncio.create_task(supervisor.obey()), asyncio.create_task(supervisor.beat())
+    obeying.add_done_callback(lambda _: stopping.set())
+    listening, stopped = asyncio.create_task(supervisor.listen.wait()), asyncio.create_task(stopping.wait())
     try:
-        await serve(
-            Server(config, metrics=Metrics(registry=None), share_port=True), config, ready=ready, stopping=stopping
-        )
+        await asyncio.wait({listening, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if obeying.done():
+            obeying.result()
+        if not stopping.is_set():
+            server = Server(config, metrics=metrics, deployments=deployments, control=supervisor)
+            await serve(server, config, ready=ready, stopping=stopping)
     except DigitsError as error:
-        tell("failed", reason=str(error))
-        await writer.drain()
+        await supervisor.tell_failure(str(error))
         return 1
     finally:
-        for task in tasks:
+        for task in (obeying, beating, listening, stopped):
             task.cancel()
-        writer.close()
+        supervisor.close()
     return 0
 
 
+class _Supervisor:
+    """The supervisor, as its worker hears it and talks to it.
+
+    Args:
+        reader: What it says.
+        writer: What is said to it.
+        deployments: What it changes.
+
+    Attributes:
+        listen: Set once the port may be bound.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, deployments: Deployments) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._deployments = deployments
+        self._asked: dict[int, asyncio.Future[None]] = {}
+        self._count = 0
+        self.listen = asyncio.Event()
+
+    def tell(self, state: str, **facts: Any) -> None:
+        """Reports a state."""
+        if not self._writer.is_closing():
+            self._writer.write(json.dumps({"state": state, **facts}).encode() + b"\n")
+
+    async def tell_failure(self, reason: str) -> None:
+        """Reports that the worker ends, and why; returns once that is sent."""
+        self.tell("failed", reason=reason)
+        await self._writer.drain()
+
+    async def beat(self) -> None:
+        """Gives a sign of life from time to time."""
+        while True:
+            self.tell("alive")
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def obey(self) -> None:
+        """Does what it says until it is gone.
+
+        Raises:
+            ProviderUnavailable: It wants models served on what is not here.
+        """
+        try:
+            while True:
+                await self._do(await receive(self._reader))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            _logger.warning("the supervisor is gone: stopping")
+            self.close()
+
+    def close(self) -> None:
+        """Says nothing more."""
+        self._writer.close()
+
+    async def load(self, name: str) -> None:
+        """Loads a model in every worker; see `RolloutController.load`."""
+        await self._ask("load", name)
+
+    async def unload(self, name: str) -> None:
+        """Unloads a model in every worker; see `RolloutController.unload`."""
+        await self._ask("unload", name)
+
+    async def _do(self, command: object) -> None:
+        if isinstance(command, Prepare):
+            refusals = await self._deployments.prepare(command.rollout)
+            self.tell("prepared", refusals=[asdict(refusal) for refusal in refusals])
+        elif isinstance(command, Release):
+            self._deployments.release(command.number)
+        elif isinstance(command, Reply):
+            self._replied(command)
+        else:
+            self.listen.set()
+
+    async def _ask(self, action: str, name: str) -> None:
+        self._count += 1
+        self._asked[self._count] = asked = asyncio.get_running_loop().create_future()
+        self.tell("asks", request=self._count, action=action, name=name)
+        await asked
+
+    def _replied(self, reply: Reply) -> None:
+        asked = self._asked.pop(reply.request, None)
+        if asked is None or asked.done():
+            return
+        if reply.error is None:
+            asked.set_result(None)
+        else:
+            asked.set_exception(reply.error)
+
+
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

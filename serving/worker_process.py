@@ -10,11 +10,15 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from serving.config import ServerConfig
+from serving.errors import DigitsError
 from serving.logs import LogConfig
-from serving.worker import HEARTBEAT_S, send_configuration
+from serving.rollout import Refusal, Rollout
+from serving.worker import HEARTBEAT_S
+from serving.worker_messages import Listen, Prepare, Release, Reply, framed
 
 # From its start to its first word, and from there until it serves: imports, the model, its warm-up.
 _START_S = 120.0
@@ -28,17 +32,17 @@ class WorkerFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """What a worker serves.
+    """How a worker serves.
 
     Attributes:
-        model: Name of the model.
-        version: Its version.
-        provider: The execution provider that runs it.
+        providers: The execution providers that run its models.
     """
 
-    model: str
-    version: int
-    provider: str
+    providers: tuple[str, ...]
+
+
+# Loads or unloads the model of this name for every worker.
+Ask = Callable[[str, str], Awaitable[None]]
 
 
 class WorkerProcess:
@@ -51,23 +55,31 @@ class WorkerProcess:
         writer: asyncio.StreamWriter,
         *,
         silence_s: float,
+        ask: Ask,
     ) -> None:
         self.started = time.monotonic()
         self._silence_s = silence_s
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._ask = ask
+        self._asking: set[asyncio.Task[None]] = set()
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self._prepared: asyncio.Future[list[Refusal]] | None = None
         self._listening = asyncio.create_task(self._listen())
 
     @classmethod
-    async def start(cls, config: ServerConfig, logs: LogConfig, environment: dict[str, str]) -> WorkerProcess:
+    async def start(
+        cls, config: ServerConfig, logs: LogConfig, environment: dict[str, str], number_descriptor: int, ask: Ask
+    ) -> WorkerProcess:
         """Starts one, in a session of its own: the terminal's signals are the supervisor's.
 
         Args:
             config: What it serves.
             logs: How it logs.
             environment: Is added to this process's own.
+            number_descriptor: Memory that holds the number of the rollout.
+            ask: Does what clients ask of it.
 
         Raises:
             WorkerFailed: The system has no room for a process.
@@ -75,24 +87,27 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                process = await cls._launch(theirs, environment)
-            send_configuration(ours, config, logs)
+                process = await cls._launch(theirs, number_descriptor, environment)
+            ours.sendall(framed((config, logs)))
         except OSError as error:  # one that runs already sees the socket's end and ends too
             ours.close()
             raise WorkerFailed(f"no process could be started: {error.strerror}") from error
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         # The watchdog within sees a hanging engine; the one here a hanging event loop.
         silence_s = max(config.watchdog_s, 3 * HEARTBEAT_S)
-        return cls(process, reader, writer, silence_s=silence_s)
+        return cls(process, reader, writer, silence_s=silence_s, ask=ask)
 
     @staticmethod
-    async def _launch(theirs: socket.socket, environment: dict[str, str]) -> asyncio.subprocess.Process:
+    async def _launch(
+        theirs: socket.socket, number_descriptor: int, environment: dict[str, str]
+    ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "serving.worker",
             str(theirs.fileno()),
-            pass_fds=(theirs.fileno(),),
+            str(number_descriptor),
+            pass_fds=(theirs.fileno(), number_descriptor),
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,
             env={**os.environ, **environment},
@@ -107,6 +122,27 @@ class WorkerProcess:
     def served(self) -> bool:
         """Whether it has ever reported to serve."""
         return self._ready.done() and self._ready.exception() is None
+
+    async def prepare(self, rollout: Rollout) -> list[Refusal]:
+        """Loads what is new in a rollout; returns the versions that can't be served, none where the worker ended."""
+        if self._listening.done():
+            return []
+        self._prepared = asyncio.get_running_loop().create_future()
+        self._send(Prepare(rollout=rollout))
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._prepared), _START_S)
+        except TimeoutError:
+            _logger.error("killing worker %d: it did not load what is new within %g s", self.pid, _START_S)
+            self.kill_now()
+            return []
+
+    def release(self, number: int) -> None:
+        """Lets go what the rollout of this number does not have."""
+        self._send(Release(number=number))
+
+    def listen(self) -> None:
+        """Lets it bind the port and serve what it has prepared."""
+        self._send(Listen())
 
     async def ready(self) -> Ready:
         """Waits until it serves.
@@ -162,12 +198,31 @@ class WorkerProcess:
             patience_s = self._silence_s
             report = json.loads(line)
             if report["state"] == "ready" and not self._ready.done():
-                self._ready.set_result(
-                    Ready(model=report["model"], version=report["version"], provider=report["provider"])
-                )
+                self._ready.set_result(Ready(providers=tuple(report["providers"])))
+            elif report["state"] == "prepared" and self._prepared is not None and not self._prepared.done():
+                self._prepared.set_result([Refusal(**refusal) for refusal in report["refusals"]])
+            elif report["state"] == "asks":
+                task = asyncio.create_task(self._do(report["request"], report["action"], report["name"]))
+                self._asking.add(task)
+                task.add_done_callback(self._asking.discard)
             elif report["state"] == "failed":
                 reason = report["reason"]
+        if self._prepared is not None and not self._prepared.done():
+            self._prepared.set_result([])
         if not self._ready.done():
             code = await self._process.wait()
             self._ready.set_exception(WorkerFailed(reason or f"exit code {code}"))
             self._ready.exception()  # somebody may not have asked
+
+    async def _do(self, request: int, action: str, name: str) -> None:
+        """Does what a client asked of this worker, and tells it."""
+        error: Exception | None = None
+        try:
+            await self._ask(action, name)
+        except (DigitsError, NotImplementedError) as refused:
+            error = refused
+        self._send(Reply(request=request, error=error))
+
+    def _send(self, message: object) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(framed(message))

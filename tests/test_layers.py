@@ -20,6 +20,7 @@ CORE = {
     "cuda",
     "decoder",
     "deployment",
+    "deployments",
     "engine",
     "errors",
     "images",
@@ -34,6 +35,10 @@ CORE = {
     "processors",
     "repository",
     "request_id",
+    "rollout",
+    "rollout_controller",
+    "rollout_planner",
+    "shared_number",
     "statistics",
     "tensors",
     "tls_files",
@@ -67,6 +72,7 @@ PROCESS = {
     "supervisor",
     "traces",
     "worker",
+    "worker_messages",
     "worker_process",
 }
 BENCH = {"bench"}

@@ -209,7 +209,7 @@ class _HeldServer:
 
     async def start(self) -> digits_pb2_grpc.DigitClassifierServiceStub:
         await self.server.start()
-        decoder = self.server.deployment._decoder
+        decoder = self.server.deployments.find()._decoder
         decode_piece = decoder._decode_piece
 
         def held(piece: list[bytes]) -> list[PreparedImage | InvalidImage]:
@@ -327,7 +327,7 @@ async def test_a_single_image_does_not_wait_for_a_thousand(held_server) -> None:
 async def _waiting(held: _HeldServer, requests: int) -> None:
     """Waits until so many requests are with the decoders; each turn gives the loop, which is the server's too, a go."""
     async with asyncio.timeout(20):
-        while held.server.deployment._decoder._requests != requests:  # noqa: ASYNC110 - the decoder need tell nobody
+        while held.server.deployments.find()._decoder._requests != requests:  # noqa: ASYNC110 - the decoder need tell nobody
             await asyncio.sleep(0)
 
 

@@ -311,7 +311,7 @@ class _HeldServer:
 
     async def start(self) -> inference_pb2_grpc.GRPCInferenceServiceStub:
         await self.server.start()
-        engine = self.server.deployment._engine
+        engine = self.server.deployments.find()._engine
         infer = engine.infer
 
         def held(images: np.ndarray):
@@ -328,7 +328,7 @@ class _HeldServer:
     async def queued(self, rows: int) -> None:
         """Waits until so many rows are queued; each turn gives the server's loop, which is this one, a chance."""
         async with asyncio.timeout(20):
-            while self.server.deployment.queued_rows != rows:  # noqa: ASYNC110 - the batcher need tell nobody
+            while self.server.deployments.find().queued_rows != rows:  # noqa: ASYNC110 - the batcher need tell nobody
                 await asyncio.sleep(0)
 
 

@@ -231,7 +231,7 @@ class _HeldServer:
 
     async def start(self) -> digits_pb2_grpc.DigitClassifierServiceStub:
         await self.server.start()
-        deployment = self.server.deployment
+        deployment = self.server.deployments.find()
         infer = deployment._engine.infer
 
         def held(images: np.ndarray):
@@ -278,7 +278,7 @@ async def _refused(call) -> grpc.aio.AioRpcError:
 async def _queued(held: _HeldServer, rows: int) -> None:
     """Waits until so many rows are queued; each turn gives the server's loop, which is this one, a chance."""
     async with asyncio.timeout(20):
-        while held.server.deployment._batcher.queued_rows != rows:  # noqa: ASYNC110 - the batcher need tell nobody
+        while held.server.deployments.find()._batcher.queued_rows != rows:  # noqa: ASYNC110 - the batcher need tell nobody
             await asyncio.sleep(0)
 
 
@@ -306,8 +306,8 @@ async def test_a_call_whose_deadline_passes_in_the_queue_never_reaches_the_engin
     error = await _refused(late)
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     seen = []
-    infer = held.server.deployment._batcher._infer
-    held.server.deployment._batcher._infer = lambda images: seen.append(len(images)) or infer(images)
+    infer = held.server.deployments.find()._batcher._infer
+    held.server.deployments.find()._batcher._infer = lambda images: seen.append(len(images)) or infer(images)
     held.released.set()
     await first
     assert len((await stub.Classify(_request(digits[0][:2]), timeout=20)).labels) == 2

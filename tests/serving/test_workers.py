@@ -25,8 +25,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
-from serving.client import CallFailed, Client
-from serving.config import PRETRAINED, SAME_SIGNAL_S
+from serving.client import CallFailed, Client, Credentials
+from serving.config import SAME_SIGNAL_S
 
 Start = Callable[..., contextlib.AbstractContextManager]
 
@@ -225,7 +225,7 @@ logging.basicConfig()
 import numpy as np
 async def main():
     async def ready(server):
-        server.deployment._engine.infer = lambda images: threading.Event().wait()
+        server.deployments.find()._engine.infer = lambda images: threading.Event().wait()
         print(server.address, flush=True)
     config = ServerConfig(
         port=0, watchdog_s=1, engine=EngineConfig(provider="cpu"), batcher=BatcherConfig(inline_s=0.001)
@@ -253,12 +253,10 @@ asyncio.run(main())
 
 def test_workers_that_can_not_start_end_the_server_with_the_reason(start_server: Start, tmp_path: Path) -> None:
     """First a reload that must keep the old ones, then deaths that can't be made good."""
-    repository = tmp_path / "models"
-    shutil.copytree(PRETRAINED, repository)
-    with start_server("--workers", "2", "--repository", str(repository)) as server:
-        model = repository / "mnist_convnet" / "1" / "model.onnx"
-        content = model.read_bytes()
-        model.write_bytes(content + b"x")
+    tokens = tmp_path / "tokens"
+    tokens.write_text("x" * 32)
+    with start_server("--workers", "2", "--token-file", str(tokens)) as server:
+        tokens.unlink()
         before = {worker.pid for worker in _workers(server)}
         server.process.send_signal(signal.SIGHUP)
         lines = []
@@ -266,7 +264,7 @@ def test_workers_that_can_not_start_end_the_server_with_the_reason(start_server:
             lines.append(server.process.stderr.readline())
             assert lines[-1], lines
         assert {worker.pid for worker in _workers(server)} == before
-        with Client(server.address) as client:
+        with Client(server.address, credentials=Credentials(token="x" * 32)) as client:
             assert client.get_model().model_name == "mnist_convnet"
         _workers(server)[0].kill()
         died = time.monotonic()
@@ -277,7 +275,7 @@ def test_workers_that_can_not_start_end_the_server_with_the_reason(start_server:
         assert pauses[1] < pauses[2]
         assert took >= sum(pauses)
     last = stderr.splitlines()[-1]
-    assert last.startswith(f"Error: workers died at their start 3 times in a row: {model}: sha256")
+    assert last.startswith(f"Error: workers died at their start 3 times in a row: can't read {tokens}")
     assert "Traceback" not in stderr
 
 

@@ -8,9 +8,10 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "raw_images", "encoded_images", "top_k", "include_probabilities", "per_image_errors", "explain", "min_confidence")
+    __slots__ = ("model_name", "model_version", "model_label", "raw_images", "encoded_images", "top_k", "include_probabilities", "per_image_errors", "explain", "min_confidence")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_LABEL_FIELD_NUMBER: _ClassVar[int]
     RAW_IMAGES_FIELD_NUMBER: _ClassVar[int]
     ENCODED_IMAGES_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +21,7 @@ class ClassifyRequest(_message.Message):
     MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: int
+    model_label: str
     raw_images: RawImages
     encoded_images: EncodedImages
     top_k: int
@@ -27,7 +29,7 @@ class ClassifyRequest(_message.Message):
     per_image_errors: bool
     explain: bool
     min_confidence: float
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., raw_images: _Optional[_Union[RawImages, _Mapping]] = ..., encoded_images: _Optional[_Union[EncodedImages, _Mapping]] = ..., top_k: _Optional[int] = ..., include_probabilities: bool = ..., per_image_errors: bool = ..., explain: bool = ..., min_confidence: _Optional[float] = ...) -> None: ...
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., model_label: _Optional[str] = ..., raw_images: _Optional[_Union[RawImages, _Mapping]] = ..., encoded_images: _Optional[_Union[EncodedImages, _Mapping]] = ..., top_k: _Optional[int] = ..., include_probabilities: bool = ..., per_image_errors: bool = ..., explain: bool = ..., min_confidence: _Optional[float] = ...) -> None: ...
 
 class RawImages(_message.Message):
     __slots__ = ("pixels", "count", "height", "width", "channels")
@@ -110,15 +112,17 @@ class ClassifyStreamResponse(_message.Message):
     def __init__(self, response: _Optional[_Union[ClassifyResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
-    __slots__ = ("model_name", "model_version")
+    __slots__ = ("model_name", "model_version", "model_label")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_LABEL_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: int
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ...) -> None: ...
+    model_label: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., model_label: _Optional[str] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "labels", "height", "width", "channels", "max_images_per_request", "sha256", "execution_provider", "test_accuracy", "parity_max_difference", "temperature", "preparation", "max_message_bytes", "max_image_pixels")
+    __slots__ = ("model_name", "model_version", "labels", "height", "width", "channels", "max_images_per_request", "sha256", "execution_provider", "test_accuracy", "parity_max_difference", "temperature", "preparation", "max_message_bytes", "max_image_pixels", "versions")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +138,7 @@ class GetModelResponse(_message.Message):
     PREPARATION_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: int
     labels: _containers.RepeatedScalarFieldContainer[str]
@@ -149,4 +154,17 @@ class GetModelResponse(_message.Message):
     preparation: str
     max_message_bytes: int
     max_image_pixels: int
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., max_images_per_request: _Optional[int] = ..., sha256: _Optional[str] = ..., execution_provider: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., parity_max_difference: _Optional[float] = ..., temperature: _Optional[float] = ..., preparation: _Optional[str] = ..., max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ...) -> None: ...
+    versions: _containers.RepeatedCompositeFieldContainer[ModelVersion]
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., max_images_per_request: _Optional[int] = ..., sha256: _Optional[str] = ..., execution_provider: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., parity_max_difference: _Optional[float] = ..., temperature: _Optional[float] = ..., preparation: _Optional[str] = ..., max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ...) -> None: ...
+
+class ModelVersion(_message.Message):
+    __slots__ = ("version", "label", "traffic_share", "refused_because")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_SHARE_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_BECAUSE_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    label: str
+    traffic_share: float
+    refused_because: str
+    def __init__(self, version: _Optional[int] = ..., label: _Optional[str] = ..., traffic_share: _Optional[float] = ..., refused_because: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,138 @@
+"""The controller: brings every process from one rollout to the next, all of them at the same moment."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from serving.config import ServerConfig
+from serving.errors import NotReady
+from serving.rollout import Refusal, Rollout
+from serving.rollout_planner import RolloutPlanner
+
+_NO_CONTROL = "explicit model load / unload is not allowed: the server was started without --model-control"
+
+_logger = logging.getLogger(__name__)
+
+
+class Member(Protocol):
+    """A process that serves, or this one."""
+
+    async def prepare(self, rollout: Rollout) -> list[Refusal]:
+        """Loads and warms what is new; returns the versions that can't be served."""
+
+    def release(self, number: int) -> None:
+        """Lets go what the rollout of this number, which is served by now, does not have."""
+
+
+class RolloutController:
+    """Plans rollouts and carries them out.
+
+    First every member loads what is new, and goes on serving what it served. Only when all of them have, the number of
+    the rollout changes, for all at once; so no caller sees a new version, then an old one. A version that one of them
+    can't load is refused for all.
+
+    Args:
+        config: Repository, models and versions.
+        members: Those that serve at the moment.
+        switch: Makes every member route calls by the rollout of this number.
+
+    Attributes:
+        busy: Held while a rollout is carried out; who joins the members meanwhile waits for it.
+    """
+
+    def __init__(
+        self, config: ServerConfig, members: Callable[[], Iterable[Member]], switch: Callable[[int], None]
+    ) -> None:
+        self._planner = RolloutPlanner(config)
+        self._watch_s = config.watch_s
+        self._control = config.model_control
+        self._members = members
+        self._switch = switch
+        self.busy = asyncio.Lock()
+
+    @property
+    def rollout(self) -> Rollout:
+        """What is served.
+
+        Raises:
+            NotReady: Nothing is, yet.
+        """
+        if self._planner.accepted is None:
+            raise NotReady("the model is still loading")
+        return self._planner.accepted
+
+    async def first(self) -> Rollout:
+        """Reads the repository and plans, for those that have to know what comes.
+
+        Raises:
+            DigitsError: There is nothing to serve; says why.
+        """
+        rollout = await asyncio.to_thread(self._planner.plan)
+        if rollout is None:
+            raise NotReady("a rollout is served already")
+        return rollout
+
+    async def update(self) -> None:
+        """Reads the repository again, and serves what is to be served now.
+
+        Raises:
+            DigitsError: Nothing is served yet, and nothing can be; says why.
+        """
+        async with self.busy:
+            while (rollout := await asyncio.to_thread(self._planner.plan)) is not None:
+                members = list(self._members())
+                prepared = await asyncio.gather(*(member.prepare(rollout) for member in members))
+                refusals = {(each.name, each.version): each for several in prepared for each in several}
+                if refusals:
+                    for refusal in refusals.values():
+                        self._planner.refuse(refusal)
+                    continue
+                self._switch(rollout.number)
+                if self._planner.accepted is not None:
+                    _logger.info("serving %s from now on", rollout)
+                self._planner.accept(rollout)
+                break
+            if self._planner.accepted is not None:
+                for member in self._members():
+                    member.release(self._planner.accepted.number)
+
+    async def watch(self) -> None:
+        """Looks at the repository from time to time, for as long as it is not cancelled."""
+        while self._watch_s:
+            await asyncio.sleep(self._watch_s)
+            try:
+                await self.update()
+            except Exception:
+                _logger.exception("the repository could not be looked at")
+
+    async def load(self, name: str) -> None:
+        """Reads the repository again, and serves a model even where it was unloaded.
+
+        Raises:
+            NotImplementedError: Clients may not do this.
+            ModelNotFound: There is no such model, or none of its versions can be served.
+        """
+        self._check_control()
+        async with self.busy:
+            await asyncio.to_thread(self._planner.restore, name)
+        await self.update()
+        self._planner.check_served(name)
+
+    async def unload(self, name: str) -> None:
+        """Serves a model no more until it is loaded again.
+
+        Raises:
+            NotImplementedError: Clients may not do this.
+            ModelNotFound: It is not served.
+        """
+        self._check_control()
+        async with self.busy:
+            self._planner.withdraw(name)
+        await self.update()
+
+    def _check_control(self) -> None:
+        if not self._control:
+            raise NotImplementedError(_NO_CONTROL)
