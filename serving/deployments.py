@@ -123,6 +123,14 @@ class Deployments:
             raise ModelNotFound(f"no version {version} of {stable.name!r} is served here, only {served}")
         return deployment
 
+    def described(self, name: str = "", version: int = 0, label: str = "") -> Deployment:
+        """Finds what a question about a model is about: where no version is named, always the one that is stable.
+
+        Raises:
+            DigitsError: As for `find`.
+        """
+        return self.find(name, version, label if version or label else STABLE)
+
     async def prepare(self, rollout: Rollout) -> list[Refusal]:
         """Loads and warms what is new in a rollout. Calls are not routed by it yet.
 

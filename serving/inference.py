@@ -72,13 +72,14 @@ class Inference:
     outputs: Sequence[OutputTensor]
 
 
-def find(deployments: Deployments, name: str, version: str) -> Deployment:
+def find(deployments: Deployments, name: str, version: str, *, trial: bool = False) -> Deployment:
     """Finds what a client names.
 
     Args:
         deployments: Where to look.
         name: Name of the model; unlike elsewhere it must be given.
-        version: Its version, a number, or the label of one; empty for the current one.
+        version: Its version, a number, or the label of one; empty for the one that is stable.
+        trial: Whether empty may stand for the canary too, in its share of the calls.
 
     Raises:
         InvalidRequest: The version is no number above 0, and no label.
@@ -94,7 +95,8 @@ def find(deployments: Deployments, name: str, version: str) -> Deployment:
     try:
         if not name:
             raise ModelNotFound
-        return deployments.find(name, label=label) if label else deployments.find(name, int(version or 0))
+        look = deployments.find if trial else deployments.described
+        return look(name, 0 if label else int(version or 0), label)
     except ModelNotFound as error:
         which = f" version {version}" if version else ""
         raise ModelNotFound(f"Request for unknown model: {shown(name)}{which} is not found") from error
@@ -114,7 +116,7 @@ async def infer(request: InferenceRequest, deployments: Deployments, *, deadline
         DigitsError: What `Deployment.classify` raises besides.
     """
     started = time.perf_counter()
-    deployment = find(deployments, request.model_name, request.model_version)
+    deployment = find(deployments, request.model_name, request.model_version, trial=True)
     violations: list[Violation] = []
     timeout_s = _read_parameters(request.parameters, violations)
     wanted = _read_outputs(request.outputs, deployment.name, violations)

@@ -246,9 +246,9 @@ def test_a_worker_that_dies_is_replaced_by_one_that_serves_the_same(
 def test_callers_name_versions_and_labels(start_server: Start, repository: Repository) -> None:
     for label in (2, 3, 4):
         publish(repository, label)
-    repository.write_labels("net", Labels(stable=2, canary=Canary(version=3, share=0)))
+    repository.write_labels("net", Labels(stable=2, canary=Canary(version=3, share=1)))
     with start_server("--repository", str(repository.root), "--extra-versions", "1") as server:
-        assert "serving net version 2 (canary 3, 0%) on " in server.announcement
+        assert "serving net version 2 (canary 3, 100%) on " in server.announcement
         with grpc.insecure_channel(server.address) as channel:
             stub = digits_pb2_grpc.DigitClassifierServiceStub(channel)
             oip = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -257,6 +257,14 @@ def test_callers_name_versions_and_labels(start_server: Start, repository: Repos
             def answered(**choice: object) -> int:
                 return stub.Classify(digits_pb2.ClassifyRequest(raw_images=raw, **choice)).model_version
 
+            assert answered() == 3
+            assert stub.GetModel(digits_pb2.GetModelRequest()).model_version == 2  # a description is no trial
+            assert (
+                not oip.ModelStatistics(inference_pb2.ModelStatisticsRequest(name="net")).model_stats[0].inference_count
+            )
+            repository.write_labels("net", Labels(stable=2, canary=Canary(version=3, share=0)))
+            server.process.send_signal(signal.SIGHUP)
+            _read_until(server, "(canary 3, 0%) from now on")
             assert {answered() for _ in range(50)} == {2}
             assert answered(model_label="canary") == 3
             assert answered(model_label="stable") == 2
