@@ -16,6 +16,7 @@ CORE = {
     "addresses",
     "batch_observer",
     "batcher",
+    "buckets",
     "config",
     "cuda",
     "decoder",
