@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,22 @@ def test_a_version_that_is_unloaded_in_the_middle_has_its_batch_done_again(
     assert answer.model_version == 2
     assert _names(answer) == (said if ask is _arrays else said_of_files)[2]
     assert {(named, asked) for _, named, asked in rollout.calls} > {(0, 1), (1, 1), (0, 2), (2, 2)}
+
+
+def test_threads_that_share_a_client_lose_no_call_as_versions_follow_each_other(
+    rollout, images: np.ndarray, said: dict
+) -> None:
+    def change(*_: object) -> None:
+        if len(rollout.calls) % 200 == 199:
+            rollout.stable = {1: 2, 2: 5, 5: 1}[rollout.stable]
+            rollout.loaded = {rollout.stable}
+
+    rollout.before = change
+    with Client(rollout.address, max_message_bytes=4 * FEW_BYTES) as client, ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda _: client.classify(images), range(300)))
+    assert {answer.model_version for answer in answers} == {1, 2, 5}
+    for answer in answers:
+        assert _names(answer) == said[answer.model_version]
 
 
 def test_an_answer_whose_version_is_gone_before_its_names_are_known_is_asked_for_again(
