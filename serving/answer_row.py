@@ -81,15 +81,15 @@ def csv_header(top: int) -> str:
     return _csv_line(["path", "label", "name", "confidence", *more, "model", "version", "error"])
 
 
-def answer_rows(paths: Sequence[str], answer: Classification, names: Sequence[str], top: int) -> Iterator[AnswerRow]:
+def answer_rows(paths: Sequence[str], answer: Classification, top: int) -> Iterator[AnswerRow]:
     """The rows of a classification with probabilities.
 
     Args:
         paths: Names of the images.
         answer: Of as many images.
-        names: Of the labels.
         top: Candidates of each image, at most as many as there are labels.
     """
+    names = answer.label_names
     for place, path in enumerate(paths):
         probabilities = np.zeros(0) if answer.probabilities is None else answer.probabilities[place]
         order = np.argsort(-probabilities, kind="stable")[:top]

@@ -81,7 +81,7 @@ def main(
                     explain=picture or explain,
                     timeout_s=max(0.0, deadline - time.monotonic()),
                 )
-                for row in answer_rows([name for name, _ in part], answer, model.labels, top):
+                for row in answer_rows([name for name, _ in part], answer, top):
                     listing.add(row)
     except DigitsError as error:
         raise click.ClickException(str(error)) from error

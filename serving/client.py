@@ -1,50 +1,42 @@
-"""Clients of `digits.v1`, one that blocks and one for asyncio.
+"""Clients of `digits.v1`: here the one that blocks, in `serving.async_client` the one for asyncio.
 
-Images of any number are split into requests below the server's limits, several of which are on their way at a time.
-Calls that find the server unavailable are repeated by gRPC itself, up to four times within about two seconds, as the
-service config says; a full queue is waited for exactly as long as the server asks.
+Images of any number are split into requests below the server's limits, several of which are on their way at a time; one
+version of the model answers all of them. Calls that find the server unavailable are repeated by gRPC itself, up to four
+times within about three seconds, as the service config says; a full queue is waited for exactly as long as the server
+asks.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
-from typing import Any, Literal, Self
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, Self, TypeVar
 
 import grpc
-import grpc.aio
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import Message
 
-from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+from protos.digits.v1 import digits_pb2
+from serving.async_client import AsyncClient
 from serving.call_errors import CallFailed, call_failed, pause_before_retry
+from serving.caller import HEALTH_WATCH, PLAIN_TEXT, REQUESTS_IN_FLIGHT, SERVING, Caller, Place, remaining
 from serving.channel_options import channel_options
-from serving.classification import Classification, ClassificationBatch
+from serving.classification import AnswerOptions, Classification
+from serving.conversation import Classify, Describe, Steps
 from serving.credentials import Credentials
-from serving.encoded_batch import EncodedBatch, prepared_here
+from serving.encoded_contents import FileContents, GivenContents
 from serving.errors import InvalidImage
-from serving.image_sources import read_image_file
 
-__all__ = ["AsyncClient", "CallFailed", "Classification", "Client", "Credentials"]
+__all__ = ["AsyncClient", "CallFailed", "Classification", "Client", "Credentials", "Place"]
 
-_PLAIN_TEXT = Credentials()
-_REQUESTS_IN_FLIGHT = 4
-
-# Who decodes and prepares encoded images.
-Place = Literal["server", "client"]
-_Batch = ClassificationBatch | EncodedBatch
-
-# The health service's messages in wire form: an empty request asks for the whole server, field 1 = 1 is SERVING. Its
-# generated stubs want a protobuf that other clients in the same environment can't live with.
-_HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
-_SERVING = b"\x08\x01"
+_T = TypeVar("_T")
 
 
-class Client:
+class Client(Caller):
     """Calls a server; blocks. Safe to use from several threads.
 
     Args:
@@ -63,17 +55,18 @@ class Client:
         self,
         address: str,
         *,
-        credentials: Credentials = _PLAIN_TEXT,
+        credentials: Credentials = PLAIN_TEXT,
         model_name: str = "",
         model_version: int = 0,
         max_message_bytes: int = 4 << 20,
     ) -> None:
-        self._channel = credentials.channel(address, channel_options(max_message_bytes))
-        self._metadata = credentials.metadata
-        self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._selection = digits_pb2.GetModelRequest(model_name=model_name, model_version=model_version)
-        self._max_message_bytes = max_message_bytes
-        self._model: digits_pb2.GetModelResponse | None = None
+        super().__init__(
+            credentials.channel(address, channel_options(max_message_bytes)),
+            credentials,
+            model_name=model_name,
+            model_version=model_version,
+            max_message_bytes=max_message_bytes,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -91,10 +84,10 @@ class Client:
         Raises:
             CallFailed: It did not within the time, in seconds, or it is stopping.
         """
-        watch: Any = self._channel.unary_stream(_HEALTH_WATCH)
+        watch: Any = self._channel.unary_stream(HEALTH_WATCH)
         try:
             for health in watch(b"", timeout=timeout_s, metadata=self._metadata, wait_for_ready=True):
-                if health == _SERVING:
+                if health == SERVING:
                     return
         except grpc.RpcError as error:
             raise call_failed(error) from error
@@ -106,11 +99,7 @@ class Client:
         Raises:
             CallFailed: The server refused the call or could not be reached within the time, in seconds.
         """
-        deadline = time.monotonic() + timeout_s
-        call = self._begin(self._stub.GetModel, self._selection, deadline)
-        model: digits_pb2.GetModelResponse = self._finish(call, self._stub.GetModel, self._selection, deadline)
-        self._model = model
-        return model
+        return self._carry_out(self._describe(), timeout_s)
 
     def classify(
         self,
@@ -133,16 +122,8 @@ class Client:
             ValueError: They have not the model's size.
             CallFailed: A request failed; nothing is returned for the others.
         """
-        deadline = time.monotonic() + timeout_s
-        batch = ClassificationBatch(
-            images,
-            self._model or self.get_model(timeout_s),
-            self._selection,
-            max_message_bytes=self._max_message_bytes,
-            include_probabilities=probabilities,
-            min_confidence=min_confidence,
-        )
-        return self._answer(batch, deadline)
+        options = AnswerOptions(probabilities=probabilities, min_confidence=min_confidence)
+        return self._carry_out(self._classify(images, options), timeout_s)
 
     def classify_files(
         self,
@@ -167,16 +148,8 @@ class Client:
         Raises:
             CallFailed: A request failed; nothing is returned for the others.
         """
-        deadline = time.monotonic() + timeout_s
-        model = self._model or self.get_model(timeout_s)
-        return self.classify_encoded(
-            (read_image_file(path, model.max_message_bytes) for path in paths),
-            prepare=prepare,
-            probabilities=probabilities,
-            min_confidence=min_confidence,
-            explain=explain,
-            timeout_s=_remaining(deadline),
-        )
+        options = AnswerOptions(probabilities=probabilities, min_confidence=min_confidence, explain=explain)
+        return self._carry_out(self._classify_encoded(FileContents(paths), prepare, options), timeout_s)
 
     def classify_encoded(
         self,
@@ -202,42 +175,44 @@ class Client:
         Raises:
             CallFailed: A request failed; nothing is returned for the others. An image that can't be read fails alone.
         """
-        deadline = time.monotonic() + timeout_s
-        model = self._model or self.get_model(timeout_s)
-        batch = EncodedBatch(
-            contents if prepare == "server" else prepared_here(contents, model),
-            model,
-            self._selection,
-            max_message_bytes=self._max_message_bytes,
-            include_probabilities=probabilities,
-            min_confidence=min_confidence,
-            explain=explain,
-        )
-        return self._answer(batch, deadline)
+        options = AnswerOptions(probabilities=probabilities, min_confidence=min_confidence, explain=explain)
+        return self._carry_out(self._classify_encoded(GivenContents(contents), prepare, options), timeout_s)
 
-    def _answer(self, batch: _Batch, deadline: float) -> Classification:
-        """Sends a batch, several requests at a time."""
+    def _carry_out(self, steps: Steps[_T], timeout_s: float) -> _T:
+        """Takes the steps of a conversation, all within the time."""
+        deadline = time.monotonic() + timeout_s
+        following = partial(next, steps)
+        while True:
+            try:
+                step = following()
+            except StopIteration as ended:
+                result: _T = ended.value
+                return result
+            try:
+                following = partial(steps.send, self._take(step, deadline))
+            except CallFailed as error:
+                following = partial(steps.throw, error)
+
+    def _take(self, step: Describe | Classify, deadline: float) -> Any:
+        if isinstance(step, Describe):
+            call = self._begin(self._stub.GetModel, step.request, deadline)
+            return self._finish(call, self._stub.GetModel, step.request, deadline)
         classify = self._stub.Classify
         in_flight: deque[tuple[Any, Any, digits_pb2.ClassifyRequest]] = deque()
         try:
-            for request in batch.requests():
-                if len(in_flight) == _REQUESTS_IN_FLIGHT:
-                    batch.add(self._finish(*in_flight.popleft(), deadline))
+            for request in step.requests:
+                if len(in_flight) == REQUESTS_IN_FLIGHT:
+                    step.take(self._finish(*in_flight.popleft(), deadline))
                 in_flight.append((self._begin(classify, request, deadline), classify, request))
             while in_flight:
-                batch.add(self._finish(*in_flight.popleft(), deadline))
-        except CallFailed:
-            self._model = None  # perhaps since it has changed
-            raise
+                step.take(self._finish(*in_flight.popleft(), deadline))
         finally:
             for call, _, _ in in_flight:
                 call.cancel()
-        if batch.answered_by_another_model:
-            self._model = None  # it may have other labels and limits: ask again next time
-        return batch.answer()
+        return None
 
     def _begin(self, method: Any, request: Message, deadline: float) -> Any:
-        return method.future(request, timeout=_remaining(deadline), metadata=self._metadata)
+        return method.future(request, timeout=remaining(deadline), metadata=self._metadata)
 
     def _finish(self, call: Any, method: Any, request: Message, deadline: float) -> Any:
         """Waits for a call's answer; makes it anew as often as the server asks."""
@@ -245,167 +220,5 @@ class Client:
             try:
                 return call.result()
             except grpc.RpcError as error:
-                time.sleep(pause_before_retry(error, _remaining(deadline)))
+                time.sleep(pause_before_retry(error, remaining(deadline)))
             call = self._begin(method, request, deadline)
-
-
-class AsyncClient:
-    """`Client` for asyncio: the same arguments, methods and errors, awaited."""
-
-    def __init__(
-        self,
-        address: str,
-        *,
-        credentials: Credentials = _PLAIN_TEXT,
-        model_name: str = "",
-        model_version: int = 0,
-        max_message_bytes: int = 4 << 20,
-    ) -> None:
-        self._channel = credentials.aio_channel(address, channel_options(max_message_bytes))
-        self._metadata = credentials.metadata
-        self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._selection = digits_pb2.GetModelRequest(model_name=model_name, model_version=model_version)
-        self._max_message_bytes = max_message_bytes
-        self._model: digits_pb2.GetModelResponse | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Ends the connection; calls in flight fail."""
-        await self._channel.close()
-
-    async def wait_until_serving(self, timeout_s: float = 30.0) -> None:
-        """See `Client.wait_until_serving`."""
-        watch: Any = self._channel.unary_stream(_HEALTH_WATCH)
-        try:
-            async for health in watch(b"", timeout=timeout_s, metadata=self._metadata, wait_for_ready=True):
-                if health == _SERVING:
-                    return
-        except grpc.RpcError as error:
-            raise call_failed(error) from error
-        raise CallFailed(grpc.StatusCode.UNAVAILABLE, "the server stopped reporting its health")
-
-    async def get_model(self, timeout_s: float = 30.0) -> digits_pb2.GetModelResponse:
-        """See `Client.get_model`."""
-        deadline = time.monotonic() + timeout_s
-        model: digits_pb2.GetModelResponse = await self._call(self._stub.GetModel, self._selection, deadline)
-        self._model = model
-        return model
-
-    async def classify(
-        self,
-        images: npt.NDArray[np.uint8],
-        *,
-        probabilities: bool = False,
-        min_confidence: float | None = None,
-        timeout_s: float = 30.0,
-    ) -> Classification:
-        """See `Client.classify`."""
-        deadline = time.monotonic() + timeout_s
-        batch = ClassificationBatch(
-            images,
-            self._model or await self.get_model(timeout_s),
-            self._selection,
-            max_message_bytes=self._max_message_bytes,
-            include_probabilities=probabilities,
-            min_confidence=min_confidence,
-        )
-        return await self._answer(batch, deadline)
-
-    async def classify_files(
-        self,
-        paths: Iterable[str | os.PathLike[str]],
-        *,
-        prepare: Place = "server",
-        probabilities: bool = False,
-        min_confidence: float | None = None,
-        explain: bool = False,
-        timeout_s: float = 30.0,
-    ) -> Classification:
-        """See `Client.classify_files`."""
-        deadline = time.monotonic() + timeout_s
-        model = self._model or await self.get_model(timeout_s)
-        return await self.classify_encoded(
-            (read_image_file(path, model.max_message_bytes) for path in paths),
-            prepare=prepare,
-            probabilities=probabilities,
-            min_confidence=min_confidence,
-            explain=explain,
-            timeout_s=_remaining(deadline),
-        )
-
-    async def classify_encoded(
-        self,
-        contents: Iterable[bytes | InvalidImage],
-        *,
-        prepare: Place = "server",
-        probabilities: bool = False,
-        min_confidence: float | None = None,
-        explain: bool = False,
-        timeout_s: float = 30.0,
-    ) -> Classification:
-        """See `Client.classify_encoded`; takes the contents, and prepares, on another thread."""
-        deadline = time.monotonic() + timeout_s
-        model = self._model or await self.get_model(timeout_s)
-        batch = EncodedBatch(
-            contents if prepare == "server" else prepared_here(contents, model),
-            model,
-            self._selection,
-            max_message_bytes=self._max_message_bytes,
-            include_probabilities=probabilities,
-            min_confidence=min_confidence,
-            explain=explain,
-        )
-        return await self._answer(batch, deadline)
-
-    async def _answer(self, batch: _Batch, deadline: float) -> Classification:
-        in_flight: deque[asyncio.Task[digits_pb2.ClassifyResponse]] = deque()
-        try:
-            async for request in _requests(batch):
-                if len(in_flight) == _REQUESTS_IN_FLIGHT:
-                    batch.add(await in_flight.popleft())
-                in_flight.append(asyncio.create_task(self._call(self._stub.Classify, request, deadline)))
-            while in_flight:
-                batch.add(await in_flight.popleft())
-        except CallFailed:
-            self._model = None  # perhaps since it has changed
-            raise
-        finally:
-            for task in in_flight:
-                task.cancel()
-            await asyncio.gather(*in_flight, return_exceptions=True)
-        if batch.answered_by_another_model:
-            self._model = None
-        return batch.answer()
-
-    async def _call(self, method: Any, request: Message, deadline: float) -> Any:
-        while True:
-            try:
-                return await method(request, timeout=_remaining(deadline), metadata=self._metadata)
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                # Not the caller but `aclose` ended the call.
-                raise CallFailed(grpc.StatusCode.CANCELLED, "the client was closed") from None
-            except grpc.RpcError as error:
-                await asyncio.sleep(pause_before_retry(error, _remaining(deadline)))
-
-
-async def _requests(batch: _Batch) -> AsyncIterator[digits_pb2.ClassifyRequest]:
-    """A batch's requests; those that read files or prepare images are made on another thread."""
-    requests = batch.requests()
-    if isinstance(batch, ClassificationBatch):
-        for request in requests:
-            yield request
-        return
-    while (made := await asyncio.to_thread(next, requests, None)) is not None:
-        yield made
-
-
-def _remaining(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 from serving import cuda
+from serving.buckets import Buckets
 from serving.config import EngineConfig
 from serving.errors import InferenceFailed, ModelRejected, ProviderUnavailable
 from serving.onnx_file import uses_external_data
@@ -66,7 +67,7 @@ class Engine:
         self._classes = classes
         self._config = config
         self._session: onnxruntime.InferenceSession | None = None
-        self._run: Callable[[Uint8Array], Prediction] | None = None
+        self._run: Callable[[Uint8Array], Sequence[FloatArray]] | None = None  # gives logits and probabilities
         self._row_s = math.inf
 
     @property
@@ -102,7 +103,7 @@ class Engine:
         self._session = self._open_session()
         self._check_interface(self._session)
         if self.provider == CUDA:
-            buckets = _Buckets(
+            buckets = open_buckets(
                 self._session,
                 image_shape=self._image_shape,
                 classes=self._classes,
@@ -128,9 +129,10 @@ class Engine:
         if self._run is None:
             raise InferenceFailed("the engine was not started")
         try:
-            return self._run(images)
+            logits, probabilities = self._run(images)
         except Exception as error:
             raise InferenceFailed(str(error)) from error
+        return Prediction(logits=logits, probabilities=probabilities)
 
     def _started(self) -> onnxruntime.InferenceSession:
         if self._session is None:
@@ -198,66 +200,22 @@ class Engine:
         self._run_split(image)
         return time.perf_counter() - started
 
-    def _run_split(self, images: Uint8Array) -> Prediction:
+    def _run_split(self, images: Uint8Array) -> list[FloatArray]:
         session, rows = self._started(), self._config.cpu_run_rows
         parts = [
             session.run([LOGITS, PROBABILITIES], {INPUT: images[start : start + rows]})
             for start in range(0, len(images), rows)
         ]
-        if len(parts) == 1:
-            return Prediction(logits=parts[0][0], probabilities=parts[0][1])
-        logits, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return Prediction(logits=logits, probabilities=probabilities)
+        return parts[0] if len(parts) == 1 else [np.concatenate(output) for output in zip(*parts, strict=True)]
 
 
-class _Buckets:
-    """Runs batches in power-of-two sizes from buffers on the device, kept for each size.
+def open_buckets(session: onnxruntime.InferenceSession, *, device: tuple[str, int], **sizes: Any) -> Buckets:
+    """Buffers of a session on a device, its kind and its number; `sizes` are those of `Buckets`."""
 
-    Every new shape costs CUDA an algorithm search and arena growth, so there are few shapes and all are warmed.
-    """
+    def allocate(shape: Sequence[int], dtype: type) -> onnxruntime.OrtValue:
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, *device)
 
-    def __init__(
-        self,
-        session: onnxruntime.InferenceSession,
-        *,
-        image_shape: tuple[int, int, int],
-        classes: int,
-        max_rows: int,
-        device: tuple[str, int],
-    ) -> None:
-        self._session = session
-        self._bindings: dict[int, tuple[Any, Any, Uint8Array]] = {}
-        for rows in bucket_sizes(max_rows):
-            allocate = onnxruntime.OrtValue.ortvalue_from_shape_and_type
-            images = allocate([rows, *image_shape], np.uint8, *device)
-            binding = session.io_binding()
-            binding.bind_ortvalue_input(INPUT, images)
-            for name in (LOGITS, PROBABILITIES):
-                binding.bind_ortvalue_output(name, allocate([rows, classes], np.float32, *device))
-            self._bindings[rows] = binding, images, np.zeros((rows, *image_shape), np.uint8)
-
-    def warm_up(self) -> None:
-        """Runs each size once."""
-        for _, _, staging in self._bindings.values():
-            self.run(staging)
-
-    def run(self, images: Uint8Array) -> Prediction:
-        """Runs n images in the smallest bucket that holds them, or in several of the largest."""
-        largest = max(self._bindings)
-        parts = [self._run_one(images[start : start + largest]) for start in range(0, len(images), largest)]
-        return Prediction(
-            logits=np.concatenate([part[0] for part in parts]),
-            probabilities=np.concatenate([part[1] for part in parts]),
-        )
-
-    def _run_one(self, images: Uint8Array) -> tuple[FloatArray, FloatArray]:
-        rows = len(images)
-        binding, device_images, staging = self._bindings[min(size for size in self._bindings if size >= rows)]
-        staging[:rows] = images  # rows beyond are what an earlier batch left: each row is computed by itself
-        device_images.update_inplace(staging)
-        self._session.run_with_iobinding(binding)
-        logits, probabilities = binding.copy_outputs_to_cpu()
-        return logits[:rows], probabilities[:rows]
+    return Buckets(session, allocate, input_name=INPUT, output_names=(LOGITS, PROBABILITIES), **sizes)
 
 
 def explain_cuda_absence() -> str | None:
@@ -274,11 +232,6 @@ def runtime_report() -> str:
     with contextlib.redirect_stdout(written):
         onnxruntime.print_debug_info()
     return written.getvalue().strip()
-
-
-def bucket_sizes(max_rows: int) -> list[int]:
-    """Powers of two from 1 up to the first that holds `max_rows`."""
-    return [1 << exponent for exponent in range((max_rows - 1).bit_length() + 1)]
 
 
 def _session_options() -> onnxruntime.SessionOptions:

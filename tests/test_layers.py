@@ -16,6 +16,7 @@ CORE = {
     "addresses",
     "batch_observer",
     "batcher",
+    "buckets",
     "config",
     "cuda",
     "decoder",
@@ -79,15 +80,22 @@ BENCH = {"bench"}
 SCORE = {"score"}
 CLIENT = {
     "answer_row",
+    "array_batch",
+    "async_client",
     "call_errors",
+    "caller",
     "channel_options",
     "classification",
     "classify",
     "client",
     "client_options",
+    "conversation",
     "credentials",
     "encoded_batch",
+    "encoded_contents",
     "image_sources",
+    "known_models",
+    "request_batch",
 }
 
 GRPC = {"grpc", "google", "protos", "grpc_health", "grpc_reflection"}

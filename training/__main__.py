@@ -15,10 +15,6 @@ from training.datasets import SOURCES, DatasetError, load
 from training.tensorflow_log import import_tensorflow_quietly
 
 if TYPE_CHECKING:
-    import keras
-
-    from training.datasets import Dataset
-    from training.recipe import Recipe
     from training.record import RunRecord
 
 _RECIPES = ("published", "fast", "accurate")
@@ -145,12 +141,15 @@ def _train(
     from training.architectures import ARCHITECTURES
     from training.recipe import recipe_for
     from training.report import write_report
+    from training.teacher import teacher_for
     from training.train import TrainingError, train
 
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise click.BadParameter(f"no {architecture!r}; known are {known}", param_hint="--architecture")
     chosen = recipe_for(recipe, architecture).with_epochs(epochs)
+    if teacher and chosen.distillation is None:
+        raise click.BadParameter(f"the recipe {chosen.name} has no teacher", param_hint="--teacher")
     shape = None if isinstance(image_size, str) else image_size or ARCHITECTURES[architecture].image_shape
     dataset = load(source, data_dir=data_dir, image_shape=shape, skip_unreadable=skip_unreadable)
     last = seed + seeds - 1
@@ -161,7 +160,12 @@ def _train(
         "verbose": 1 if sys.stdout.isatty() else 2,
     }
     base = several or out or Path("runs") / f"{architecture}-seed-{seed}"
-    taught_by = _teacher(chosen, teacher, dataset, base / "teacher", seed, epochs, options)
+    try:
+        taught_by = teacher_for(
+            chosen, teacher, dataset, base / "teacher", seed=seed, epochs=epochs, say=click.echo, **options
+        )
+    except TrainingError as error:
+        raise click.ClickException(str(error)) from error
     records = {}
     for each in range(seed, last + 1):
         directory = several / f"seed-{each}" if several else out or Path("runs") / f"{architecture}-seed-{each}"
@@ -189,43 +193,6 @@ def _train(
             raise click.ClickException(f"{run.metrics['stopped']}; the best weights so far are in {path}")
     if several:
         _compare(records, several)
-
-
-def _teacher(
-    recipe: Recipe,
-    file: Path | None,
-    dataset: Dataset,
-    directory: Path,
-    seed: int,
-    epochs: int | None,
-    options: dict[str, Any],
-) -> keras.Model | None:
-    """The network that a recipe learns from: read from a file, or trained first."""
-    import keras
-
-    from training.recipe import recipe_for
-    from training.train import TrainingError, train
-
-    if recipe.distillation is None:
-        if file:
-            raise click.BadParameter(f"the recipe {recipe.name} has no teacher", param_hint="--teacher")
-        return None
-    if file is None:
-        architecture = recipe.distillation.teacher
-        click.echo(f"training the teacher, {architecture}; --teacher names one that there is")
-        theirs = recipe_for("accurate", architecture).with_epochs(epochs)
-        try:
-            run = train(dataset, architecture=architecture, recipe=theirs, seed=seed, **options)
-        except TrainingError as error:
-            raise click.ClickException(str(error)) from error
-        file = run.save(directory)
-        if run.metrics["stopped"]:
-            raise click.ClickException(f"{run.metrics['stopped']}; the teacher's best weights so far are in {file}")
-        click.echo(f"the teacher's validation accuracy is {run.metrics['validation']['accuracy']:.2%}: {file}")
-    try:
-        return keras.models.load_model(file, compile=False)
-    except ValueError as error:
-        raise click.ClickException(f"{file}: no .keras file that Keras can load") from error
 
 
 def _compare(records: dict[str, RunRecord], directory: Path) -> None:

@@ -100,16 +100,15 @@ def train(
     held_out = int(len(images) * recipe.validation_fraction)
     if held_out < 1 or len(images) == held_out:
         raise TrainingError(f"{len(images)} training images are too few to hold out {recipe.validation_fraction:.0%}")
-    fitted = len(images) - held_out
+    fitted, classes = len(images) - held_out, len(dataset.label_names)
     model = ARCHITECTURES[architecture].build(
         dataset.image_shape,
-        len(dataset.label_names),
+        classes,
         normalisation=normalisation_layer(normalisation, images[:fitted]),
     )
     recipe.compile(model, images=fitted)
     started = time.monotonic()
-    batches = _batches(recipe, images[:fitted], labels[:fitted], teacher, seed)
-    classes = len(dataset.label_names)
+    batches = _batches(recipe, images[:fitted], labels[:fitted], classes, teacher, seed)
     held_out_labels = one_hot(labels[fitted:], classes) if recipe.distillation else labels[fitted:]
     best = BestWeights()
     stopped = None
@@ -179,6 +178,7 @@ def _batches(
     recipe: Recipe,
     images: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.int64],
+    classes: int,
     teacher: keras.Model | None,
     seed: int,
 ) -> keras.utils.PyDataset:
@@ -187,8 +187,11 @@ def _batches(
         return AugmentedBatches(images, labels, **changes)
     if teacher is None:
         raise TrainingError(f"the recipe {recipe.name} needs a teacher, a {recipe.distillation.teacher}")
-    if teacher.input_shape[1:] != images.shape[1:] or teacher.output_shape[1] <= labels.max():
-        raise TrainingError(f"the teacher takes images of {teacher.input_shape[1:]}, the data have {images.shape[1:]}")
+    if teacher.input_shape[1:] != images.shape[1:] or teacher.output_shape[1:] != (classes,):
+        raise TrainingError(
+            f"the teacher takes images of {teacher.input_shape[1:]} and knows {teacher.output_shape[-1]} classes, "
+            f"the data have images of {images.shape[1:]} and {classes} classes"
+        )
     return TaughtBatches(images, labels, teacher=teacher, distillation=recipe.distillation, **changes)
 
 

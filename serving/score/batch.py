@@ -124,6 +124,10 @@ class ScoringModel:
         """Height, width and channels of an image."""
         return self.preparation.height, self.preparation.width, self.preparation.channels
 
+    def __str__(self) -> str:
+        """Which one it is, in words for people."""
+        return f"{self.name} version {self.version} ({self.sha256[:12]}…)"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:

@@ -73,7 +73,12 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
     help="With --local: directory of the model repository.",
 )
 @click.option("--model", show_default="the only one", help="Name of the model.")
-@click.option("--model-version", type=click.IntRange(1), show_default="the newest", help="Version of the model.")
+@click.option(
+    "--model-version",
+    type=click.IntRange(1),
+    show_default="the current one; with --resume that of the run",
+    help="Version of the model, named in every request.",
+)
 @click.option(
     "--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", help="With --local: what runs the model."
 )
@@ -92,7 +97,7 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
     default=120.0,
     help="How long a server that went away is waited for, in seconds.",
 )
-@click.option("--mix-models", is_flag=True, help="Go on where the model changes; every row says which one it is of.")
+@click.option("--mix-models", is_flag=True, help="Take any version's answers; every row says which one it is of.")
 @click.option("--probabilities", is_flag=True, help="A column for the probability of each label.")
 @click.option(
     "--min-confidence",

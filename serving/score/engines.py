@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from serving.credentials import Credentials
-from serving.score.scorer import Scorer
+from serving.errors import ModelNotFound
+from serving.score.journal import OutputConflict
+from serving.score.output import begun_model
+from serving.score.scorer import Scorer, VersionGone
 
 
 def open_scorer(**options: Any) -> Scorer:
-    """Makes what the options of `digits-score` ask for.
+    """Makes what the options of `digits-score` ask for; a run that goes on keeps its version where none is named.
 
     Raises:
         DigitsError: It can't be started or reached.
         ModuleNotFoundError: It needs a package that is not installed.
     """
+    out: Path = options["out"]
+    begun = begun_model(out) if options["resume"] and not options["mix_models"] else None
+    if begun is None or options["model_version"] or options["model"] not in (None, begun[0]):
+        return _open(**options)
+    try:
+        return _open(**{**options, "model": begun[0], "model_version": begun[1]})
+    except (VersionGone, ModelNotFound) as error:
+        raise OutputConflict(
+            f"{out}: begun with {begun[0]} version {begun[1]}, which is not there ({error}); "
+            "--mix-models goes on with another, --overwrite begins anew"
+        ) from error
+
+
+def _open(**options: Any) -> Scorer:
     if options["local"]:
         from serving.score.local import LocalScorer, load_model
 
@@ -33,6 +51,7 @@ def open_scorer(**options: Any) -> Scorer:
             credentials=credentials,
             model_name=options["model"] or "",
             model_version=options["model_version"] or 0,
+            mix_models=options["mix_models"],
             streams=options["streams"],
             retry_s=options["retry_s"],
             probabilities=options["probabilities"],

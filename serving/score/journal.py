@@ -137,6 +137,16 @@ class Journal:
                 leftover.unlink()
 
 
+def begun_model(directory: Path) -> tuple[str, int] | None:
+    """Name and version of the model that a run which can go on was begun with; None where there is no such run."""
+    try:
+        with (directory / _FILE).open(encoding="utf-8") as file:
+            model = json.loads(file.readline())["binding"]["model"]
+        return str(model["name"]), int(model["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # what is wrong with a journal is told by who goes on with it
+
+
 def check_binding(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], *, mix_models: bool = False) -> None:
     """Raises OutputConflict where a run that is to go on was begun with something else; the message says with what."""
     for name, meaning in _MEANINGS.items():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import DigitsError
+from serving.score import journal
 from serving.score.batch import ScoredBatch
 from serving.score.formats import PartWriter, join_parts, open_part
 from serving.score.journal import Journal, OutputConflict, Part, check_binding, discard, sync_directory
@@ -76,7 +77,7 @@ class Output:
         self._writer: PartWriter | None = None
         self._writing = False
         self.tally = Tally(labels=layout.labels)
-        parts = path.with_name(f"{path.name}.parts")
+        parts = _parts(path)
         check_free(path, resume=resume, overwrite=overwrite)
         try:
             if overwrite:
@@ -202,13 +203,22 @@ class Output:
 
 def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:
     """Raises OutputConflict where something is there and neither going on nor beginning anew was asked for."""
-    parts = path.with_name(f"{path.name}.parts")
+    parts = _parts(path)
     if resume or overwrite:
         return
     if (parts / "journal.jsonl").exists():
         raise OutputConflict(f"{parts}: a run was begun; --resume goes on with it, --overwrite begins anew")
     if path.exists():
         raise OutputConflict(f"{path}: exists; --overwrite replaces it")
+
+
+def begun_model(path: Path) -> tuple[str, int] | None:
+    """Name and version of the model that a run which can go on was begun with; None where there is no such run."""
+    return journal.begun_model(_parts(path))
+
+
+def _parts(path: Path) -> Path:
+    return path.with_name(f"{path.name}.parts")
 
 
 def _check(path: Path, part: Part) -> None:

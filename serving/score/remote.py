@@ -6,14 +6,14 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 
 from serving.call_errors import CallFailed
 from serving.credentials import Credentials
-from serving.score.batch import Scores, Uint8Array
-from serving.score.scorer import PixelScorer, ScoringStopped
+from serving.score.batch import Scores, ScoringModel, Uint8Array
+from serving.score.scorer import PixelScorer, ScoringStopped, VersionGone
 from serving.score.stream import Stream
 
 # What passes by itself; anything else would fail again.
@@ -22,6 +22,7 @@ _PASSING = {
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.ABORTED,  # a version was unloaded within a batch, and none was chosen
 }
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 
@@ -34,7 +35,9 @@ class Remote:
         targets: Addresses, `host:port`; all must serve the same model.
         credentials: TLS and token.
         model_name: The model to use; the servers' default where empty.
-        model_version: Its version; the current one where 0.
+        model_version: Its version; where 0 the one that is current when the scorer is made, also later.
+        mix_models: Whether requests name no version that was not chosen, so that whichever is current answers, or is
+            on trial.
         streams: Streams to each, each with one request on its way. Two or three keep a server busy.
         retry_s: How long a batch is tried again before the run stops, in seconds.
         probabilities: Whether to ask for the probability of every label.
@@ -44,6 +47,7 @@ class Remote:
     credentials: Credentials
     model_name: str = ""
     model_version: int = 0
+    mix_models: bool = False
     streams: int = 3
     retry_s: float = 120.0
     probabilities: bool = False
@@ -67,21 +71,13 @@ class RemoteScorer(PixelScorer):
         self._lock = threading.Lock()
         self._streams: set[Stream] = set()
         self._turn = 0
-        models = {}
-        for target in remote.targets:
-            try:
-                stream = self._open(target)
-            except CallFailed as error:
-                raise ScoringStopped(f"{target}: {error}") from error
-            models[target] = stream.model
-            self._end(stream)
-        self.model = models[remote.targets[0]]
-        for target, model in models.items():
+        self.model = self._describe(remote.targets[0])
+        if not remote.mix_models:
+            self._remote = replace(remote, model_name=self.model.name, model_version=self.model.version)
+        for target in remote.targets[1:]:
+            model = self._describe(target)
             if model.sha256 != self.model.sha256:
-                raise ScoringStopped(
-                    f"{target} serves {model.name} version {model.version} ({model.sha256[:12]}…), but "
-                    f"{remote.targets[0]} {self.model.name} version {self.model.version} ({self.model.sha256[:12]}…)"
-                )
+                raise ScoringStopped(f"{target} serves {model}, but {remote.targets[0]} {self.model}")
 
     def infer(self, images: Uint8Array) -> Scores:
         """See `PixelScorer.infer`; tries again, with the next server, for as long as was asked."""
@@ -96,6 +92,8 @@ class RemoteScorer(PixelScorer):
                 if stream is not None:
                     self._end(stream)
                 self._thread.stream = None
+                if error.code is grpc.StatusCode.NOT_FOUND:
+                    raise self._version_gone(target, error) from error
                 now = time.monotonic()
                 failing_since = now if failing_since is None else failing_since
                 if error.code not in _PASSING or now - failing_since >= self._remote.retry_s:
@@ -112,6 +110,28 @@ class RemoteScorer(PixelScorer):
         for stream in list(self._streams):
             self._end(stream)
 
+    def _describe(self, target: str) -> ScoringModel:
+        """What a server answers with."""
+        try:
+            stream = self._open(target)
+        except CallFailed as error:
+            kind = VersionGone if error.code is grpc.StatusCode.NOT_FOUND else ScoringStopped
+            raise kind(f"{target}: {error}") from error
+        self._end(stream)
+        return stream.model
+
+    def _version_gone(self, target: str, error: CallFailed) -> ScoringStopped:
+        """What stops a run whose version a server has unloaded; names the one that it serves instead, if any."""
+        try:
+            stream = self._open(target, version=0)
+        except CallFailed:
+            return VersionGone(f"{target}: {error}")
+        self._end(stream)
+        return VersionGone(
+            f"{target}: {stream.model} came up in place of version {self.model.version} ({self.model.sha256[:12]}…); "
+            f"--resume goes on where that one is served, --resume --mix-models with both"
+        )
+
     def _target(self) -> str:
         if not hasattr(self._thread, "place"):
             with self._lock:
@@ -127,13 +147,13 @@ class RemoteScorer(PixelScorer):
         stream: Stream = self._thread.stream
         return stream
 
-    def _open(self, target: str) -> Stream:
+    def _open(self, target: str, *, version: int | None = None) -> Stream:
         remote = self._remote
         stream = Stream(
             target,
             remote.credentials,
             model_name=remote.model_name,
-            model_version=remote.model_version,
+            model_version=remote.model_version if version is None else version,
             probabilities=remote.probabilities,
         )
         with self._lock:

@@ -76,10 +76,11 @@ class Run:
         as_before = (begun.labels, begun.shape, begun.preparation.kind)
         if (model.labels, model.shape, model.preparation.kind) != as_before:
             raise ScoringStopped(
-                f"{model.name} version {model.version} came up, with other labels, size or preparation of images"
+                f"{model} came up, with other labels, size or preparation of images than version {begun.version}; "
+                "--model-version asks for one"
             )
         if not self.mix_models:
             raise ScoringStopped(
-                f"{model.name} version {model.version} ({model.sha256[:12]}…) came up in place of version "
-                f"{begun.version} ({begun.sha256[:12]}…); --model-version asks for one, --mix-models takes both"
+                f"{model} came up in place of version {begun.version} ({begun.sha256[:12]}…); "
+                "--model-version asks for one, --mix-models takes both"
             )

@@ -15,6 +15,10 @@ class ScoringStopped(DigitsError):
     """A run that can't go on now. What was scored is kept; `--resume` goes on from there."""
 
 
+class VersionGone(ScoringStopped):
+    """The version that a run was begun with is not served, or not any more."""
+
+
 class Scorer(ABC):
     """Answers for batches, several at a time.
 

@@ -12,6 +12,7 @@ import numpy as np
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serving.call_errors import CallFailed, call_failed
 from serving.credentials import Credentials
+from serving.known_models import KnownModels
 from serving.preparation import Preparation
 from serving.score.batch import Scores, ScoringModel, Uint8Array
 
@@ -40,6 +41,9 @@ class Stream:
         model_version: Its version; the current one where 0.
         probabilities: Whether to ask for the probability of every label.
 
+    Attributes:
+        model: What answers, or did when the stream was opened.
+
     Raises:
         CallFailed: The server can't be reached or refused.
     """
@@ -53,8 +57,9 @@ class Stream:
         self._channel = credentials.channel(address, _OPTIONS)
         self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._requests: queue.SimpleQueue[digits_pb2.ClassifyStreamRequest | None] = queue.SimpleQueue()
+        self._known = KnownModels()
         try:
-            self.model = self._get_model()
+            self.model = _scoring_model(self._get_model(self._selection))
             self._answers: Any = self._stub.ClassifyStream(self._outgoing(), metadata=self._metadata)
         except BaseException:
             self._channel.close()
@@ -63,15 +68,25 @@ class Stream:
     def infer(self, images: Uint8Array) -> Scores:
         """Scores uint8 `[m, height, width, channels]`, in as many requests as the server's limits ask for.
 
+        All are answered by one version: where none was chosen, by the one that answers the first request.
+
         Raises:
-            CallFailed: The server refused, or went away: then this stream is of no more use.
+            CallFailed: The server refused, or went away: then this stream is of no more use. ABORTED where that version
+                was unloaded meanwhile.
         """
         rows = max(1, min(self._max_rows, _MAX_PIXEL_BYTES // images[0].nbytes))
-        responses = [self._ask(images[start : start + rows]) for start in range(0, len(images), rows)]
-        model = self.model
-        for response in responses:
-            if (response.model_name, response.model_version) != (model.name, model.version):
-                self.model = model = self._get_model()
+        responses = [self._ask(images[:rows], self._selection)]
+        name, version = responses[0].model_name, responses[0].model_version
+        answered_by = digits_pb2.GetModelRequest(model_name=name, model_version=version)
+        try:
+            responses += [
+                self._ask(images[start : start + rows], answered_by) for start in range(rows, len(images), rows)
+            ]
+            model = _scoring_model(self._known.find(name, version) or self._get_model(answered_by))
+        except CallFailed as error:
+            if error.code is grpc.StatusCode.NOT_FOUND and not self._selection.model_version:
+                raise CallFailed(grpc.StatusCode.ABORTED, f"version {version} of {name!r} was unloaded") from error
+            raise
         probabilities = None
         if self._probabilities:
             probabilities = np.concatenate([np.array(r.probabilities, np.float32) for r in responses])
@@ -88,11 +103,13 @@ class Stream:
         self._requests.put(None)
         self._channel.close()
 
-    def _ask(self, images: Uint8Array) -> digits_pb2.ClassifyResponse:
+    def _ask(self, images: Uint8Array, selection: digits_pb2.GetModelRequest) -> digits_pb2.ClassifyResponse:
         message = digits_pb2.ClassifyStreamRequest()
         request = message.request  # filled in place: making it apart would copy the pixels once more
-        request.model_name, request.model_version = self._selection.model_name, self._selection.model_version
-        request.raw_images.pixels, request.raw_images.count = images.tobytes(), len(images)
+        request.model_name, request.model_version = selection.model_name, selection.model_version
+        raw = request.raw_images
+        raw.pixels, raw.count = images.tobytes(), len(images)
+        _, raw.height, raw.width, raw.channels = images.shape  # checked there: another version may take another size
         request.include_probabilities = self._probabilities
         self._requests.put(message)
         try:
@@ -110,22 +127,29 @@ class Stream:
         while (message := self._requests.get()) is not None:
             yield message
 
-    def _get_model(self) -> ScoringModel:
+    def _get_model(self, selection: digits_pb2.GetModelRequest) -> digits_pb2.GetModelResponse:
         try:
-            found = self._stub.GetModel(self._selection, timeout=_OPEN_TIMEOUT_S, metadata=self._metadata)
+            found: digits_pb2.GetModelResponse = self._stub.GetModel(
+                selection, timeout=_OPEN_TIMEOUT_S, metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise call_failed(error) from error
+        self._known.add(found)
         self._max_rows = found.max_images_per_request
-        return ScoringModel(
-            name=found.model_name,
-            version=found.model_version,
-            sha256=found.sha256,
-            labels=tuple(found.labels),
-            preparation=Preparation(
-                kind=found.preparation,
-                height=found.height,
-                width=found.width,
-                channels=found.channels,
-                max_pixels=found.max_image_pixels,
-            ),
-        )
+        return found
+
+
+def _scoring_model(found: digits_pb2.GetModelResponse) -> ScoringModel:
+    return ScoringModel(
+        name=found.model_name,
+        version=found.model_version,
+        sha256=found.sha256,
+        labels=tuple(found.labels),
+        preparation=Preparation(
+            kind=found.preparation,
+            height=found.height,
+            width=found.width,
+            channels=found.channels,
+            max_pixels=found.max_image_pixels,
+        ),
+    )

@@ -9,8 +9,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from serving import engine as engine_module
+from serving.buckets import bucket_sizes
 from serving.config import EngineConfig
-from serving.engine import Engine, bucket_sizes
+from serving.engine import Engine, open_buckets
 from serving.errors import InferenceFailed, ModelRejected, ProviderUnavailable
 from serving.repository import StoredModel
 
@@ -52,14 +53,14 @@ def test_the_shipped_model_reads_the_drawn_digits(shipped: StoredModel, digits: 
 def test_buckets_answer_as_plain_runs_do(shipped: StoredModel, digits: tuple, plain: np.ndarray, rows: int) -> None:
     """CUDA's path, with its buffers on the CPU: padding, slicing, and stale rows of an earlier, larger batch."""
     session = onnxruntime.InferenceSession(shipped.content, providers=["CPUExecutionProvider"])
-    buckets = engine_module._Buckets(session, image_shape=SHAPE, classes=10, max_rows=16, device=("cpu", 0))
+    buckets = open_buckets(session, image_shape=SHAPE, classes=10, max_rows=16, device=("cpu", 0))
     buckets.warm_up()
     buckets.run(digits[0][100:116])
-    prediction = buckets.run(digits[0][:rows])
-    np.testing.assert_allclose(prediction.probabilities, plain[:rows], atol=1e-6)
-    later = buckets.run(digits[0][50:60])
-    np.testing.assert_allclose(prediction.probabilities, plain[:rows], atol=1e-6)
-    np.testing.assert_allclose(later.probabilities, plain[50:60], atol=1e-6)
+    _, probabilities = buckets.run(digits[0][:rows])
+    np.testing.assert_allclose(probabilities, plain[:rows], atol=1e-6)
+    _, later = buckets.run(digits[0][50:60])
+    np.testing.assert_allclose(probabilities, plain[:rows], atol=1e-6)
+    np.testing.assert_allclose(later, plain[50:60], atol=1e-6)
 
 
 @pytest.mark.parametrize(

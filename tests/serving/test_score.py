@@ -304,7 +304,7 @@ def test_a_model_that_wants_images_otherwise_prepared_stops_a_run_whatever_is_mi
     other = replace(begun, version=2, sha256="b", preparation=replace(preparation, kind="resize"))
     run = Run(source=Mock(), scorer=Mock(model=begun), output=Mock(), limits=BatchLimits(), mix_models=True)
     run._check_model(replace(begun, version=2, sha256="b"))
-    with pytest.raises(ScoringStopped, match="m version 2 came up, with other labels, size or preparation"):
+    with pytest.raises(ScoringStopped, match=r"m version 2 \(b…\) came up, with other labels, size or preparation"):
         run._check_model(other)
 
 

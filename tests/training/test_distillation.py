@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import keras
 import numpy as np
@@ -69,9 +70,12 @@ def test_a_recipe_with_a_teacher_needs_one_that_fits(data: Dataset) -> None:
     accurate = recipe_for("accurate", "mnist_convnet")
     with pytest.raises(TrainingError, match="needs a teacher, a convnet_batchnorm"):
         train(data, architecture="mnist_convnet", recipe=accurate, seed=0, verbose=0)
-    other = ARCHITECTURES["mnist_convnet"].build((32, 32, 1))
-    with pytest.raises(TrainingError, match=r"the teacher takes images of \(32, 32, 1\)"):
-        train(data, architecture="mnist_convnet", recipe=accurate, seed=0, teacher=other, verbose=0)
+    theirs = r"the data have images of \(28, 28, 1\) and 10 classes"
+    for shape, classes in [((32, 32, 1), 10), ((28, 28, 1), 9), ((28, 28, 1), 12)]:
+        other = ARCHITECTURES["mnist_convnet"].build(shape, classes)
+        said = rf"the teacher takes images of {re.escape(str(shape))} and knows {classes} classes, {theirs}"
+        with pytest.raises(TrainingError, match=said):
+            train(data, architecture="mnist_convnet", recipe=accurate, seed=0, teacher=other, verbose=0)
 
 
 def test_what_the_teacher_says_is_learnt(data: Dataset, teacher) -> None:
