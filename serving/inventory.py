@@ -54,6 +54,11 @@ class ListedModel:
         """The version that answers calls which name none, the canary's share aside; None where none is known."""
         return self.labels.current(self.servable) if self.labels else None
 
+    def answers(self, version: int) -> bool:
+        """Whether calls that name no version go to this one: the current one, or a canary that may be served."""
+        trial = self.labels.canary.version if self.labels and self.labels.canary else None
+        return version in self.servable and version in (self.current, trial)
+
     def labels_of(self, version: int) -> list[str]:
         """What a version is called, for people: `stable`, `stable (latest)` where it is the newest, `canary 10 %`."""
         if self.labels is None:

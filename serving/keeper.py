@@ -14,7 +14,7 @@ from serving.repository import Repository
 
 
 class Keeper:
-    """Changes a repository while servers read it. Of several keepers, in whatever process, each waits for the others.
+    """Changes a repository while servers read it. Keepers in several processes wait for each other.
 
     A label goes only to a version that is there and may be served: its digest holds and its parity is proven.
 
@@ -103,13 +103,23 @@ class Keeper:
 
         def change(before: Labels, servable: Collection[int]) -> Labels:
             if before.previous is None:
-                raise ChangeRefused(
-                    f"{name}: no version is recorded that was stable before; make one stable by its number"
-                )
+                raise ChangeRefused(f"{name}: no earlier stable version is recorded; make one stable by its number")
             self._require(name, before.previous)
             return replace(_stable_at(name, before, before.previous, was=None), previous=None)
 
         return self._move(name, change)
+
+    def check_publishing(self, name: str, label: str, share: float = CANARY_SHARE) -> None:
+        """Raises what `publish` would, before there is anything to publish.
+
+        Raises:
+            ChangeRefused: It would be a canary with nothing beside it.
+            ModelRejected: The labels are damaged, or the share is none.
+        """
+        labels = self._repository.read_labels(name)
+        if label == CANARY:
+            _pinned(name, labels, self._servable(name))
+            Canary(version=1, share=share)
 
     def publish(
         self, content: bytes, manifest: Manifest, *, label: str, share: float = CANARY_SHARE
@@ -126,13 +136,11 @@ class Keeper:
             The version that it became, and what became of the labels.
 
         Raises:
-            ChangeRefused: It would be a canary with nothing beside it. Nothing was published.
-            ModelRejected: The labels are damaged. Nothing was published.
+            DigitsError: As for `check_publishing`, and nothing was published.
             RepositoryError: The directory can't be written; the message says so where the version was published.
         """
         name = manifest.model_name
-        if label == CANARY:  # refused before a directory is made for it
-            _pinned(name, self._repository.read_labels(name), self._servable(name))
+        self.check_publishing(name, label, share)
         with self._repository.alone(name):
             before, servable = self._repository.read_labels(name), self._servable(name)
             # Pinned first: else a server that looks in between takes the newest version, the canary, for current.

@@ -76,6 +76,21 @@ class Labels:
         trial = self.canary.version if self.canary else None
         return max((version for version in servable if version != trial), default=None)
 
+    def describe(self, current: int | None) -> str:
+        """What they say, in a line for people.
+
+        Args:
+            current: The version that they make current.
+        """
+        stable = f"stable is version {self.stable}"
+        if self.stable is None:
+            newest = "none" if current is None else f"version {current}"
+            stable = f"stable is the newest that may be served, now {newest}"
+        if self.canary is None:
+            return f"{stable}; no canary"
+        share = f"{self.canary.share * 100:g} %"
+        return f"{stable}; canary is version {self.canary.version} with {share} of the calls that name no version"
+
     def to_json(self) -> str:
         """The text of `labels.json`."""
         document: dict[str, Any] = {"format": FORMAT, STABLE: self.stable}

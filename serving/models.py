@@ -71,13 +71,17 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @_stored
 def list_models(*, model: str | None, as_json: bool, repository: Repository) -> None:
-    """Shows every version, of one MODEL or of all: its labels, what it is, and whether it may be served."""
+    """Shows every version.
+
+    Of one MODEL or of all: its labels, what it is, and whether it may be served.
+    """
     models = list(take_inventory(repository, model))
     if as_json:
         click.echo(json.dumps(document(models), indent=2))
-        return
-    for line in table(models):
-        click.echo(line)
+    elif not models:
+        click.echo(f"{repository.root}: no models here", err=True)
+    else:
+        click.echo("\n".join(table(models)))
 
 
 @main.command()
@@ -92,10 +96,10 @@ def list_models(*, model: str | None, as_json: bool, repository: Repository) -> 
 )
 @_stored
 def label(*, model: str, label: str, version: int | None, share: float | None, repository: Repository) -> None:
-    """Moves a LABEL of MODEL, stable or canary, to a VERSION that may be served.
+    """Moves a label to a version.
 
-    `stable latest` follows the newest version, now and later. A canary pins stable to the version that is current,
-    where it followed the newest.
+    LABEL is stable or canary, VERSION one of MODEL's that may be served. `stable latest` follows the newest version,
+    now and later. A canary pins stable to the version that is current, where it followed the newest.
     """
     keeper = Keeper(repository)
     if label == STABLE:
@@ -113,7 +117,10 @@ def label(*, model: str, label: str, version: int | None, share: float | None, r
 @click.argument("label", type=click.Choice([CANARY]), expose_value=False)
 @_stored
 def unlabel(*, model: str, repository: Repository) -> None:
-    """Ends the trial of MODEL's canary; calls go to the stable version again."""
+    """Ends a canary's trial.
+
+    Calls that name no version go to MODEL's stable version again, all of them.
+    """
     click.echo(str(Keeper(repository).end_canary(model)))
 
 
@@ -121,7 +128,10 @@ def unlabel(*, model: str, repository: Repository) -> None:
 @click.argument("model")
 @_stored
 def promote(*, model: str, repository: Repository) -> None:
-    """Makes MODEL's canary its stable version."""
+    """Makes a canary stable.
+
+    The trial of MODEL's canary ends with it.
+    """
     click.echo(str(Keeper(repository).promote(model)))
 
 
@@ -129,9 +139,10 @@ def promote(*, model: str, repository: Repository) -> None:
 @click.argument("model")
 @_stored
 def rollback(*, model: str, repository: Repository) -> None:
-    """Makes the version stable that answered before MODEL's label stable was last moved.
+    """Takes the last move of stable back.
 
-    Once: what was before that is not recorded, and `label MODEL stable VERSION` names any.
+    The version that answered before is MODEL's stable one again. Once: what was before that is not recorded, and
+    `label MODEL stable VERSION` names any.
     """
     click.echo(str(Keeper(repository).roll_back(model)))
 
@@ -143,8 +154,9 @@ def rollback(*, model: str, repository: Repository) -> None:
 @click.option("--device", default=_ENGINE.device, type=click.IntRange(0), help="Index of the CUDA device.")
 @_stored
 def verify(*, model: str | None, version: int | None, provider: str, device: int, repository: Repository) -> None:
-    """Reads every version, of one MODEL or of all, or one VERSION; loads it and looks at its answers to some images.
+    """Loads and tries every version.
 
+    Of one MODEL or of all, or one VERSION: its digest, its parity, and whether it answers images with probabilities.
     Exit code 0: all may be served and answer with probabilities. 1: the lines that begin with "problem" say why not.
     """
     try:
@@ -190,9 +202,10 @@ def verify(*, model: str | None, version: int | None, provider: str, device: int
 @click.option("--force", is_flag=True, help="Also what is stable, the canary or current; such labels end.")
 @_stored
 def remove(*, model: str, versions: tuple[int, ...], force: bool, repository: Repository) -> None:
-    """Removes versions of MODEL. Refused where servers answer with one of them; then none is removed.
+    """Removes versions.
 
-    Their numbers are not given to other versions later.
+    Refused where servers that follow MODEL's labels answer with one of them; then none is removed. Their numbers are
+    not given to other versions later.
     """
     move = Keeper(repository).remove(model, versions, force=force)
     for version in sorted(set(versions)):

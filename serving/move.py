@@ -25,17 +25,8 @@ class Move:
     current: int | None
 
     def __str__(self) -> str:
-        stable = f"stable is version {self.after.stable}"
-        if self.after.stable is None:
-            newest = f"version {self.current}" if self.current else "none"
-            stable = f"stable is the newest that may be served, now {newest}"
-        trial = "no canary"
-        if self.after.canary:
-            trial = (
-                f"canary is version {self.after.canary.version} with {self.after.canary.share * 100:g} % "
-                "of the calls that name no version"
-            )
-        told = f"{self.name}: {'unchanged: ' if self.after == self.before else ''}{stable}; {trial}"
+        unchanged = "unchanged: " if self.after == self.before else ""
+        told = f"{self.name}: {unchanged}{self.after.describe(self.current)}"
         if self.pinned:
             told += (
                 "\nstable meant the newest version until now; what is published from now on does not become current "

@@ -80,7 +80,7 @@ class Repository:
             raise RepositoryError(f"{self.root}: several models ({', '.join(names)}), name one with --model")
         name = names[0] if name is None else name
         if name not in names:
-            raise ModelNotFound(f"{self.root}: no model {name!r}; there are {', '.join(names)}")
+            raise ModelNotFound(f"{self.root}: no model {name[:128]!r}; there are {', '.join(names)}")
         versions = self.versions(name)
         if version is not None and version not in versions:
             raise ModelNotFound(f"{self.root / name}: no version {version}; there are {', '.join(map(str, versions))}")
