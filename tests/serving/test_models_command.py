@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,21 @@ from serving.keeper import Keeper
 from serving.labels import Canary, Labels
 from serving.repository import Repository, StoredModel
 
+ROOT = Path(__file__).parent.parent.parent
 NAME = "mnist_convnet"
+
+_CHANGES = [("label", "stable 1"), ("label", "canary 1"), ("promote", ""), ("remove", "1")]
+_WRITE_LABELS = """
+import sys
+from pathlib import Path
+from serving.errors import RepositoryError
+from serving.labels import Labels
+from serving.repository import Repository
+try:
+    Repository(Path(sys.argv[1])).write_labels("mnist_convnet", Labels())
+except RepositoryError as error:
+    print(error, file=sys.stderr)
+"""
 
 Models = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -410,29 +425,23 @@ def test_a_read_only_repository_is_listed_and_verified_and_not_changed(repositor
     unshare = shutil.which("unshare")
     if not unshare or os.geteuid() != 0:
         pytest.skip("needs unshare and root")
-    script = Path(sys.executable).parent / "digits-models"
-    lines = " ; ".join(
-        f"{script} {arguments} --repository {repository.root}; echo $?"
-        for arguments in [
-            f"label {NAME} stable 1",
-            f"label {NAME} canary 1",
-            f"promote {NAME}",
-            f"remove {NAME} 1",
-            "list",
-            "verify --provider cpu",
-        ]
-    )
+    models = Path(sys.executable).parent / "digits-models"
+    commands = [
+        *(f"{models} {change} {NAME} {more} --repository {repository.root}" for change, more in _CHANGES),
+        f"{models} list --repository {repository.root}",
+        f"{models} verify --provider cpu --repository {repository.root}",
+        f"{sys.executable} -c '{_WRITE_LABELS}' {repository.root}",
+    ]
     mount = f"mount --bind {repository.root} {repository.root} && mount -o remount,bind,ro {repository.root}"
-    ended = subprocess.run(
-        [unshare, "--mount", "sh", "-c", f"{mount} || exit 77; {lines}"], capture_output=True, text=True, check=False
-    )
+    script = "; ".join([f"{mount} || exit 77", *(f"{command}; echo $?" for command in commands)])
+    ended = subprocess.run([unshare, "--mount", "sh", "-c", script], capture_output=True, text=True, check=False)
     if ended.returncode == 77:
         pytest.skip(f"no mounts here: {ended.stderr}")
-    refusals = ended.stderr.splitlines()
-    assert len(refusals) == 4
-    assert all("can't be changed: Read-only file system" in line for line in refusals)
     codes = [line for line in ended.stdout.splitlines() if line.isdecimal()]
-    assert codes == ["1", "1", "1", "1", "0", "0"]
+    assert codes == ["1", "1", "1", "1", "0", "0", "0"], ended.stderr
+    refusals = ended.stderr.splitlines()
+    assert len(refusals) == 5
+    assert all(line.endswith("Read-only file system") for line in refusals)
     assert repository.read_labels(NAME) == Labels()
 
 
@@ -512,3 +521,23 @@ def test_only_verify_needs_the_engine(repository: Repository) -> None:
     assert ended.returncode == 1
     assert "verifying needs the extra cpu or gpu" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+def test_the_commands_in_the_documentation_work_in_order(
+    command: Callable, repository: Repository, shipped: StoredModel
+) -> None:
+    repository.remove(NAME, [3])
+    blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs" / "models.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert len(lines) == 12
+    for line in lines:
+        name, *arguments = line.split()
+        assert name == "digits-models"
+        ended = command(name, *arguments, cwd=repository.root.parent)
+        assert ended.returncode == 0, f"{line}: {ended.stderr}"
+    assert repository.versions(NAME) == [2]
+    assert repository.read_labels(NAME).stable == 2
+    for block in re.findall(
+        r"^```json\n(.*?)^```$", (ROOT / "docs" / "models.md").read_text(), re.MULTILINE | re.DOTALL
+    ):
+        assert Labels.from_json(block) == Labels(stable=2, canary=Canary(version=3), previous=1)
