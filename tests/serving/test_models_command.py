@@ -230,6 +230,9 @@ def test_stable_moves_and_goes_back(repository: Repository, done: Callable, refu
 def test_to_pin_what_is_current_is_no_move_to_go_back_from(repository: Repository, done: Callable) -> None:
     done("label", NAME, "stable", 3)
     assert repository.read_labels(NAME) == Labels(stable=3)
+    repository.write_labels(NAME, Labels(previous=1))
+    done("label", NAME, "stable", 3)
+    assert repository.read_labels(NAME) == Labels(stable=3, previous=1)
 
 
 def test_what_was_on_trial_does_not_become_current_when_the_trial_ends(repository: Repository, done: Callable) -> None:
@@ -241,6 +244,13 @@ def test_what_was_on_trial_does_not_become_current_when_the_trial_ends(repositor
     repository.write_labels(NAME, Labels(canary=Canary(version=2)))
     done("label", NAME, "canary", 3)
     assert repository.read_labels(NAME) == Labels(stable=1, canary=Canary(version=3))
+
+
+def test_a_trial_can_be_ended_where_stable_is_damaged(repository: Repository, done: Callable) -> None:
+    repository.write_labels(NAME, Labels(stable=2, canary=Canary(version=3)))
+    _damage(repository, 2)
+    done("unlabel", NAME, "canary")
+    assert repository.read_labels(NAME) == Labels(stable=2)
 
 
 @pytest.mark.parametrize(
