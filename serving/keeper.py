@@ -12,6 +12,9 @@ from serving.manifest import Manifest
 from serving.move import Move
 from serving.repository import Repository
 
+# From the labels and the versions that may be served to the labels that are to be.
+_Change = Callable[[Labels, Collection[int]], Labels]
+
 
 class Keeper:
     """Changes a repository while servers read it. Keepers in several processes wait for each other.
@@ -185,13 +188,7 @@ class Keeper:
 
         return self._move(name, change, afterwards=lambda: self._repository.remove(name, sorted(set(versions))))
 
-    def _move(
-        self,
-        name: str,
-        change: Callable[[Labels, Collection[int]], Labels],
-        *,
-        afterwards: Callable[[], None] = lambda: None,
-    ) -> Move:
+    def _move(self, name: str, change: _Change, *, afterwards: Callable[[], None] = lambda: None) -> Move:
         self._repository.choose(name)  # an absent model is refused before anything is written
         with self._repository.alone(name):
             before = self._repository.read_labels(name)
