@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from serving.labels import CANARY, CANARY_SHARE, STABLE
+
+if TYPE_CHECKING:
+    from export.exporter import Export
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 110})
@@ -24,6 +30,18 @@ import click
 @click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", help="What the proof is for.")
 @click.option("--limit", type=click.FloatRange(0, 1), default=1e-5, help="Largest difference of a probability.")
 @click.option("--verify", type=click.IntRange(1), help="Prove this published version, and publish nothing new.")
+@click.option(
+    "--label",
+    type=click.Choice([STABLE, CANARY]),
+    show_default="labels stay",
+    help="Give the version this label, once it is published.",
+)
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1),
+    show_default=f"{CANARY_SHARE}",
+    help="The canary's, of the calls that name no version; 0: it answers only calls that name it.",
+)
 def main(
     model: Path,
     repository: Path,
@@ -33,8 +51,16 @@ def main(
     provider: str,
     limit: float,
     verify: int | None,
+    label: str | None,
+    share: float | None,
 ) -> None:
     """Converts MODEL.keras to ONNX, proves that it computes the same, and publishes it."""
+    if label and verify:
+        raise click.UsageError(
+            "--label goes with publishing, --verify publishes nothing; digits-models labels versions"
+        )
+    if share is not None and label != CANARY:
+        raise click.UsageError("--share goes with --label canary")
     try:
         from training.tensorflow_log import import_tensorflow_quietly
 
@@ -58,11 +84,27 @@ def main(
     target = Repository(repository)
     try:
         if verify is None:
-            export = exporter.publish(target, model_name=name)
+            export = exporter.publish(
+                target, model_name=name, label=label, share=CANARY_SHARE if share is None else share
+            )
         else:
             export = exporter.verify(target, version=verify, model_name=name)
     except (DigitsError, DatasetError, UnusableModel) as error:
         raise click.ClickException(str(error)) from error
+    _print_report(export)
+    if export.version is None:
+        for worst in export.report.worst:
+            click.echo(
+                f"image {worst.index:>5}  is {worst.label}  Keras {worst.keras_label}  ONNX {worst.onnx_label}"
+                f"  differs by {worst.difference:.2e}"
+            )
+        raise click.ClickException(f"parity not proven, nothing published: {'; '.join(export.report.problems)}")
+    click.echo(f"{'verified' if verify else 'published'} {target.root / export.model_name / str(export.version)}")
+    if export.move:
+        click.echo(str(export.move))
+
+
+def _print_report(export: Export) -> None:
     figures, accuracy, calibration = export.report.figures, export.report.accuracy, export.calibration
     rows = [
         ("provider", export.report.provider),
@@ -89,14 +131,6 @@ def main(
         rows.append(("temperature", f"{calibration.temperature:.3f}, without images to fit it on"))
     for title, value in rows:
         click.echo(f"{title:<14} {value}")
-    if export.version is None:
-        for worst in export.report.worst:
-            click.echo(
-                f"image {worst.index:>5}  is {worst.label}  Keras {worst.keras_label}  ONNX {worst.onnx_label}"
-                f"  differs by {worst.difference:.2e}"
-            )
-        raise click.ClickException(f"parity not proven, nothing published: {'; '.join(export.report.problems)}")
-    click.echo(f"{'verified' if verify else 'published'} {target.root / export.model_name / str(export.version)}")
 
 
 if __name__ == "__main__":

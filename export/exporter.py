@@ -19,7 +19,10 @@ from export.parity import ParityLimits, ParityReport, check_parity
 from export.trained_model import TrainedModel, UnusableModel, load_trained
 from serving.config import EngineConfig
 from serving.engine import RUNTIME_VERSION, Engine
+from serving.keeper import Keeper
+from serving.labels import CANARY_SHARE
 from serving.manifest import Calibration, InputSpec, Manifest
+from serving.move import Move
 from serving.repository import Repository
 from training import datasets
 
@@ -36,12 +39,14 @@ class Export:
         model_name: Name of the model in the repository.
         version: The version that was published or extended; None where the gate failed.
         calibration: What its probabilities are made with.
+        move: What became of the model's labels, where one was asked for and the gate passed.
     """
 
     report: ParityReport
     model_name: str
     version: int | None
     calibration: Calibration
+    move: Move | None = None
 
 
 class Exporter:
@@ -70,12 +75,21 @@ class Exporter:
         self._provider = provider
         self._limits = limits or ParityLimits()
 
-    def publish(self, repository: Repository, *, model_name: str | None = None) -> Export:
+    def publish(
+        self,
+        repository: Repository,
+        *,
+        model_name: str | None = None,
+        label: str | None = None,
+        share: float = CANARY_SHARE,
+    ) -> Export:
         """Converts, proves and publishes the next version.
 
         Args:
             repository: Where it is published.
             model_name: Its name there; the architecture's by default.
+            label: `stable` or `canary`, which it gets; None leaves the labels alone.
+            share: The canary's, of the calls that name no version.
 
         Raises:
             UnusableModel: The model can't be exported.
@@ -85,7 +99,9 @@ class Exporter:
         trained = load_trained(self._model)
         data = self._data_of(trained)
         name = model_name or trained.record["architecture"]
-        repository.versions(name)  # an impossible name fails here, before the work
+        repository.versions(name)  # an impossible name fails here, before the work, and so does a label
+        if label is not None:
+            Keeper(repository).check_publishing(name, label, share)
         try:
             calibration = calibrate(trained, data)
             content = convert(trained, model_name=name, temperature=calibration.temperature)
@@ -96,8 +112,12 @@ class Exporter:
         report = self._check(trained, content, data, calibration)
         if not report.figures.passed:
             return Export(report=report, model_name=name, version=None, calibration=calibration)
-        version = repository.publish(content, _manifest(trained, name, content, report, calibration))
-        return Export(report=report, model_name=name, version=version, calibration=calibration)
+        manifest, move = _manifest(trained, name, content, report, calibration), None
+        if label is None:
+            version = repository.publish(content, manifest)
+        else:
+            version, move = Keeper(repository).publish(content, manifest, label=label, share=share)
+        return Export(report=report, model_name=name, version=version, calibration=calibration, move=move)
 
     def verify(self, repository: Repository, *, version: int, model_name: str | None = None) -> Export:
         """Proves a published version on the provider and adds the figures to its manifest.

@@ -11,6 +11,7 @@ _COMMANDS = {
     "classify": ("serving.classify", "main"),
     "health": ("serving.classify", "health"),
     "score": ("serving.score.command", "main"),
+    "models": ("serving.models", "main"),
     "doctor": ("serving.doctor", "main"),
     "bench": ("serving.bench.command", "main"),
 }
@@ -48,6 +49,11 @@ def classify() -> None:
 def score() -> None:
     """Entry point of `digits-score`."""
     _load("score")(prog_name="digits-score")
+
+
+def models() -> None:
+    """Entry point of `digits-models`."""
+    _load("models")(prog_name="digits-models")
 
 
 def doctor() -> None:

@@ -95,6 +95,10 @@ class RepositoryError(DigitsError):
     """A model repository that is missing, empty or not laid out as one. Raised while it is read."""
 
 
+class ChangeRefused(DigitsError):
+    """A label that may not be moved as asked, or a version that may not be removed. Raised before anything changed."""
+
+
 class ProviderUnavailable(DigitsError):
     """The execution provider that was asked for can't run the whole model here. Says what is missing."""
 

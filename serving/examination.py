@@ -18,6 +18,7 @@ from serving import cuda
 from serving.config import EngineConfig
 from serving.engine import CPU, RUNTIME_VERSION, Engine, explain_cuda_absence
 from serving.errors import DigitsError, ModelRejected, ProviderUnavailable, RepositoryError, StartFailed
+from serving.inventory import ListedModel, ListedVersion, take_inventory
 from serving.port import SharedPort
 from serving.processors import available_processors
 from serving.repository import Repository, StoredModel
@@ -136,28 +137,42 @@ def _open_files() -> Finding:
 
 
 def _models(repository: Repository) -> Iterator[tuple[Finding, StoredModel | None]]:
-    """Looks at every version; gives the newest servable one of each model."""
+    """Looks at every version and label; gives the versions that calls go to which name none."""
     try:
-        found = [(name, version) for name in repository.names() for version in reversed(repository.versions(name))]
+        models = list(take_inventory(repository))
     except RepositoryError as error:
         yield Finding(subject="models", state=PROBLEM, text=str(error)), None
         return
-    if not found:
+    if not models:
         yield Finding(subject="models", state=PROBLEM, text=f"{repository.root}: no models"), None
-    given: set[str] = set()
-    for name, version in found:
-        try:
-            stored = repository.load(name, version)
-        except (ModelRejected, RepositoryError) as error:
-            # digits-serve takes the newest version and no other.
-            state = NOTE if name in given else PROBLEM
-            yield Finding(subject="models", state=state, text=str(error)), None
-            given.add(name)
-            continue
-        providers = ", ".join(stored.manifest.parity)
-        text = f"{name} version {version}: digest and parity ({providers}) hold"
-        yield Finding(subject="models", state=OK, text=text), None if name in given else stored
-        given.add(name)
+    for model in models:
+        for listed in reversed(model.versions):
+            yield _version_found(model, listed), _read(repository, model, listed.version)
+        yield from ((finding, None) for finding in _labels_found(model))
+
+
+def _read(repository: Repository, model: ListedModel, version: int) -> StoredModel | None:
+    try:
+        return repository.load(model.name, version) if model.answers(version) else None
+    except ModelRejected:  # changed since it was listed
+        return None
+
+
+def _version_found(model: ListedModel, listed: ListedVersion) -> Finding:
+    if listed.manifest is None or listed.problem is not None:
+        # Servers answer with another version, where there is one.
+        state = NOTE if model.servable else PROBLEM
+        return Finding(subject="models", state=state, text=f"{model.name} version {listed.version}: {listed.problem}")
+    providers = ", ".join(listed.manifest.parity)
+    text = f"{model.name} version {listed.version}: digest and parity ({providers}) hold"
+    return Finding(subject="models", state=OK, text=text)
+
+
+def _labels_found(model: ListedModel) -> Iterator[Finding]:
+    for text in model.problems:
+        yield Finding(subject="labels", state=PROBLEM, text=f"{model.name}: {text}")
+    if model.labels and not model.problems:
+        yield Finding(subject="labels", state=OK, text=f"{model.name}: {model.labels.describe(model.current)}")
 
 
 def _inferences(stored: StoredModel, plan: Plan) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from serving.errors import ModelRejected
 
 FORMAT = 1
 LABELS_FILE = "labels.json"
-STABLE, CANARY = "stable", "canary"
+STABLE, CANARY, PREVIOUS = "stable", "canary", "previous"
 # A canary's share of the calls where none is named.
 CANARY_SHARE = 0.1
 
@@ -46,22 +47,58 @@ class Labels:
         stable: The version that answers calls which name none; None for the newest that may be served and is not the
             canary.
         canary: The version on trial, if there is one.
+        previous: The version that answered such calls before `stable` was last moved, for going back; None where none
+            is known. Nothing is served because of it.
     """
 
     stable: int | None = None
     canary: Canary | None = None
+    previous: int | None = None
 
     def __post_init__(self) -> None:
-        if self.stable is not None and self.stable < 1:
-            raise ModelRejected(f"stable: must be at least 1, not {self.stable}")
+        for label in (STABLE, PREVIOUS):
+            version = getattr(self, label)
+            if version is not None and version < 1:
+                raise ModelRejected(f"{label}: must be at least 1, not {version}")
         if self.canary is not None and self.canary.version == self.stable:
             raise ModelRejected(f"stable and canary are the same version, {self.stable}")
+
+    def current(self, servable: Collection[int]) -> int | None:
+        """The version that answers calls which name none, the canary's share aside.
+
+        Args:
+            servable: The versions that may be served.
+
+        Returns:
+            One of them; None where `stable` is none of them, or none is left.
+        """
+        if self.stable is not None:
+            return self.stable if self.stable in servable else None
+        trial = self.canary.version if self.canary else None
+        return max((version for version in servable if version != trial), default=None)
+
+    def describe(self, current: int | None) -> str:
+        """What they say, in a line for people.
+
+        Args:
+            current: The version that they make current.
+        """
+        stable = f"stable is version {self.stable}"
+        if self.stable is None:
+            newest = "none" if current is None else f"version {current}"
+            stable = f"stable is the newest that may be served, now {newest}"
+        if self.canary is None:
+            return f"{stable}; no canary"
+        share = f"{self.canary.share * 100:g} %"
+        return f"{stable}; canary is version {self.canary.version} with {share} of the calls that name no version"
 
     def to_json(self) -> str:
         """The text of `labels.json`."""
         document: dict[str, Any] = {"format": FORMAT, STABLE: self.stable}
         if self.canary is not None:
             document[CANARY] = asdict(self.canary)
+        if self.previous is not None:
+            document[PREVIOUS] = self.previous
         return json.dumps(document, indent=2) + "\n"
 
     @classmethod
@@ -75,21 +112,23 @@ class Labels:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ModelRejected("not JSON", detail=str(error)) from error
-        fields = _fields(document, "labels", {"format", STABLE, CANARY})
+        fields = _fields(document, "labels", {"format", STABLE, CANARY, PREVIOUS})
         if fields.get("format") != FORMAT:
             raise ModelRejected(f"format must be {FORMAT}")
-        stable, canary = fields.get(STABLE), fields.get(CANARY)
+        stable, canary, previous = fields.get(STABLE), fields.get(CANARY), fields.get(PREVIOUS)
         if stable is not None and type(stable) is not int:
             raise ModelRejected("stable: must be the number of a version, or null for the newest")
+        if previous is not None and type(previous) is not int:
+            raise ModelRejected("previous: must be the number of a version")
         if canary is None:
-            return cls(stable=stable)
+            return cls(stable=stable, previous=previous)
         canary = _fields(canary, CANARY, {"version", "share"})
         version, share = canary.get("version"), canary.get("share", CANARY_SHARE)
         if type(version) is not int:
             raise ModelRejected("canary: version must be the number of a version")
         if type(share) not in (int, float) or not math.isfinite(share):
             raise ModelRejected("canary: share must be a number from 0 to 1")
-        return cls(stable=stable, canary=Canary(version=version, share=share))
+        return cls(stable=stable, canary=Canary(version=version, share=share), previous=previous)
 
 
 def _fields(document: Any, where: str, known: set[str]) -> dict[str, Any]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import re
-import shutil
-import tempfile
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from serving.errors import ModelNotFound, ModelRejected, RepositoryError
 from serving.labels import LABELS_FILE, Labels
 from serving.manifest import Manifest
+from serving.model_directory import ModelDirectory, directories, replace_file
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
@@ -22,7 +21,6 @@ MANIFEST_FILE = "manifest.json"
 Marks = tuple[tuple[int, ...] | None, ...] | None
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,7 @@ class StoredModel:
 
 
 class Repository:
-    """A directory of models. Reads and publishes whole versions; holds nothing open.
+    """A directory of models. Reads, publishes and removes whole versions; holds nothing open.
 
     Args:
         root: The directory. It need not exist before the first version is published.
@@ -59,9 +57,7 @@ class Repository:
             RepositoryError: There is no such directory, or it can't be read.
         """
         return sorted(
-            entry.name
-            for entry in self._directories(self.root)
-            if _NAME.fullmatch(entry.name) and self.versions(entry.name)
+            entry.name for entry in directories(self.root) if _NAME.fullmatch(entry.name) and self.versions(entry.name)
         )
 
     def versions(self, name: str) -> list[int]:
@@ -70,10 +66,7 @@ class Repository:
         Raises:
             ModelNotFound: The name can't be a model's.
         """
-        directory = self._model_directory(name)
-        if not directory.is_dir():
-            return []
-        return sorted(int(entry.name) for entry in self._directories(directory) if _VERSION.fullmatch(entry.name))
+        return self._directory(name).versions()
 
     def choose(self, name: str | None = None, version: int | None = None) -> tuple[str, int]:
         """Completes a choice: the only model where none is named, its newest version where none is.
@@ -89,7 +82,7 @@ class Repository:
             raise RepositoryError(f"{self.root}: several models ({', '.join(names)}), name one with --model")
         name = names[0] if name is None else name
         if name not in names:
-            raise ModelNotFound(f"{self.root}: no model {name!r}; there are {', '.join(names)}")
+            raise ModelNotFound(f"{self.root}: no model {name[:128]!r}; there are {', '.join(names)}")
         versions = self.versions(name)
         if version is not None and version not in versions:
             raise ModelNotFound(f"{self.root / name}: no version {version}; there are {', '.join(map(str, versions))}")
@@ -120,7 +113,7 @@ class Repository:
             ModelRejected: The file can't be read or is damaged.
             ModelNotFound: The name can't be a model's.
         """
-        path = self._model_directory(name) / LABELS_FILE
+        path = self._directory(name).path / LABELS_FILE
         try:
             return Labels.from_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -139,7 +132,7 @@ class Repository:
             RepositoryError: The directory can't be written.
             ModelNotFound: The name can't be a model's.
         """
-        self._replace(self._model_directory(name) / LABELS_FILE, labels.to_json())
+        replace_file(self._directory(name).path / LABELS_FILE, labels.to_json())
 
     def marks(self, name: str, version: int) -> Marks:
         """What tells whether a version's files changed since they were read."""
@@ -179,60 +172,39 @@ class Repository:
             RepositoryError: The directory can't be written.
             ModelRejected: The manifest is not one that can be read back.
         """
-        directory = self._model_directory(manifest.model_name)
         text = manifest.to_json()
         Manifest.from_json(text)  # what a server would refuse must not become the newest version
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(dir=directory, prefix=".publishing-"))
-            try:
-                staging.chmod(0o755)  # mkdtemp keeps others out, the server may be another user
-                _write(staging / MODEL_FILE, content)
-                _write(staging / MANIFEST_FILE, text.encode())
-                return self._take_next_version(staging, manifest.model_name)
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
-        except OSError as error:
-            raise RepositoryError(f"{error.filename or directory}: {error.strerror}") from error
+        return self._directory(manifest.model_name).add({MODEL_FILE: content, MANIFEST_FILE: text.encode()})
+
+    def remove(self, name: str, versions: Collection[int]) -> None:
+        """Takes versions away, whatever labels say; a reader sees all of each or none. No number is given again.
+
+        Raises:
+            RepositoryError: The directory can't be written.
+            ModelNotFound: The name can't be a model's.
+        """
+        self._directory(name).remove(versions)
+
+    def alone(self, name: str) -> AbstractContextManager[None]:
+        """While it is entered, others that change the model wait. Readers and exporters are not concerned.
+
+        Raises:
+            RepositoryError: The directory can't be written.
+            ModelNotFound: The name can't be a model's.
+        """
+        return self._directory(name).alone()
 
     def replace_manifest(self, version: int, manifest: Manifest) -> None:
         """Replaces the manifest of a published version, as when parity was proven on one more provider."""
-        self._replace(self._version_directory(manifest.model_name, version) / MANIFEST_FILE, manifest.to_json())
+        replace_file(self._version_directory(manifest.model_name, version) / MANIFEST_FILE, manifest.to_json())
 
-    def _replace(self, path: Path, text: str) -> None:
-        written = path.with_name(f".{path.name}-{os.getpid()}")
-        try:
-            _write(written, text.encode())
-            written.replace(path)
-        except OSError as error:
-            raise RepositoryError(f"{error.filename or path}: {error.strerror}") from error
-        finally:
-            written.unlink(missing_ok=True)
-
-    def _take_next_version(self, staging: Path, name: str) -> int:
-        while True:  # another exporter may take the number first: a rename never replaces a directory that is filled
-            version = max(self.versions(name), default=0) + 1
-            try:
-                staging.rename(self._version_directory(name, version))
-            except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                    raise
-            else:
-                return version
-
-    def _model_directory(self, name: str) -> Path:
+    def _directory(self, name: str) -> ModelDirectory:
         if not _NAME.fullmatch(name):
             raise ModelNotFound(f"{name[:128]!r} can't be the name of a model: letters, digits, '_', '-' and '.' only")
-        return self.root / name
+        return ModelDirectory(self.root / name)
 
     def _version_directory(self, name: str, version: int) -> Path:
-        return self._model_directory(name) / str(version)
-
-    def _directories(self, parent: Path) -> list[Path]:
-        try:
-            return [entry for entry in parent.iterdir() if entry.is_dir()]
-        except OSError as error:
-            raise RepositoryError(f"{parent}: not a model repository: {error.strerror}") from error
+        return self._directory(name).path / str(version)
 
 
 def _read(path: Path) -> bytes:
@@ -248,10 +220,3 @@ def _mark(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import keras
 import pytest
 
+from serving.keeper import Keeper
+from serving.labels import Canary, Labels
 from serving.repository import Repository
 
 
@@ -69,6 +72,99 @@ def test_cuda_can_not_be_proven_where_it_does_not_run(command: Callable, synthet
         pytest.skip("CUDA runs here")
     assert "digits-serving[gpu]" in done.stderr or "driver" in done.stderr
     assert not (tmp_path / "m").exists()
+
+
+def test_the_new_version_gets_the_label_that_was_asked_for(
+    repository: Path, synthetic_run: Path, tmp_path: Path
+) -> None:
+    """In this process: starting TensorFlow anew for each would take most of the time."""
+    from click.testing import CliRunner
+
+    from export.__main__ import main
+
+    models = Repository(tmp_path / "models")
+    shutil.copytree(repository, models.root)
+
+    def export(*options: str, code: int = 0) -> str:
+        arguments = [str(synthetic_run / "model.keras"), "--repository", str(models.root), *options]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == code, result.output
+        return result.output
+
+    printed = export("--label", "canary", "--share", "0.25")
+    assert "mnist_convnet: stable is version 2; canary is version 3 with 25 % of the calls" in printed
+    assert models.read_labels("mnist_convnet") == Labels(stable=2, canary=Canary(version=3, share=0.25))
+    assert "stable is version 4; canary is version 3" in export("--label", "stable")
+    labels = Labels(stable=4, canary=Canary(version=3, share=0.25), previous=2)
+    assert models.read_labels("mnist_convnet") == labels
+    assert "nothing published" in export("--label", "stable", "--limit", "1e-12", code=1)
+    assert models.read_labels("mnist_convnet") == labels
+    assert models.versions("mnist_convnet") == [1, 2, 3, 4]
+
+
+def test_a_canary_is_never_the_newest_version_without_a_label(repository: Path, tmp_path: Path) -> None:
+    """A server may look at any moment: at none may it take the canary for current."""
+    for turn in range(10):
+        models = Repository(tmp_path / str(turn))
+        shutil.copytree(repository, models.root)
+        stored = models.load("mnist_convnet", 2)
+        looking, stop, current = threading.Event(), threading.Event(), set()
+
+        def look(models: Repository, looking: threading.Event, stop: threading.Event, current: set) -> None:
+            while not stop.is_set():
+                versions = models.versions("mnist_convnet")
+                current.add(models.read_labels("mnist_convnet").current(versions))
+                looking.set()
+
+        reader = threading.Thread(target=look, args=(models, looking, stop, current))
+        reader.start()
+        try:
+            assert looking.wait(30)
+            assert Keeper(models).publish(stored.content, stored.manifest, label="canary")[0] == 3
+        finally:
+            stop.set()
+            reader.join()
+        assert current == {2}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (("--label", "canary"), 1, "there can be no canary, since no other version may be served beside it"),
+        (("--label", "beta"), 2, "'beta' is not one of"),
+        (("--label", "stable", "--share", "0.1"), 2, "--share goes with --label canary"),
+        (("--share", "0.1"), 2, "--share goes with --label canary"),
+        (("--label", "stable", "--verify", "1"), 2, "--verify publishes nothing"),
+        (("--label", "canary", "--share", "2"), 2, "is not in the range"),
+    ],
+)
+def test_a_label_that_can_not_be_given_is_refused_before_the_work(
+    synthetic_run: Path, tmp_path: Path, options: tuple[str, ...], code: int, said: str
+) -> None:
+    from click.testing import CliRunner
+
+    from export.__main__ import main
+
+    arguments = [str(synthetic_run / "model.keras"), "--repository", str(tmp_path / "models"), *options]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == code
+    assert said in result.output
+    assert "Keras" not in result.output
+    assert not (tmp_path / "models").exists()
+
+
+def test_damaged_labels_are_refused_before_the_work(repository: Path, synthetic_run: Path, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from export.__main__ import main
+
+    shutil.copytree(repository, tmp_path / "models")
+    (tmp_path / "models" / "mnist_convnet" / "labels.json").write_text("{")
+    arguments = [str(synthetic_run / "model.keras"), "--repository", str(tmp_path / "models"), "--label", "stable"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "labels.json: not JSON" in result.output
+    assert Repository(tmp_path / "models").versions("mnist_convnet") == [1, 2]
 
 
 def _no_record(run: Path) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from serving.config import PRETRAINED
+from serving.labels import Canary, Labels
+from serving.repository import Repository
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_a_port_in_use_is_a_problem(examined: Callable) -> None:
     assert "the port is in use" in text
 
 
-def test_a_damaged_version_is_a_problem_where_it_would_be_served(examined: Callable, tmp_path: Path) -> None:
+def test_a_damaged_version_is_a_problem_where_no_other_is_served(examined: Callable, tmp_path: Path) -> None:
     shutil.copytree(PRETRAINED, tmp_path / "models")
     versions = tmp_path / "models" / "mnist_convnet"
     shutil.copytree(versions / "1", versions / "2")
@@ -61,9 +63,43 @@ def test_a_damaged_version_is_a_problem_where_it_would_be_served(examined: Calla
         file.truncate(1000)
     code, found, _ = examined(*options)
     assert code == 1
-    assert [state for state, _ in found["models"]] == ["problem", "note"]
+    assert [state for state, _ in found["models"]] == ["problem", "problem"]
     assert "sha256" in found["models"][0][1]
     assert "cpu inference" not in found
+
+
+def test_labels_are_told_and_those_that_point_nowhere_are_a_problem(examined: Callable, tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "models")
+    shutil.copytree(PRETRAINED, repository.root)
+    versions = repository.root / "mnist_convnet"
+    for version in ("2", "3"):
+        shutil.copytree(versions / "1", versions / version)
+    options = "--port", 0, "--provider", "cpu", "--repository", repository.root
+    code, found, _ = examined(*options)
+    assert code == 0
+    assert found["labels"] == [
+        ("ok", "mnist_convnet: stable is the newest that may be served, now version 3; no canary")
+    ]
+    repository.write_labels("mnist_convnet", Labels(stable=2, canary=Canary(version=3)))
+    code, found, _ = examined(*options)
+    assert code == 0
+    ((state, text),) = found["labels"]
+    assert state == "ok"
+    assert "stable is version 2; canary is version 3 with 10 %" in text
+    assert ["version 3" in text for _, text in found["cpu inference"]] == [True, False]
+    with (versions / "3" / "model.onnx").open("r+b") as file:
+        file.truncate(1000)
+    repository.write_labels("mnist_convnet", Labels(stable=9, canary=Canary(version=3)))
+    code, found, _ = examined(*options)
+    assert code == 1
+    assert ("problem", "mnist_convnet: stable is version 9, which is not there") in found["labels"]
+    assert ("problem", "mnist_convnet: canary is version 3, which may not be served") in found["labels"]
+    (versions / "labels.json").write_text("{")
+    code, found, _ = examined(*options)
+    assert code == 1
+    ((state, text),) = found["labels"]
+    assert state == "problem"
+    assert "labels.json: not JSON" in text
 
 
 def test_a_directory_without_models_is_a_problem(examined: Callable, tmp_path: Path) -> None:

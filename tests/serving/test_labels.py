@@ -14,7 +14,14 @@ from serving.repository import Repository
 
 @pytest.mark.parametrize(
     "labels",
-    [Labels(), Labels(stable=3), Labels(canary=Canary(version=4)), Labels(stable=3, canary=Canary(version=4, share=0))],
+    [
+        Labels(),
+        Labels(stable=3),
+        Labels(canary=Canary(version=4)),
+        Labels(stable=3, canary=Canary(version=4, share=0)),
+        Labels(stable=3, canary=Canary(version=4), previous=2),
+        Labels(previous=2),
+    ],
 )
 def test_what_is_written_is_read(tmp_path: Path, labels: Labels) -> None:
     (tmp_path / "net").mkdir()
@@ -36,6 +43,22 @@ def test_labels_of_what_is_not_there_or_can_t_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("labels", "servable", "current"),
+    [
+        (Labels(), [1, 2, 3], 3),
+        (Labels(), [], None),
+        (Labels(stable=1), [1, 2, 3], 1),
+        (Labels(stable=9), [1, 2, 3], None),
+        (Labels(canary=Canary(version=3)), [1, 2, 3], 2),
+        (Labels(canary=Canary(version=3)), [3], None),
+        (Labels(stable=1, canary=Canary(version=3), previous=2), [1, 2, 3], 1),
+    ],
+)
+def test_what_is_current(labels: Labels, servable: list[int], current: int | None) -> None:
+    assert labels.current(servable) == current
+
+
+@pytest.mark.parametrize(
     ("document", "said"),
     [
         ("{", "not JSON"),
@@ -45,6 +68,8 @@ def test_labels_of_what_is_not_there_or_can_t_be(tmp_path: Path) -> None:
         ({"format": 1, "stable": "3"}, "stable: must be the number of a version"),
         ({"format": 1, "stable": True}, "stable: must be the number of a version"),
         ({"format": 1, "stable": 0}, "stable: must be at least 1"),
+        ({"format": 1, "previous": "2"}, "previous: must be the number of a version"),
+        ({"format": 1, "previous": 0}, "previous: must be at least 1"),
         ({"format": 1, "canary": 4}, "canary: must be an object"),
         ({"format": 1, "canary": {}}, "canary: version must be the number"),
         ({"format": 1, "canary": {"version": 0}}, "canary: version must be at least 1"),

@@ -1,0 +1,158 @@
+"""A model's directory: versions appear in it and vanish from it whole, and files are replaced whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from serving.errors import RepositoryError
+
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+# Hidden names: no reader takes them for a version.
+_ADDING, _REMOVING = ".publishing-", ".removing-"
+_LOCK = ".lock"
+# The highest number that was ever removed. What a caller wrote down as version 5 never becomes another model.
+_HIGHEST_REMOVED = ".highest-removed"
+
+
+class ModelDirectory:
+    """The versions of one model and what lies beside them. Holds nothing open.
+
+    Args:
+        path: Where it is. It need not exist before the first version is added.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def versions(self) -> list[int]:
+        """All versions, ascending.
+
+        Raises:
+            RepositoryError: The directory can't be read.
+        """
+        if not self.path.is_dir():
+            return []
+        return sorted(int(entry.name) for entry in directories(self.path) if _VERSION.fullmatch(entry.name))
+
+    def add(self, files: Mapping[str, bytes]) -> int:
+        """Adds the next version; a reader sees all of it or none.
+
+        Args:
+            files: Content by name.
+
+        Returns:
+            The version that it became.
+
+        Raises:
+            RepositoryError: The directory can't be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(dir=self.path, prefix=_ADDING))
+            try:
+                staging.chmod(0o755)  # mkdtemp keeps others out, the server may be another user
+                for name, content in files.items():
+                    _write(staging / name, content)
+                return self._take_next_version(staging)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+        except OSError as error:
+            raise RepositoryError(f"{error.filename or self.path}: {error.strerror}") from error
+
+    def remove(self, versions: Collection[int]) -> None:
+        """Takes versions away; a reader sees all of each or none. Their numbers are not given again.
+
+        Raises:
+            RepositoryError: The directory can't be written.
+        """
+        replace_file(self.path / _HIGHEST_REMOVED, f"{max(*versions, self._highest_removed())}\n")
+        try:
+            hidden = Path(tempfile.mkdtemp(dir=self.path, prefix=_REMOVING))
+            for version in versions:
+                (self.path / str(version)).rename(hidden / str(version))
+            for leftover in self.path.glob(f"{_REMOVING}*"):  # also those of a removal that was killed
+                shutil.rmtree(leftover)
+        except OSError as error:
+            raise RepositoryError(f"{error.filename or self.path}: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Waits for others who change the directory like this, and makes them wait. Readers are not concerned.
+
+        Raises:
+            RepositoryError: The directory can't be written.
+        """
+        with contextlib.ExitStack() as held:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                fcntl.flock(held.enter_context((self.path / _LOCK).open("a")), fcntl.LOCK_EX)
+            except OSError as error:
+                raise RepositoryError(f"{self.path}: can't be changed: {error.strerror}") from error
+            yield
+
+    def _take_next_version(self, staging: Path) -> int:
+        while True:  # another exporter may take the number first: a rename never replaces a directory that is filled
+            # In this order: the number of a version is noted before the version is taken away.
+            version = max(*self.versions(), 0, self._highest_removed()) + 1
+            try:
+                staging.rename(self.path / str(version))
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+            else:
+                return version
+
+    def _highest_removed(self) -> int:
+        path = self.path / _HIGHEST_REMOVED
+        try:
+            return int(path.read_text(encoding="ascii"))
+        except FileNotFoundError:
+            return 0
+        except ValueError as error:
+            raise RepositoryError(f"{path}: is not the number of a version") from error
+        except OSError as error:
+            raise RepositoryError(f"{path}: {error.strerror}") from error
+
+
+def directories(parent: Path) -> list[Path]:
+    """All directories in one, in any order.
+
+    Raises:
+        RepositoryError: It is not there, or can't be read.
+    """
+    try:
+        return [entry for entry in parent.iterdir() if entry.is_dir()]
+    except OSError as error:
+        raise RepositoryError(f"{parent}: not a model repository: {error.strerror}") from error
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Replaces a file; a reader sees the old one or the new one.
+
+    Raises:
+        RepositoryError: The directory can't be written.
+    """
+    written = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        _write(written, text.encode())
+        written.replace(path)
+    except OSError as error:
+        raise RepositoryError(f"{error.filename or path}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):  # a read-only disk refuses even to remove what is not there
+            written.unlink()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
