@@ -9,8 +9,9 @@ from dataclasses import replace
 from serving.config import ServerConfig
 from serving.errors import InvalidConfig, ModelNotFound, ModelRejected, RepositoryError
 from serving.labels import CANARY, LABELS_FILE, STABLE, Labels
-from serving.repository import Marks, Repository, StoredModel
+from serving.repository import Repository, StoredModel
 from serving.rollout import Refusal, Rollout, Route
+from serving.version_shelf import VersionShelf
 
 # Room in a message for everything but pixels: names, options, tags.
 _ENVELOPE_BYTES = 64 * 1024
@@ -19,8 +20,6 @@ _FIELD_BYTES = 8
 _LARGEST_MESSAGE = 2**31
 
 _logger = logging.getLogger(__name__)
-
-_Key = tuple[str, int]
 
 
 class RolloutPlanner:
@@ -43,9 +42,7 @@ class RolloutPlanner:
         self._repository = Repository(config.repository)
         self._number = 0
         self._withdrawn: set[str] = set()
-        self._stored: dict[_Key, tuple[Marks, StoredModel]] = {}
-        self._refused: dict[_Key, tuple[Marks, Refusal]] = {}
-        self._changed: dict[_Key, tuple[Marks, Refusal | None]] = {}
+        self._shelf = VersionShelf(self._repository, check=self._check_size)
         self._labels: dict[str, Refusal] = {}
         self._trouble = ""
         self.accepted: Rollout | None = None
@@ -80,15 +77,11 @@ class RolloutPlanner:
     def accept(self, rollout: Rollout) -> None:
         """The rollout is what every process serves from now on."""
         self.accepted = rollout
-        kept = {(stored.name, stored.version) for stored in rollout.models}
-        self._stored = {key: stored for key, stored in self._stored.items() if key in kept}
-        self._changed = {key: change for key, change in self._changed.items() if key in kept}
+        self._shelf.keep_only(rollout.models)
 
     def refuse(self, refusal: Refusal) -> None:
         """A version turned out not to be one that can be served, when it was loaded."""
-        key = refusal.name, refusal.version
-        marks, _ = self._stored.pop(key)
-        self._refused[key] = marks, refusal
+        self._shelf.refuse(refusal)
 
     def withdraw(self, name: str) -> None:
         """Takes a model out of the rollouts to come.
@@ -143,24 +136,26 @@ class RolloutPlanner:
             self._repository.choose()
             raise RepositoryError(f"{self._config.repository}: none of {', '.join(wanted)} is here any more")
         if self._config.version and len(chosen) > 1:
-            raise InvalidConfig(f"version: of which model? There are {', '.join(chosen)}")
+            if self.accepted is None:
+                raise InvalidConfig(f"version: of which model? There are {', '.join(chosen)}")
+            return [name for name in chosen if name in self.accepted.routes]
         return chosen
 
     def _plan_model(self, name: str) -> tuple[str, Route, list[StoredModel]] | None:
         """One model's part of the rollout; None where none of its versions can be served."""
         versions = self._repository.versions(name)
-        self._refused = {key: why for key, why in self._refused.items() if key[0] != name or key[1] in versions}
+        self._shelf.forget_all_but(name, versions)
         self._labels.pop(name, None)
         before = self.accepted.routes.get(name) if self.accepted else None
         try:
             route, extra = self._route(name, versions)
         except ModelRejected as error:
-            self._labels[name] = self._refusal(name, 0, error)
+            self._labels[name] = self._shelf.refusal(name, 0, error)
             if before is None:
                 return None
             route, extra = before, []
         wanted = [route.stable, *([route.canary] if route.canary else []), *extra]
-        return name, route, [self._stored[name, version][1] for version in wanted]
+        return name, route, [self._shelf[name, version] for version in wanted]
 
     def _route(self, name: str, versions: Sequence[int]) -> tuple[Route, list[int]]:
         """Decides by labels and options; without a canary where that can't be served.
@@ -175,7 +170,7 @@ class RolloutPlanner:
             try:
                 self._demand(name, canary.version, versions, f"{LABELS_FILE}: {CANARY}")
             except ModelRejected as error:
-                self._labels[name] = self._refusal(name, 0, error)
+                self._labels[name] = self._shelf.refusal(name, 0, error)
                 canary = None
         usable = self._usable(name, versions, but=labels.canary.version if labels.canary else 0)
         stable = labels.stable
@@ -201,45 +196,14 @@ class RolloutPlanner:
         """
         if version not in versions:
             raise ModelRejected(f"{label}: no version {version}; there are {', '.join(map(str, versions))}")
-        if not self._may_be_served(name, version):
-            refusal = self._refused[name, version][1]
+        refusal = self._shelf.examine(name, version)
+        if refusal is not None:
             raise ModelRejected(f"{label}: version {version}: {refusal.reason}", detail=refusal.detail)
 
     def _usable(self, name: str, versions: Sequence[int], *, but: int) -> Iterator[int]:
         """The versions that may be served, the newest first; looks at no more than are asked for."""
-        return (version for version in reversed(versions) if version != but and self._may_be_served(name, version))
-
-    def _may_be_served(self, name: str, version: int) -> bool:
-        """Reads a version unless it was read as it is; keeps it, or the reason why not."""
-        key = name, version
-        marks = self._repository.marks(name, version)
-        if key in self._stored:
-            self._note_changes(key, marks)
-            return True
-        if key in self._refused and self._refused[key][0] == marks:
-            return False
-        try:
-            stored = self._repository.load(name, version)
-            self._check_size(stored)
-        except ModelRejected as error:
-            self._refused[key] = marks, self._refusal(name, version, error)
-            return False
-        self._refused.pop(key, None)
-        self._stored[key] = marks, stored
-        return True
-
-    def _note_changes(self, key: _Key, marks: Marks) -> None:
-        """Versions never change: one whose files do is served on as it was read, and that is told."""
-        read, stored = self._stored[key]
-        if marks == self._changed.get(key, (read, None))[0]:
-            return
-        try:
-            changed = self._repository.load(*key).manifest.sha256 != stored.manifest.sha256
-            reason = "its files were replaced; publish changes as a new version"
-        except ModelRejected as error:
-            changed, reason = True, self._refusal(*key, error).reason
-        refusal = Refusal(name=key[0], version=key[1], reason=f"{reason}. What was read before is still served")
-        self._changed[key] = marks, refusal if changed else None
+        others = (version for version in reversed(versions) if version != but)
+        return (version for version in others if self._shelf.examine(name, version) is None)
 
     def _check_size(self, stored: StoredModel) -> None:
         image_bytes = stored.manifest.input.image_bytes
@@ -248,14 +212,9 @@ class RolloutPlanner:
                 f"an image of {image_bytes} bytes is more than the messages that this server was started for hold"
             )
 
-    def _refusal(self, name: str, version: int, error: ModelRejected) -> Refusal:
-        # Where the repository lies is no client's business.
-        reason = error.message.replace(f"{self._config.repository}/", "")
-        return Refusal(name=name, version=version, reason=reason, detail=error.detail)
-
     def _rollout(self, names: Sequence[str], found: Sequence[tuple[str, Route, list[StoredModel]]]) -> Rollout:
         models = [stored for _, _, several in found for stored in several]
-        refusals = self._refusals(names)
+        refusals = tuple(each for each in (*self._labels.values(), *self._shelf.refusals()) if each.name in names)
         served = {name for name, _, _ in found}
         if self.accepted is None and (not models or any(name not in served for name in self._config.models)):
             raise ModelRejected(f"{self._config.repository}: {'; '.join(map(str, refusals))}")
@@ -272,12 +231,6 @@ class RolloutPlanner:
             refusals=refusals,
             max_request_bytes=self.max_request_bytes,
         )
-
-    def _refusals(self, names: Sequence[str]) -> tuple[Refusal, ...]:
-        found = {**self._refused, **self._changed}
-        about_versions = [refusal for _, (_, refusal) in sorted(found.items()) if refusal is not None]
-        everything = [*self._labels.values(), *about_versions]
-        return tuple(refusal for refusal in everything if refusal.name in names)
 
 
 def max_request_images(config: ServerConfig, rollout: Rollout, stored: StoredModel) -> int:

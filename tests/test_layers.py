@@ -48,6 +48,7 @@ CORE = {
     "tensors",
     "tls_files",
     "tokens",
+    "version_shelf",
     "verification",
     "watched_files",
 }

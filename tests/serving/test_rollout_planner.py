@@ -217,7 +217,10 @@ def test_a_pinned_version_is_served_whatever_labels_say(repository: Repository) 
     assert _next(_planner(repository, version=1)).routes == {"net": Route(stable=1)}
     with pytest.raises(ModelRejected, match="--version: no version 7; there are 1, 2"):
         _planner(repository, version=7).plan()
+    planner = _planner(repository, version=1)
+    _next(planner)
     publish(repository, 1, name="other")
+    assert planner.plan() is None
     with pytest.raises(InvalidConfig, match="of which model"):
         _planner(repository, version=1).plan()
 
