@@ -179,6 +179,8 @@ class ServerConfig:
         models: Names of the models, the first of them for calls that name none; empty for all in the repository.
         version: Version of the only model, whatever its labels say; None for what they say, or the newest.
         extra_versions: So many of the newest versions are loaded besides, for calls that name them.
+        linger_s: A version that is not current any more still answers calls that name it for so long, in seconds: those
+            whose callers began with it, as the later requests of a large batch.
         watch_s: The repository is looked at again after so long, in seconds; 0 for never.
         model_control: Whether clients may load and unload models.
         workers: Processes that share the port, each with an engine and a batcher of its own.
@@ -203,6 +205,7 @@ class ServerConfig:
     models: tuple[str, ...] = ()
     version: int | None = None
     extra_versions: int = 0
+    linger_s: float = 5.0
     watch_s: float = 0.0
     model_control: bool = False
     workers: int = 1
@@ -227,7 +230,7 @@ class ServerConfig:
             if not 0 <= getattr(self, name) <= 3600:
                 raise InvalidConfig(f"{name} must lie between 0 and 3600, not {getattr(self, name)}")
         _at_least(self, 1, "workers", "watchdog_s")
-        _at_least(self, 0, "extra_versions", "watch_s")
+        _at_least(self, 0, "extra_versions", "linger_s", "watch_s")
         if self.version is not None and len(self.models) > 1:
             raise InvalidConfig("version: of which model? Name one")
         if self.traces_endpoint and not self.traces_endpoint.startswith(("http://", "https://")):

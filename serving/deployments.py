@@ -65,6 +65,7 @@ class Deployments:
         self._live: dict[_Key, Deployment] = {}
         self._tables: dict[int, _Table] = {}
         self._retiring: dict[asyncio.Task[None], Deployment] = {}
+        self._lingering: dict[tuple[str, int], Deployment] = {}
         self.loading: list[StoredModel] = []
 
     def __iter__(self) -> Iterator[Deployment]:
@@ -117,7 +118,7 @@ class Deployments:
             raise InvalidRequest.of("model_label", "a version is named already")
         if label:
             return _labelled(label, stable, canary)
-        deployment = table.deployments.get((stable.name, version))
+        deployment = table.deployments.get((stable.name, version)) or self._lingering.get((stable.name, version))
         if deployment is None:
             served = ", ".join(str(known) for model, known in sorted(table.deployments) if model == stable.name)
             raise ModelNotFound(f"no version {version} of {stable.name!r} is served here, only {served}")
@@ -161,12 +162,13 @@ class Deployments:
         return refusals
 
     def release(self, number: int) -> None:
-        """Ends, once they have answered, all deployments that the rollout of this number does not have."""
+        """Ends all deployments that the rollout of this number does not have, a while later."""
         self._tables = {each: table for each, table in self._tables.items() if each == number}
         rollout = self._tables[number].rollout
         kept = {_key(stored) for stored in rollout.models}
         for key in self._live.keys() - kept:
             deployment = self._live.pop(key)
+            self._lingering[key[:2]] = deployment
             task = asyncio.create_task(self._retire(deployment))
             self._retiring[task] = deployment
             task.add_done_callback(self._retiring.pop)
@@ -207,6 +209,10 @@ class Deployments:
         return deployment
 
     async def _retire(self, deployment: Deployment) -> None:
+        which = deployment.name, deployment.version
+        await asyncio.sleep(self._config.linger_s)
+        if self._lingering.get(which) is deployment:
+            del self._lingering[which]
         if not await deployment.drain(self._config.grace_s):
             _logger.error("%s version %d: calls were dropped", deployment.name, deployment.version)
         deployment.close()

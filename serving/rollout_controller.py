@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 from serving.config import ServerConfig
@@ -40,7 +40,8 @@ class RolloutController:
         switch: Makes every member route calls by the rollout of this number.
 
     Attributes:
-        busy: Held while a rollout is carried out; who joins the members meanwhile waits for it.
+        switching: Held for the moment in which the rollout changes. Who joins the members holds it too, and looks
+            whether what it has loaded is still what they serve.
     """
 
     def __init__(
@@ -51,7 +52,8 @@ class RolloutController:
         self._control = config.model_control
         self._members = members
         self._switch = switch
-        self.busy = asyncio.Lock()
+        self._updating = asyncio.Lock()
+        self.switching = asyncio.Lock()
 
     @property
     def rollout(self) -> Rollout:
@@ -81,20 +83,13 @@ class RolloutController:
         Raises:
             DigitsError: Nothing is served yet, and nothing can be; says why.
         """
-        async with self.busy:
+        async with self._updating:
             while (rollout := await asyncio.to_thread(self._planner.plan)) is not None:
-                members = list(self._members())
-                prepared = await asyncio.gather(*(member.prepare(rollout) for member in members))
-                refusals = {(each.name, each.version): each for several in prepared for each in several}
-                if refusals:
-                    for refusal in refusals.values():
-                        self._planner.refuse(refusal)
-                    continue
-                self._switch(rollout.number)
-                if self._planner.accepted is not None:
-                    _logger.info("serving %s from now on", rollout)
-                self._planner.accept(rollout)
-                break
+                refusals = await self._carry_out(rollout)
+                if not refusals:
+                    break
+                for refusal in refusals:
+                    self._planner.refuse(refusal)
             if self._planner.accepted is not None:
                 for member in self._members():
                     member.release(self._planner.accepted.number)
@@ -116,7 +111,7 @@ class RolloutController:
             ModelNotFound: There is no such model, or none of its versions can be served.
         """
         self._check_control()
-        async with self.busy:
+        async with self._updating:
             await asyncio.to_thread(self._planner.restore, name)
         await self.update()
         self._planner.check_served(name)
@@ -129,9 +124,29 @@ class RolloutController:
             ModelNotFound: It is not served.
         """
         self._check_control()
-        async with self.busy:
+        async with self._updating:
             self._planner.withdraw(name)
         await self.update()
+
+    async def _carry_out(self, rollout: Rollout) -> Collection[Refusal]:
+        """Prepares all members and switches; where one of them can't load a version, returns that."""
+        ready: set[Member] = set()
+        while True:
+            # Without the lock: a member that hangs here must not keep others from being replaced.
+            members = [member for member in self._members() if member not in ready]
+            prepared = await asyncio.gather(*(member.prepare(rollout) for member in members))
+            refusals = {(each.name, each.version): each for several in prepared for each in several}
+            if refusals:
+                return refusals.values()
+            ready.update(members)
+            async with self.switching:
+                if not all(member in ready for member in self._members()):
+                    continue  # somebody joined meanwhile
+                self._switch(rollout.number)
+                if self._planner.accepted is not None:
+                    _logger.info("serving %s from now on", rollout)
+                self._planner.accept(rollout)
+                return ()
 
     def _check_control(self) -> None:
         if not self._control:

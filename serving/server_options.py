@@ -137,6 +137,12 @@ def model_options(command: Command) -> Command:
             type=click.IntRange(0),
             help="So many of the newest versions are loaded besides, for calls that name them.",
         ),
+        click.option(
+            "--linger-s",
+            default=_SERVER.linger_s,
+            type=click.FloatRange(0, 3600),
+            help="How long a version that is not current any more still answers calls that name it, in seconds.",
+        ),
         click.option("--watch", is_flag=True, help="Serve what changes in the repository; SIGHUP does it once."),
         click.option(
             "--watch-interval-s",
@@ -149,7 +155,7 @@ def model_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def configured(*, watch: bool, watch_interval_s: float, **given: Any) -> Any:
-        names = ("models", "version", "extra_versions", "model_control")
+        names = ("models", "version", "extra_versions", "linger_s", "model_control")
         made = {name: given.pop(name) for name in names}
         return command(**given, models={**made, "watch_s": watch_interval_s if watch else 0.0})
 

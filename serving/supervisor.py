@@ -6,20 +6,20 @@ It serves nothing itself and imports neither gRPC nor ONNX Runtime. The system s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from serving.config import SAME_SIGNAL_S, ServerConfig
+from serving.crew import Crew
 from serving.errors import StartFailed
 from serving.logs import LogConfig
 from serving.metrics import SummedMetrics
+from serving.orphans import reap_orphans
 from serving.port import SharedPort
 from serving.processors import available_processors
 from serving.rollout import Rollout
@@ -31,8 +31,6 @@ from serving.worker_process import Ready, WorkerFailed, WorkerProcess
 _PROVEN_S = 5.0
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.25, 30.0
 _FAILED_STARTS = 3
-# What a worker may need beyond its grace period to end.
-_EXIT_S = 5.0
 
 _logger = logging.getLogger(__name__)
 
@@ -47,9 +45,6 @@ class Supervisor:
 
     def __init__(self, config: ServerConfig, logs: LogConfig) -> None:
         self._config = config
-        self._logs = logs
-        self._workers: set[WorkerProcess] = set()  # all that live, the replaced and the replacing ones too
-        self._joined: set[WorkerProcess] = set()  # those of them that serve, or are about to
         self._current: list[WorkerProcess] = []
         self._background: set[asyncio.Task[Any]] = set()
         self._stopping = asyncio.Event()
@@ -59,7 +54,8 @@ class Supervisor:
         self._first_signal = 0.0
         self._metrics = SummedMetrics()
         self._number = SharedNumber()
-        self._controller = RolloutController(config, lambda: self._joined, self._number.set)
+        self._controller = RolloutController(config, lambda: self._crew.serving, self._number.set)
+        self._crew = Crew(logs, self._metrics, self._controller, self._number)
         self.address = ""
 
     @property
@@ -81,9 +77,9 @@ class Supervisor:
         """
         port = SharedPort(self._config.host, self._config.port)
         self.address = port.address
-        self._config = self._for_workers(port.number)
+        self._crew.config = self._for_workers(port.number)
         tasks: list[asyncio.Future[Any]] = []
-        codes: list[int] = []
+        codes: Collection[int] = []
         try:
             self._metrics.start(host=self._config.host, port=self._config.metrics_port)
             self._handle_signals()
@@ -100,7 +96,7 @@ class Supervisor:
             for task in tasks:
                 task.cancel()
             # Also where it fails: those that serve still answer what they have.
-            codes = await asyncio.gather(*(self._retire(worker) for worker in self._workers))
+            codes = await self._crew.retire_all()
             self._metrics.close()
             self._number.close()
             port.close()
@@ -124,7 +120,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload_all)
         if os.getpid() == 1:
-            loop.add_signal_handler(signal.SIGCHLD, self._reap_orphans)
+            loop.add_signal_handler(signal.SIGCHLD, reap_orphans)
 
     def _stop(self) -> None:
         now = time.monotonic()
@@ -132,8 +128,7 @@ class Supervisor:
             self._first_signal = now
         elif now - self._first_signal > SAME_SIGNAL_S:
             _logger.warning("second signal: stopping at once, calls in flight are dropped")
-            for worker in self._workers:
-                worker.kill_now()
+            self._crew.kill_all()
         self._stopping.set()
 
     def _reload_all(self) -> None:
@@ -142,65 +137,13 @@ class Supervisor:
         for reload in self._reload:
             reload.set()
 
-    @staticmethod
-    def _reap_orphans() -> None:
-        """As a container's first process, waits for what others left behind.
-
-        Our own children are waited for where they were started; each leads a session, which orphans hardly do.
-        """
-        for pid in map(int, Path("/proc/self/task/1/children").read_text(encoding="ascii").split()):
-            with contextlib.suppress(ChildProcessError, ProcessLookupError):
-                if os.getsid(pid) != pid:
-                    os.waitpid(pid, os.WNOHANG)
-
-    async def _spawn(self) -> WorkerProcess:
-        """Starts a worker.
-
-        Raises:
-            WorkerFailed: The system has no room for a process.
-        """
-        worker = await WorkerProcess.start(
-            self._config, self._logs, self._metrics.environment, self._number.descriptor, self._ask
-        )
-        self._workers.add(worker)
-        return worker
-
-    def _forget(self, worker: WorkerProcess) -> None:
-        self._workers.discard(worker)
-        self._joined.discard(worker)
-        self._metrics.forget(worker.pid)
-
     async def _start_all(self) -> Ready:
         """Starts the first generation; one that fails to start ends the start."""
         try:
-            self._current = [await self._spawn() for _ in range(self._config.workers)]
-            self._joined = set(self._current)
-            await self._controller.update()
-            for worker in self._current:
-                worker.listen()
-            states = await asyncio.gather(*(worker.ready() for worker in self._current))
+            self._current = [await self._crew.spawn() for _ in range(self._config.workers)]
+            return await self._crew.begin(self._current)
         except WorkerFailed as error:
             raise StartFailed(str(error)) from error
-        return states[0]
-
-    async def _join(self, worker: WorkerProcess) -> None:
-        """Lets a new worker serve what all others do; returns once it does.
-
-        Raises:
-            WorkerFailed: It ended, or can't load what the others have loaded.
-        """
-        async with self._controller.busy:  # what is served does not change meanwhile
-            refusals = await worker.prepare(self._controller.rollout)
-            if refusals:
-                await worker.kill()
-                raise WorkerFailed("; ".join(map(str, refusals)))
-            self._joined.add(worker)
-            worker.listen()
-        await worker.ready()
-
-    async def _ask(self, action: str, name: str) -> None:
-        """Does what a client asked of a worker."""
-        await (self._controller.load(name) if action == "load" else self._controller.unload(name))
 
     async def _keep(self, slot: int) -> None:
         """Replaces the worker of one slot when it dies or is to be reloaded.
@@ -221,7 +164,7 @@ class Supervisor:
                     self._one_reload.release()
                 continue
             turn.cancel()
-            self._forget(worker)
+            self._crew.forget(worker)
             if time.monotonic() - worker.started > _PROVEN_S:
                 backoff_s = 0.0
             _logger.error("worker %d ended (%s); another starts in %g s", worker.pid, _told(died.result()), backoff_s)
@@ -229,8 +172,8 @@ class Supervisor:
             backoff_s = min(max(_FIRST_BACKOFF_S, 2 * backoff_s), _LONGEST_BACKOFF_S)
             self._metrics.worker_restarted()
             try:
-                self._current[slot] = replacement = await self._spawn()
-                await self._join(replacement)
+                self._current[slot] = replacement = await self._crew.spawn()
+                await self._crew.join(replacement)
                 self._failed_starts = 0
             except WorkerFailed as error:
                 self._failed_starts += 1
@@ -249,31 +192,19 @@ class Supervisor:
         """Starts a worker and, once it serves, lets the old one end meanwhile."""
         old = self._current[slot]
         try:
-            new = await self._spawn()
-            await self._join(new)
+            new = await self._crew.spawn()
+            await self._crew.join(new)
         except WorkerFailed as error:
             _logger.error("worker %d stays: its replacement could not start: %s", old.pid, error)
             return
         self._current[slot] = new
         _logger.info("worker %d serves in place of worker %d", new.pid, old.pid)
-        self._in_background(self._retire(old))
+        self._in_background(self._crew.retire(old))
 
     def _in_background(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-    async def _retire(self, worker: WorkerProcess) -> int:
-        """Drains a worker, and kills it where that takes longer than it may; returns its exit code."""
-        worker.drain()
-        limit_s = self._config.drain_pause_s + self._config.grace_s + _EXIT_S
-        try:
-            code = await asyncio.wait_for(worker.ended(), limit_s)
-        except TimeoutError:
-            _logger.error("worker %d did not end within %g s: killing it", worker.pid, limit_s)
-            code = await worker.kill()
-        self._forget(worker)
-        return code if worker.served else 0  # one that never served has dropped nothing, however it ended
 
 
 def _told(code: int) -> str:

@@ -1,8 +1,9 @@
 """Two minutes in the life of a server that nobody would wish for; `make chaos` runs it, a test runs some seconds of it.
 
-Callers of all kinds check every answer, while workers are killed and hung and reloaded, certificates are renewed, calls
-are cancelled or given no time, and strangers send garbage, half messages, nothing at all. Prints what happened how
-often. Ends with exit code 1 after a wrong answer, a failure that a caller should not have seen, or a caller that hangs.
+Callers of all kinds check every answer, while workers are killed and hung and reloaded, versions published, damaged and
+removed, certificates renewed, calls cancelled or given no time, and strangers send garbage, half messages, nothing at
+all. Prints what happened how often. Ends with exit code 1 after a wrong answer, a failure that a caller should not have
+seen, or a caller that hangs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +30,9 @@ import trustme
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serving.client import AsyncClient, CallFailed
+from serving.config import PRETRAINED
 from serving.credentials import Credentials
+from serving.repository import Repository
 from training.synthetic import draw_digits
 
 # A caller that waits longer hangs.
@@ -65,6 +69,7 @@ class Chaos:
             self._every(17, self._hang),
             self._every(11, self._reload),
             self._every(5, self._renew_certificate),
+            self._every(3, self._publish),
         ]
         tasks = [asyncio.create_task(job) for job in jobs]
         await asyncio.sleep(self._seconds)
@@ -245,6 +250,17 @@ class Chaos:
             self._folder,
         )
 
+    def _publish(self) -> None:
+        """Publishes what is served once more; every third time it is damaged. The old ones go."""
+        repository = Repository(self._folder / "models")
+        shipped = Repository(PRETRAINED).load("mnist_convnet", 1)
+        content = shipped.content
+        if self.counts["operator: publish"] % 3 == 2:
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        repository.publish(content, shipped.manifest)
+        for version in repository.versions("mnist_convnet")[:-3]:
+            repository.remove("mnist_convnet", [version])
+
 
 def _issue(authority: trustme.CA, folder: Path) -> None:
     """Puts a new certificate in place, as a pair that is never complete for a moment."""
@@ -267,11 +283,12 @@ def main(seconds: float, seed: int) -> None:
         authority.cert_pem.write_to_path(folder / "ca.crt")
         authority.private_key_pem.write_to_path(folder / "ca.key")
         _issue(authority, folder)
+        shutil.copytree(PRETRAINED, folder / "models")
         server = subprocess.Popen(
             [
                 sys.executable, "-m", "serving", "serve", "--port", "0", "--workers", "2", "--watchdog-s", "3",
-                "--tls-certificate", folder / "tls.crt", "--tls-key", folder / "tls.key", "--log-level", "error",
-                "--max-queue-rows", "8192",
+                "--tls-certificate", folder / "tls.crt", "--tls-key", folder / "tls.key", "--log-level", "info",
+                "--max-queue-rows", "8192", "--repository", folder / "models", "--watch",
             ],
             stdout=subprocess.PIPE,
             text=True,

@@ -1,8 +1,8 @@
 """A million images scored in the process and through a server; `make million` runs it.
 
-Prints the CPU time of each image beside the bare engine's, which is measured before and after, and the peak memory; then
-kills the scoring five times at random, resumes it, and compares the output with the undisturbed one. Ends with exit code
-1 where an output differs or a target is missed: 1.1 x the engine's CPU in the process, 1.25 x through a server, client
+Prints the CPU time of each image beside the bare engine's, measured before and after, and the peak memory; then kills
+the scoring five times at random, resumes it, and compares the output with the undisturbed one. Ends with exit code 1
+where an output differs or a target is missed: 1.1 x the engine's CPU in the process, 1.25 x through a server, client
 and server together, and 1.1 x the memory of a tenth of the images.
 """
 

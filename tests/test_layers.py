@@ -63,6 +63,7 @@ GRPC_SIDE = {
 }
 PROCESS = {
     "__main__",
+    "crew",
     "demo",
     "doctor",
     "event_loop",
@@ -74,6 +75,7 @@ PROCESS = {
     "metrics",
     "models",
     "models_table",
+    "orphans",
     "port",
     "serve",
     "server",

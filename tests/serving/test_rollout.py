@@ -282,6 +282,21 @@ def test_callers_name_versions_and_labels(start_server: Start, repository: Repos
                 assert said in failure.value.details()
 
 
+def test_a_batch_ends_with_the_version_that_it_began_with(start_server: Start, repository: Repository) -> None:
+    """Its later requests name that version, which is not current any more; a while later it is gone."""
+    options = ("--repository", str(repository.root), "--linger-s", "3", *WATCH)
+    with start_server(*options) as server, grpc.insecure_channel(server.address) as channel:
+        stub = digits_pb2_grpc.DigitClassifierServiceStub(channel)
+        request = digits_pb2.ClassifyRequest(raw_images=digits_pb2.RawImages(pixels=IMAGE, count=1), model_version=1)
+        publish(repository, 2)
+        _read_until(server, "serving net version 2 from now on")
+        assert stub.Classify(request).labels == [1]
+        _read_until(server, "net version 1 is not loaded any more")
+        with pytest.raises(grpc.RpcError) as failure:
+            stub.Classify(request)
+        assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+
+
 def test_several_models_side_by_side(start_server: Start, repository: Repository) -> None:
     publish(repository, 4, name="small", side=8, classes=5)
     image = np.zeros((2, 28, 28, 1), np.uint8)
@@ -348,7 +363,8 @@ def test_clients_load_and_unload_where_they_may(start_server: Start, repository:
 
 def test_what_is_not_served_any_more_gives_its_memory_back(start_server: Start, repository: Repository) -> None:
     """Twelve versions of 40 MB, one after the other."""
-    with start_server("--repository", str(repository.root), *WATCH) as server, Client(server.address) as client:
+    options = ("--repository", str(repository.root), "--linger-s", "0.1", *WATCH)
+    with start_server(*options) as server, Client(server.address) as client:
         process, peaks = psutil.Process(server.process.pid), []
         for version in range(2, 14):
             content = constant_model(version % 10, ballast=40_000_000)
