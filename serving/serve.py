@@ -26,7 +26,7 @@ from serving.logs import FORMATS, LEVELS, LogConfig, start_logging
 from serving.processors import available_processors
 from serving.server_options import connection_options, decoder_options, security_options
 
-Announce = Callable[[str, int, str, str], Awaitable[None]]
+Announce = Callable[[str, int, str, str, str], Awaitable[None]]
 
 _logger = logging.getLogger(__name__)
 
@@ -49,6 +49,12 @@ _ENGINE, _BATCHER, _SERVER = EngineConfig(), BatcherConfig(), ServerConfig()
 )
 @click.option("--host", default=_SERVER.host, help="Address to listen on.")
 @click.option("--port", default=_SERVER.port, type=click.IntRange(0, 65535), help="Port to listen on; 0: any free one.")
+@click.option(
+    "--http-port",
+    type=click.IntRange(0, 65535),
+    show_default="none",
+    help="Port of the Open Inference Protocol over HTTP, on the same host; 0: any free one.",
+)
 @click.option(
     "--provider",
     default=_ENGINE.provider,
@@ -138,6 +144,7 @@ def main(
     *,
     host: str,
     port: int,
+    http_port: int | None,
     provider: str,
     device: int,
     repository: Path,
@@ -168,6 +175,7 @@ def main(
         config = ServerConfig(
             host=host,
             port=port,
+            http_port=http_port,
             repository=repository,
             model=model,
             version=version,
@@ -189,10 +197,12 @@ def main(
     except DigitsError as error:
         raise click.UsageError(str(error)) from error
 
-    async def announce(model: str, version: int, address: str, provider: str) -> None:
+    async def announce(model: str, version: int, address: str, http_url: str, provider: str) -> None:
         processes = f", {config.workers} workers" if config.workers > 1 else ""
         try:
             click.echo(f"serving {model} version {version} on {address} with {provider}{processes}")
+            if http_url:
+                click.echo(f"http on {http_url}")
         except OSError as error:  # nobody reads stdout, or its disk is full: no reason not to serve
             _logger.warning("could not announce %s on stdout: %s", address, error.strerror)
         if demo:
@@ -225,7 +235,7 @@ async def _serve(config: ServerConfig, announce: Announce) -> bool:
 
     async def ready(server: Server) -> None:
         served = server.deployment
-        await announce(served.name, served.version, server.address, served.provider)
+        await announce(served.name, served.version, server.address, server.http_url, served.provider)
 
     stopping = asyncio.Event()
     stop_on_signals(stopping)
@@ -248,7 +258,7 @@ async def _supervise(config: ServerConfig, logs: LogConfig, announce: Announce) 
     from serving.worker_process import Ready
 
     async def ready(supervisor: Supervisor, first: Ready) -> None:
-        await announce(first.model, first.version, supervisor.address, first.provider)
+        await announce(first.model, first.version, supervisor.address, supervisor.http_url, first.provider)
 
     return await Supervisor(config, logs).run(ready=ready)
 

@@ -27,6 +27,7 @@ from serving.tls_files import TlsFiles
 from serving.tokens import TokenFile
 
 if TYPE_CHECKING:
+    from serving.fronts.http import HttpFront
     from serving.traces import Traces
 
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
@@ -57,8 +58,10 @@ class Server:
         self._traces: Traces | None = None
         self._share_port = share_port
         self.address = ""
+        self.http_url = ""
         self._deployment: Deployment | None = None
         self._front: GrpcioFront | None = None
+        self._http: HttpFront | None = None
         self._health: Health | None = None
         self._service: DigitClassifierService | None = None
         self._inference: InferenceService | None = None
@@ -145,13 +148,28 @@ class Server:
             tls=tls,
             interceptors=self._start_traces(),
         )
+        if config.http_port is not None:
+            from serving.fronts.http import HttpFront
+            from serving.http_service import HttpService
+
+            service = HttpService(
+                self._inference,
+                guard=guard,
+                health_guard=health_guard,
+                metrics_guard=Guard(tokens=tokens, rejected=self._metrics.rejected),
+                observers=self._observers,
+                draining=self._health.draining,
+                max_body_bytes=max_request_bytes,
+                metrics=self._metrics.exposition,
+            )
+            self._http = HttpFront(service.app, config, port=config.http_port, share_port=self._share_port, tls=tls)
         try:
             if self._share_port:
                 await self._deployment.start()
                 await self._health.set_serving()
-                self.address = await self._front.start()
+                await self._listen()
             else:
-                self.address = await self._front.start()
+                await self._listen()
                 await self._deployment.start()
                 await self._health.set_serving()
         except BaseException:
@@ -160,6 +178,12 @@ class Server:
         self._metrics.model_served(
             stored.name, stored.version, sha256=stored.manifest.sha256, provider=self._deployment.provider
         )
+
+    async def _listen(self) -> None:
+        if self._front is not None:
+            self.address = await self._front.start()
+        if self._http is not None:
+            self.http_url = await self._http.start()
 
     async def announce_end(self) -> None:
         """Reports NOT_SERVING while calls are still taken."""
@@ -189,8 +213,8 @@ class Server:
             # moment are refused with UNAVAILABLE, and their callers pause; then connections are told to go elsewhere,
             # without waiting for what is still in the engine, or the callers would run out of attempts here.
             await asyncio.wait({draining}, timeout=_REFUSE_S)
-            if self._front is not None:
-                await self._front.stop(max(0.0, ends - time.monotonic()))
+            left_s = max(0.0, ends - time.monotonic())
+            await asyncio.gather(*(front.stop(left_s) for front in (self._front, self._http) if front is not None))
             drained = await draining
             self._deployment.close()
         if self._traces is not None:

@@ -111,6 +111,12 @@ def connection_options(command: Command) -> Command:
             type=_SECONDS,
             help="When a client that connected and says nothing is closed, in seconds.",
         ),
+        click.option(
+            "--http-timeout-s",
+            default=_CONNECTIONS.http_timeout_s,
+            type=_SECONDS,
+            help="How long a client may take over HTTP to send a request, or to take its answer, in seconds.",
+        ),
     )
 
 

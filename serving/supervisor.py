@@ -55,6 +55,7 @@ class Supervisor:
         self._first_signal = 0.0
         self._metrics = SummedMetrics()
         self.address = ""
+        self.http_url = ""
 
     async def run(self, *, ready: Callable[[Supervisor, Ready], Awaitable[None]]) -> bool:
         """Serves until SIGTERM or SIGINT, or until workers fail to start again and again.
@@ -68,13 +69,26 @@ class Supervisor:
         Raises:
             StartFailed: The port is in use, or workers can't start; says why.
         """
-        port = SharedPort(self._config.host, self._config.port)
-        self.address = port.address
-        self._config = self._for_workers(port.number)
+        with contextlib.ExitStack() as ports:
+            port = SharedPort(self._config.host, self._config.port)
+            ports.callback(port.close)
+            self.address = port.address
+            if self._config.http_port is not None:
+                http_port = SharedPort(self._config.host, self._config.http_port)
+                ports.callback(http_port.close)
+                scheme = "http" if self._config.security.tls_certificate is None else "https"
+                self.http_url = f"{scheme}://{http_port.address}"
+                self._config = replace(self._config, http_port=http_port.number)
+            self._config = self._for_workers(port.number)
+            return await self._run(ready)
+
+    async def _run(self, ready: Callable[[Supervisor, Ready], Awaitable[None]]) -> bool:
         tasks: list[asyncio.Future[Any]] = []
         codes: list[int] = []
         try:
-            self._metrics.start(host=self._config.host, port=self._config.metrics_port)
+            shown = self._config.metrics_port is not None or self._config.http_port is not None
+            if shown:
+                self._metrics.start(host=self._config.host, port=self._config.metrics_port)
             self._handle_signals()
             tasks.append(asyncio.create_task(self._stopping.wait()))
             started = asyncio.create_task(self._start_all())
@@ -90,7 +104,6 @@ class Supervisor:
             # Also where it fails: those that serve still answer what they have.
             codes = await asyncio.gather(*(self._retire(worker) for worker in self._workers))
             self._metrics.close()
-            port.close()
         return not any(codes)
 
     async def _until_stopped(self, tasks: list[asyncio.Future[Any]]) -> None:

@@ -27,6 +27,22 @@ class TlsIdentity:
     key: bytes = field(repr=False)
     client_ca: bytes | None = None
 
+    def server_context(self) -> ssl.SSLContext:
+        """Makes what Python's own TLS takes, for HTTP/1.1."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        # A session that is taken up again would show no certificate, though its authority may have gone meanwhile.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
+        with _as_file(self.certificate) as certificate, _as_file(self.key) as key:
+            context.load_cert_chain(certificate, key, password=lambda: b"")
+        if self.client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            with _as_file(self.client_ca) as client_ca:
+                context.load_verify_locations(client_ca)
+        return context
+
 
 class TlsFiles(WatchedFiles[TlsIdentity]):
     """The files of a `TlsIdentity`. What can't work is refused when it is read, not at the next handshake.
