@@ -118,6 +118,7 @@ class _Connection(H11Protocol):
         super().__init__(*args, **kwargs)
         self._limits = limits
         self._timer: asyncio.TimerHandle | None = None
+        self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -129,6 +130,10 @@ class _Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._unwatch()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._refused:
+            super().data_received(data)
 
     def handle_events(self) -> None:
         super().handle_events()
@@ -155,6 +160,8 @@ class _Connection(H11Protocol):
     def _watch(self) -> None:
         """Sees to it that there is a limit if, and only if, it is the client's turn."""
         ours = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        if self._refused:
+            return
         if self.transport.is_closing() or (ours and not self.flow.write_paused):
             self._unwatch()
         elif self._timer is None:
@@ -169,7 +176,6 @@ class _Connection(H11Protocol):
         sending = self.conn.trailing_data[0] or self.conn.their_state is h11.SEND_BODY
         if sending and self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             self._refuse(408, "the request did not arrive in time")
-            self._timer = self.loop.call_later(_FAREWELL_S, self.transport.abort)
         else:
             self.transport.abort()
 
@@ -183,7 +189,12 @@ class _Connection(H11Protocol):
         with contextlib.suppress(h11.LocalProtocolError):  # the answer has begun already
             for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+        # To close with something unread would take the answer back, so what still comes is read for a moment.
+        self._refused = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._unwatch()
+        self._timer = self.loop.call_later(_FAREWELL_S, self.transport.abort)
 
 
 def _context(files: TlsFiles) -> ssl.SSLContext:
