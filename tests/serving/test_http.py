@@ -9,8 +9,10 @@ import re
 import socket
 import ssl
 import struct
+import subprocess
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -246,6 +248,33 @@ def test_an_id_of_the_request_comes_back(address: str) -> None:
     answer = _ask(address, "/v2/models/other", headers={"X-Request-Id": "abc-1"})
     assert (answer.status, answer.headers["x-request-id"]) == (404, "abc-1")
     assert _ask(address, "/v2", headers={"X-Request-Id": "two words"}).headers["x-request-id"] is None
+
+
+def test_the_commands_in_the_docs_work(address: str, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "oip.md").read_text(encoding="utf-8")
+    commands = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    first, rest = commands.split("\n", 1)
+    assert first == "digits-serve --http-port 8000 &"
+    assert rest.count("curl http://127.0.0.1:8000/") == rest.count("curl") == 3
+    done = subprocess.run(
+        [
+            "bash",
+            "-euo",
+            "pipefail",
+            "-c",
+            rest.replace("127.0.0.1:8000", address).replace("curl", "curl -sSf -w '\\n'"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    model, answer, classified = map(json.loads, done.stdout.splitlines())
+    assert model["name"] == "mnist_convnet"
+    assert [output["shape"] for output in answer["outputs"]] == [[1, 10], [1, 10]]
+    assert len(classified["outputs"][0]["data"]) == 6
 
 
 # --- what is refused
