@@ -20,6 +20,7 @@ def small_pieces() -> Iterator[None]:
     """A few numbers each, so that whatever happens where pieces meet happens here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_numbers, "_PIECE_BYTES", 5)
+        patch.setattr(json_numbers, "_PAUSE_S", 0)
         yield
 
 
