@@ -168,7 +168,7 @@ def main(
     log_level: str,
     log_format: str,
 ) -> None:
-    """Serves a model over gRPC until SIGTERM or Ctrl-C."""
+    """Serves a model over gRPC, and over HTTP where asked, until SIGTERM or Ctrl-C."""
     logs = LogConfig(level=log_level, format=log_format)
     start_logging(logs)
     try:
