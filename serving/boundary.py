@@ -132,10 +132,15 @@ def _method_handler(
     )
 
 
+def accepted_request_id(value: str) -> str:
+    """An id that a client gave its request, if it may be logged and sent back; else nothing."""
+    return value if _REQUEST_ID.fullmatch(value) else ""
+
+
 def _identify(context: Context) -> tuple[tuple[str, str], ...]:
     """Takes over the id that the client gave its request, for the logs and for the client; returns it as metadata."""
     for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+        if key == REQUEST_ID_KEY and isinstance(value, str) and accepted_request_id(value):
             request_id.set(value)
             identity = ((key, value),)
             context.set_trailing_metadata(identity)

@@ -148,6 +148,8 @@ class ConnectionConfig:
         keepalive_s: After so long without a sign of life a client is asked for one, in seconds.
         keepalive_timeout_s: How long it may take to answer before the connection is closed, in seconds.
         handshake_timeout_s: A client that has not finished TLS's and HTTP/2's handshakes by then is closed, in seconds.
+        http_timeout_s: How long a client may take over HTTP to send a request, and then to take its answer, and then to
+            send the next one, in seconds; its connection is closed after that.
     """
 
     max_concurrent_calls: int = 8192
@@ -158,11 +160,12 @@ class ConnectionConfig:
     keepalive_s: float = 60.0
     keepalive_timeout_s: float = 20.0
     handshake_timeout_s: float = 20.0
+    http_timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "max_connections", "max_connection_age_s", "max_connection_age_grace_s")
         _at_least(self, 1, "max_concurrent_calls", "max_streams_per_connection")
-        _at_least(self, 0.001, "keepalive_s", "keepalive_timeout_s", "handshake_timeout_s")
+        _at_least(self, 0.001, "keepalive_s", "keepalive_timeout_s", "handshake_timeout_s", "http_timeout_s")
         for name in dataclasses.asdict(self):
             if getattr(self, name) > 2_000_000:  # gRPC takes integers of 32 bits, for times in milliseconds
                 raise InvalidConfig(f"{name} must be at most 2000000, not {getattr(self, name)}")
@@ -192,6 +195,7 @@ class ServerConfig:
         traces_endpoint: OpenTelemetry collector that gets a span for every call, `http://host:4318`; empty for none.
         access_log_share: Share of the calls that are logged, from 0 to 1.
         metrics_port: Port for Prometheus on the same host; 0 for any free one, None for none.
+        http_port: Port for the Open Inference Protocol over HTTP on the same host; 0 for any free one, None for none.
         engine: How the model is run.
         batcher: How requests are grouped.
         decoder: How encoded images are decoded.
@@ -215,6 +219,7 @@ class ServerConfig:
     traces_endpoint: str = ""
     access_log_share: float = 0.0
     metrics_port: int | None = None
+    http_port: int | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)
     batcher: BatcherConfig = field(default_factory=BatcherConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -226,6 +231,10 @@ class ServerConfig:
             raise InvalidConfig("host must not be empty; 0.0.0.0 listens on all addresses")
         if not 0 <= self.port <= 65535:
             raise InvalidConfig(f"port must lie between 0 and 65535, not {self.port}")
+        if self.http_port is not None and not 0 <= self.http_port <= 65535:
+            raise InvalidConfig(f"http_port must lie between 0 and 65535, not {self.http_port}")
+        if self.http_port and self.http_port == self.port:
+            raise InvalidConfig(f"http_port and port must differ, not both be {self.port}")
         for name in ("grace_s", "drain_pause_s"):
             if not 0 <= getattr(self, name) <= 3600:
                 raise InvalidConfig(f"{name} must lie between 0 and 3600, not {getattr(self, name)}")

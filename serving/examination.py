@@ -26,7 +26,7 @@ from serving.repository import Repository, StoredModel
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
-_PACKAGES = ("grpcio", "protobuf", "numpy", "pillow", "uvloop", "prometheus-client")
+_PACKAGES = ("grpcio", "protobuf", "numpy", "pillow", "uvloop", "uvicorn", "prometheus-client")
 # What ONNX Runtime's kernels choose between.
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "amx_int8", "asimd", "sve")
 _FEW_FILES = 4096

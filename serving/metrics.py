@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from serving.batch_observer import BatchObserver
@@ -42,6 +43,7 @@ class Metrics:
     """
 
     def __init__(self, registry: CollectorRegistry | None) -> None:
+        self._registry = registry
         self._requests = Counter(
             "digits_requests",
             "Calls that ended, by method and gRPC status code.",
@@ -91,6 +93,23 @@ class Metrics:
         self._queued_rows = 0
         self._shown: set[Any] = set()
         self._ended: dict[tuple[str, str], tuple[Any, Any]] = {}
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """The metrics as text, of all workers where this is one; may block.
+
+        Args:
+            accept: The formats that whoever asks can read, as HTTP's header has them; empty for any.
+
+        Returns:
+            The text, and the type of its format.
+        """
+        registry = self._registry
+        if registry is None:
+            registry = CollectorRegistry()
+            if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+                MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        encode, media_type = choose_encoder(accept)
+        return encode(registry), media_type
 
     def rolled_out(self, served: Sequence[Deployment], refusals: Sequence[Refusal]) -> None:
         """Records what is served and what is not."""
@@ -174,20 +193,19 @@ class SummedMetrics:
         return {"PROMETHEUS_MULTIPROC_DIR": self._directory} if self._directory else {}
 
     def start(self, *, host: str, port: int | None) -> None:
-        """If there is a port for it, shows the sum; the directory of this run is in memory where that can be.
+        """Makes the directory of this run, in memory where that can be; shows the sum, if there is a port for it.
 
         Raises:
             StartFailed: The port is in use, or there is no place for the directory.
         """
-        if port is None:
-            return
         in_memory = _TMPFS if os.access(_TMPFS, os.W_OK) else None
         try:
             self._directory = tempfile.mkdtemp(prefix="digits-metrics-", dir=in_memory)
         except OSError as error:
             raise StartFailed(f"no place for the workers' metrics: {error.strerror}") from error
         MultiProcessCollector(self._registry, path=self._directory)  # type: ignore[no-untyped-call]
-        self._port = MetricsPort(self._registry, host=host, port=port)
+        if port is not None:
+            self._port = MetricsPort(self._registry, host=host, port=port)
 
     def worker_restarted(self) -> None:
         """Counts a restart."""

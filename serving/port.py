@@ -1,4 +1,4 @@
-"""A port that several processes will share, made sure of before any of them starts."""
+"""Ports: bound for one process, or held for several that will share one before any of them starts."""
 
 from __future__ import annotations
 
@@ -20,40 +20,61 @@ class SharedPort:
     """
 
     def __init__(self, host: str, port: int) -> None:
-        self._holders: list[socket.socket] = []
-        failure: OSError | None = None
-        shown = f"[{host}]" if ":" in host else host
-        try:
-            addresses = dict.fromkeys(
-                (family, address[0]) for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            )
-            for family, address in addresses:
-                try:
-                    if port:
-                        # Without SO_REUSEPORT this fails where anybody listens, also those who would share.
-                        _bind(family, str(address), port, share=False).close()
-                    self._holders.append(_bind(family, str(address), port, share=True))
-                except OSError as error:
-                    failure = error
-                    if error.errno == errno.EADDRINUSE:
-                        raise
-                    continue  # a name's IPv6 address where there is no IPv6: gRPC does without it too
-                port = self._holders[-1].getsockname()[1]
-            if not self._holders and failure:
-                raise failure
-        except socket.gaierror as error:
-            raise StartFailed(f"can't listen on {shown}:{port}: no address is known for {host!r}") from error
-        except OSError as error:
-            self.close()
-            reason = "the port is in use" if error.errno == errno.EADDRINUSE else "the address is not this machine's"
-            raise StartFailed(f"can't listen on {shown}:{port}: {reason}") from error
-        self.number = port
-        self.address = f"{shown}:{port}"
+        if port:
+            # Without SO_REUSEPORT this fails where anybody listens, also those who would share.
+            for bound in bind(host, port, share=False):
+                bound.close()
+        self._holders = bind(host, port, share=True)
+        self.number = self._holders[0].getsockname()[1]
+        self.address = f"{shown_host(host)}:{self.number}"
 
     def close(self) -> None:
         """Lets the port go."""
         for holder in self._holders:
             holder.close()
+
+
+def bind(host: str, port: int, *, share: bool) -> list[socket.socket]:
+    """Binds a socket for each address of a host, all with the same port.
+
+    Args:
+        host: Address, or name of some.
+        port: Port; 0 for any free one.
+        share: Whether other processes of this user may bind it too.
+
+    Raises:
+        StartFailed: The port is in use, or the address is not this machine's.
+    """
+    made: list[socket.socket] = []
+    failure: OSError | None = None
+    try:
+        addresses = dict.fromkeys(
+            (family, address[0]) for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        )
+        for family, address in addresses:
+            try:
+                made.append(_bind(family, str(address), port, share=share))
+            except OSError as error:
+                failure = error
+                if error.errno == errno.EADDRINUSE:
+                    raise
+                continue  # a name's IPv6 address where there is no IPv6: gRPC does without it too
+            port = made[-1].getsockname()[1]
+        if not made and failure:
+            raise failure
+    except socket.gaierror as error:
+        raise StartFailed(f"can't listen on {shown_host(host)}:{port}: no address is known for {host!r}") from error
+    except OSError as error:
+        for bound in made:
+            bound.close()
+        reason = "the port is in use" if error.errno == errno.EADDRINUSE else "the address is not this machine's"
+        raise StartFailed(f"can't listen on {shown_host(host)}:{port}: {reason}") from error
+    return made
+
+
+def shown_host(host: str) -> str:
+    """A host as it stands before a port."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _bind(family: int, address: str, port: int, *, share: bool) -> socket.socket:

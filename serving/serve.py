@@ -12,8 +12,6 @@ import click
 
 from serving import event_loop
 from serving.config import (
-    PRETRAINED,
-    PROVIDERS,
     BatcherConfig,
     ConnectionConfig,
     DecoderConfig,
@@ -24,10 +22,11 @@ from serving.config import (
 from serving.demo import classify_samples
 from serving.errors import DigitsError
 from serving.logs import FORMATS, LEVELS, LogConfig, start_logging
+from serving.model_options import engine_options, model_options
 from serving.processors import available_processors
-from serving.server_options import connection_options, decoder_options, model_options, security_options
+from serving.server_options import connection_options, decoder_options, security_options
 
-Announce = Callable[[str, str, str], Awaitable[None]]
+Announce = Callable[[str, str, str, str], Awaitable[None]]
 
 _logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def _workers(_: click.Context, __: click.Parameter, value: str) -> int:
     return int(value)
 
 
-_ENGINE, _BATCHER, _SERVER = EngineConfig(), BatcherConfig(), ServerConfig()
+_SERVER = ServerConfig()
 
 
 @click.command(
@@ -51,41 +50,13 @@ _ENGINE, _BATCHER, _SERVER = EngineConfig(), BatcherConfig(), ServerConfig()
 @click.option("--host", default=_SERVER.host, help="Address to listen on.")
 @click.option("--port", default=_SERVER.port, type=click.IntRange(0, 65535), help="Port to listen on; 0: any free one.")
 @click.option(
-    "--provider",
-    default=_ENGINE.provider,
-    type=click.Choice(PROVIDERS),
-    help="cuda: the whole model on CUDA or no start; cpu; auto: CUDA where it works, else the CPU.",
-)
-@click.option("--device", default=_ENGINE.device, type=click.IntRange(0), help="Index of the CUDA device.")
-@click.option(
-    "--repository",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=PRETRAINED,
-    show_default="the model that the package ships",
-    help="Directory of the model repository.",
+    "--http-port",
+    type=click.IntRange(0, 65535),
+    show_default="none",
+    help="Port of the Open Inference Protocol over HTTP, on the same host; 0: any free one.",
 )
 @model_options
-@click.option(
-    "--threads", default=_ENGINE.threads, type=click.IntRange(0), help="Threads of one inference on the CPU; 0: all."
-)
-@click.option(
-    "--max-batch-rows",
-    default=_BATCHER.max_batch_rows,
-    type=click.IntRange(1),
-    help="Images in the largest request, and in the largest batch on CUDA.",
-)
-@click.option(
-    "--max-queue-rows",
-    default=_BATCHER.max_queue_rows,
-    type=click.IntRange(1),
-    help="Images that may wait; a request beyond is refused at once.",
-)
-@click.option(
-    "--max-wait-ms",
-    default=_BATCHER.max_wait_ms,
-    type=click.FloatRange(0, 60_000),
-    help="How long an idle engine waits for a fuller batch, in milliseconds.",
-)
+@engine_options
 @click.option(
     "--workers",
     callback=_workers,
@@ -138,13 +109,7 @@ def main(
     *,
     host: str,
     port: int,
-    provider: str,
-    device: int,
-    repository: Path,
-    threads: int,
-    max_batch_rows: int,
-    max_queue_rows: int,
-    max_wait_ms: float,
+    http_port: int | None,
     workers: int,
     drain_pause_s: float,
     grace_s: float,
@@ -153,6 +118,8 @@ def main(
     traces_endpoint: str,
     access_log_share: float,
     models: dict[str, Any],
+    engine: EngineConfig,
+    batcher: BatcherConfig,
     decoder: DecoderConfig,
     security: SecurityConfig,
     connections: ConnectionConfig,
@@ -160,26 +127,24 @@ def main(
     log_level: str,
     log_format: str,
 ) -> None:
-    """Serves models over gRPC until SIGTERM or Ctrl-C."""
+    """Serves models over gRPC, and over HTTP where asked, until SIGTERM or Ctrl-C."""
     logs = LogConfig(level=log_level, format=log_format)
     start_logging(logs)
     try:
         config = ServerConfig(
             host=host,
             port=port,
-            repository=repository,
+            http_port=http_port,
             **models,
-            workers=workers or _workers_for(provider),
+            workers=workers or _workers_for(engine.provider),
             drain_pause_s=drain_pause_s,
             grace_s=grace_s,
             watchdog_s=watchdog_s,
             metrics_port=metrics_port,
             traces_endpoint=traces_endpoint,
             access_log_share=access_log_share,
-            engine=EngineConfig(provider=provider, threads=threads, max_batch_rows=max_batch_rows, device=device),
-            batcher=BatcherConfig(
-                max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows, max_wait_ms=max_wait_ms
-            ),
+            engine=engine,
+            batcher=batcher,
             decoder=decoder,
             security=security,
             connections=connections,
@@ -187,10 +152,12 @@ def main(
     except DigitsError as error:
         raise click.UsageError(str(error)) from error
 
-    async def announce(models: str, address: str, provider: str) -> None:
+    async def announce(models: str, address: str, http_url: str, provider: str) -> None:
         processes = f", {config.workers} workers" if config.workers > 1 else ""
         try:
             click.echo(f"serving {models} on {address} with {provider}{processes}")
+            if http_url:
+                click.echo(f"http on {http_url}")
         except OSError as error:  # nobody reads stdout, or its disk is full: no reason not to serve
             _logger.warning("could not announce %s on stdout: %s", address, error.strerror)
         if demo:
@@ -222,8 +189,8 @@ async def _serve(config: ServerConfig, announce: Announce) -> bool:
     from serving.server import Server
 
     async def ready(server: Server) -> None:
-        providers = {each.provider for each in server.deployments}
-        await announce(str(server.deployments.rollout), server.address, ", ".join(sorted(providers)))
+        providers = ", ".join(sorted({each.provider for each in server.deployments}))
+        await announce(str(server.deployments.rollout), server.address, server.http_url, providers)
 
     registry = CollectorRegistry()
     server = Server(config, metrics=Metrics(registry))
@@ -246,7 +213,7 @@ async def _supervise(config: ServerConfig, logs: LogConfig, announce: Announce) 
     from serving.worker_process import Ready
 
     async def ready(supervisor: Supervisor, first: Ready) -> None:
-        await announce(str(supervisor.rollout), supervisor.address, ", ".join(first.providers))
+        await announce(str(supervisor.rollout), supervisor.address, supervisor.http_url, ", ".join(first.providers))
 
     return await Supervisor(config, logs).run(ready=ready)
 

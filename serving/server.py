@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as reflection
 
-from serving.addresses import is_loopback
 from serving.boundary import service_handler
-from serving.config import SecurityConfig, ServerConfig
+from serving.config import ServerConfig
 from serving.deployments import Deployments
 from serving.digits_service import DigitClassifierService
 from serving.errors import StartFailed
@@ -28,6 +27,7 @@ from serving.tls_files import TlsFiles
 from serving.tokens import TokenFile
 
 if TYPE_CHECKING:
+    from serving.fronts.http import HttpFront
     from serving.traces import Traces
 
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
@@ -65,11 +65,13 @@ class Server:
         self._share_port = deployments is not None
         self._number = 0
         self.address = ""
+        self.http_url = ""
         self.deployments = deployments or Deployments(config, self._metrics, number=lambda: self._number)
         self._controller = RolloutController(config, lambda: [self.deployments], self._switch)
         self._control = control or self._controller
         self._watching: asyncio.Task[None] | None = None
         self._front: GrpcioFront | None = None
+        self._http: HttpFront | None = None
         self._health: Health | None = None
         self._service: DigitClassifierService | None = None
         self._inference: InferenceService | None = None
@@ -83,19 +85,19 @@ class Server:
             DigitsError: No model may be served, the provider is not to be had, the port is in use, or a file of
                 certificates or tokens can't be used.
         """
-        tls, tokens = _tls_files(self._config.security), _token_file(self._config)
+        tls, tokens = TlsFiles.of(self._config.security), TokenFile.of(self._config.security, self._config.host)
         rollout = self.deployments.rollout if self._share_port else await self._controller.first()
         services = [DigitClassifierService.DESCRIPTOR.full_name, InferenceService.DESCRIPTOR.full_name]
         if self._config.security.reflection:
             services.append(_REFLECTION.full_name)
         self._health = health = Health(tuple(services))
-        self._front = self._make_front(health, services, rollout.max_request_bytes, tls, tokens)
+        self._make_fronts(health, services, rollout.max_request_bytes, tls, tokens)
         try:
             if self._share_port:
                 await health.set_serving()
-                self.address = await self._front.start()
+                await self._listen()
             else:
-                self.address = await self._front.start()
+                await self._listen()
                 await self._controller.update()
                 await health.set_serving()
                 self._watching = asyncio.create_task(self._controller.watch())
@@ -111,14 +113,14 @@ class Server:
     def _switch(self, number: int) -> None:
         self._number = number
 
-    def _make_front(
+    def _make_fronts(
         self,
         health: Health,
         services: Sequence[str],
         max_request_bytes: int,
         tls: TlsFiles | None,
         tokens: TokenFile | None,
-    ) -> GrpcioFront:
+    ) -> None:
         config, rows = self._config, self._config.batcher.max_batch_rows
         self._service = DigitClassifierService(
             self.deployments, max_stream_rows=rows, max_message_bytes=max_request_bytes
@@ -155,7 +157,7 @@ class Server:
                     observers=self._observers,
                 )
             )
-        return GrpcioFront(
+        self._front = GrpcioFront(
             handlers,
             host=config.host,
             port=config.port,
@@ -165,6 +167,27 @@ class Server:
             tls=tls,
             interceptors=self._start_traces(),
         )
+        if config.http_port is not None:
+            from serving.fronts.http import HttpFront
+            from serving.http_service import HttpService
+
+            service = HttpService(
+                self._inference,
+                guard=guard,
+                health_guard=health_guard,
+                metrics_guard=Guard(tokens=tokens, rejected=self._metrics.rejected),
+                observers=self._observers,
+                draining=health.draining,
+                max_body_bytes=max_request_bytes,
+                metrics=self._metrics.exposition,
+            )
+            self._http = HttpFront(service.app, config, port=config.http_port, share_port=self._share_port, tls=tls)
+
+    async def _listen(self) -> None:
+        if self._front is not None:
+            self.address = await self._front.start()
+        if self._http is not None:
+            self.http_url = await self._http.start()
 
     async def announce_end(self) -> None:
         """Reports NOT_SERVING while calls are still taken."""
@@ -194,8 +217,8 @@ class Server:
         # are refused with UNAVAILABLE, and their callers pause; then connections are told to go elsewhere, without
         # waiting for what is still in the engine, or the callers would run out of attempts here.
         await asyncio.wait({draining}, timeout=_REFUSE_S)
-        if self._front is not None:
-            await self._front.stop(max(0.0, ends - time.monotonic()))
+        left_s = max(0.0, ends - time.monotonic())
+        await asyncio.gather(*(front.stop(left_s) for front in (self._front, self._http) if front is not None))
         drained = await draining
         self.deployments.close()
         if self._traces is not None:
@@ -211,23 +234,3 @@ class Server:
             raise StartFailed(f"{error.name} is not installed; --traces-endpoint needs the extra otel") from error
         self._traces = Traces(self._config.traces_endpoint)
         return (self._traces.interceptor,)
-
-
-def _tls_files(security: SecurityConfig) -> TlsFiles | None:
-    if security.tls_certificate is None or security.tls_key is None:
-        return None
-    files = TlsFiles(security.tls_certificate, security.tls_key, security.tls_client_ca)
-    files.load()
-    return files
-
-
-def _token_file(config: ServerConfig) -> TokenFile | None:
-    if config.security.token_file is None:
-        return None
-    file = TokenFile(config.security.token_file)
-    file.load()
-    if config.security.tls_certificate is None and not is_loopback(config.host):
-        _logger.warning(
-            "tokens come to %s in plain text, for anyone on the way to read: give a certificate", config.host
-        )
-    return file

@@ -10,13 +10,12 @@ from typing import Any
 
 import click
 
-from serving.config import ConnectionConfig, DecoderConfig, SecurityConfig, ServerConfig
+from serving.config import ConnectionConfig, DecoderConfig, SecurityConfig
 from serving.errors import InvalidConfig
 
 Command = Callable[..., Any]
 
 _CONNECTIONS, _DECODER, _SECURITY = ConnectionConfig(), DecoderConfig(), SecurityConfig()
-_SERVER = ServerConfig()
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _SECONDS = click.FloatRange(0.001, 2_000_000)
 
@@ -112,57 +111,13 @@ def connection_options(command: Command) -> Command:
             type=_SECONDS,
             help="When a client that connected and says nothing is closed, in seconds.",
         ),
+        click.option(
+            "--http-timeout-s",
+            default=_CONNECTIONS.http_timeout_s,
+            type=_SECONDS,
+            help="How long a client may take over HTTP to send a request, or to take its answer, in seconds.",
+        ),
     )
-
-
-def model_options(command: Command) -> Command:
-    """Adds the options that say what of the repository is served, which the command gets as `models`."""
-    options = (
-        click.option(
-            "--model",
-            "models",
-            multiple=True,
-            show_default="all in the repository",
-            help="Name of a model; may be given several times. The first answers calls that name none.",
-        ),
-        click.option(
-            "--version",
-            type=click.IntRange(1),
-            show_default="as the model's labels say, else the newest",
-            help="Version of the model, whatever its labels say.",
-        ),
-        click.option(
-            "--extra-versions",
-            default=_SERVER.extra_versions,
-            type=click.IntRange(0),
-            help="So many of the newest versions are loaded besides, for calls that name them.",
-        ),
-        click.option(
-            "--linger-s",
-            default=_SERVER.linger_s,
-            type=click.FloatRange(0, 3600),
-            help="How long a version that is not current any more still answers calls that name it, in seconds.",
-        ),
-        click.option("--watch", is_flag=True, help="Serve what changes in the repository; SIGHUP does it once."),
-        click.option(
-            "--watch-interval-s",
-            default=1.0,
-            type=click.FloatRange(0.05, 3600),
-            help="With --watch: how often to look, in seconds.",
-        ),
-        click.option("--model-control", is_flag=True, help="Let clients load and unload models."),
-    )
-
-    @functools.wraps(command)
-    def configured(*, watch: bool, watch_interval_s: float, **given: Any) -> Any:
-        names = ("models", "version", "extra_versions", "linger_s", "model_control")
-        made = {name: given.pop(name) for name in names}
-        return command(**given, models={**made, "watch_s": watch_interval_s if watch else 0.0})
-
-    decorated: Command = configured
-    for option in reversed(options):
-        decorated = option(decorated)
-    return decorated
 
 
 def decoder_options(command: Command) -> Command:

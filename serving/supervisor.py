@@ -6,6 +6,7 @@ It serves nothing itself and imports neither gRPC nor ONNX Runtime. The system s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -57,6 +58,7 @@ class Supervisor:
         self._controller = RolloutController(config, lambda: self._crew.serving, self._number.set)
         self._crew = Crew(logs, self._metrics, self._controller, self._number)
         self.address = ""
+        self.http_url = ""
 
     @property
     def rollout(self) -> Rollout:
@@ -75,13 +77,26 @@ class Supervisor:
         Raises:
             StartFailed: The port is in use, or workers can't start; says why.
         """
-        port = SharedPort(self._config.host, self._config.port)
-        self.address = port.address
-        self._crew.config = self._for_workers(port.number)
+        with contextlib.ExitStack() as ports:
+            port = SharedPort(self._config.host, self._config.port)
+            ports.callback(port.close)
+            self.address = port.address
+            if self._config.http_port is not None:
+                http_port = SharedPort(self._config.host, self._config.http_port)
+                ports.callback(http_port.close)
+                scheme = "http" if self._config.security.tls_certificate is None else "https"
+                self.http_url = f"{scheme}://{http_port.address}"
+                self._config = replace(self._config, http_port=http_port.number)
+            self._crew.config = self._for_workers(port.number)
+            return await self._run(ready)
+
+    async def _run(self, ready: Callable[[Supervisor, Ready], Awaitable[None]]) -> bool:
         tasks: list[asyncio.Future[Any]] = []
         codes: Collection[int] = []
         try:
-            self._metrics.start(host=self._config.host, port=self._config.metrics_port)
+            shown = self._config.metrics_port is not None or self._config.http_port is not None
+            if shown:
+                self._metrics.start(host=self._config.host, port=self._config.metrics_port)
             self._handle_signals()
             tasks.append(asyncio.create_task(self._stopping.wait()))
             started = asyncio.create_task(self._start_all())
@@ -99,7 +114,6 @@ class Supervisor:
             codes = await self._crew.retire_all()
             self._metrics.close()
             self._number.close()
-            port.close()
         return not any(codes)
 
     async def _until_stopped(self, tasks: list[asyncio.Future[Any]]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serving.config import SecurityConfig
 from serving.errors import UnusableFile
 from serving.watched_files import WatchedFiles
 
@@ -27,6 +28,22 @@ class TlsIdentity:
     key: bytes = field(repr=False)
     client_ca: bytes | None = None
 
+    def server_context(self) -> ssl.SSLContext:
+        """Makes what Python's own TLS takes, for HTTP/1.1."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        # A session that is taken up again would show no certificate, though its authority may have gone meanwhile.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
+        with _as_file(self.certificate) as certificate, _as_file(self.key) as key:
+            context.load_cert_chain(certificate, key, password=lambda: b"")
+        if self.client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            with _as_file(self.client_ca) as client_ca:
+                context.load_verify_locations(client_ca)
+        return context
+
 
 class TlsFiles(WatchedFiles[TlsIdentity]):
     """The files of a `TlsIdentity`. What can't work is refused when it is read, not at the next handshake.
@@ -42,6 +59,19 @@ class TlsFiles(WatchedFiles[TlsIdentity]):
         self._key = key
         self._client_ca = client_ca
         super().__init__((certificate, key, *([client_ca] if client_ca else [])), self._checked)
+
+    @classmethod
+    def of(cls, security: SecurityConfig) -> TlsFiles | None:
+        """Reads the files that a configuration names; None where it names none.
+
+        Raises:
+            UnusableFile: One can't be used.
+        """
+        if security.tls_certificate is None or security.tls_key is None:
+            return None
+        files = cls(security.tls_certificate, security.tls_key, security.tls_client_ca)
+        files.load()
+        return files
 
     def _checked(self, certificate: bytes, key: bytes, client_ca: bytes | None = None) -> TlsIdentity:
         _check_certificates(self._certificate, certificate)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
 from pathlib import Path
 
+from serving.addresses import is_loopback
+from serving.config import SecurityConfig
 from serving.errors import Unauthenticated, UnusableFile
 from serving.watched_files import WatchedFiles
 
 # What HTTP and gRPC carry in a header without change.
 _TOKEN = re.compile(rb"[\x21-\x7e]+")
+
+_logger = logging.getLogger(__name__)
 
 
 class TokenFile(WatchedFiles[tuple[bytes, ...]]):
@@ -24,6 +29,21 @@ class TokenFile(WatchedFiles[tuple[bytes, ...]]):
     def __init__(self, path: Path) -> None:
         self._path = path
         super().__init__((path,), self._digests)
+
+    @classmethod
+    def of(cls, security: SecurityConfig, host: str) -> TokenFile | None:
+        """Reads the file that a configuration names; None where it names none. Warns where tokens go over the wire.
+
+        Raises:
+            UnusableFile: It can't be used.
+        """
+        if security.token_file is None:
+            return None
+        file = cls(security.token_file)
+        file.load()
+        if security.tls_certificate is None and not is_loopback(host):
+            _logger.warning("tokens come to %s in plain text, for anyone on the way to read: give a certificate", host)
+        return file
 
     def check(self, authorization: str) -> None:
         """Compares a call's `authorization` with every token, in a time that does not depend on how much fits.

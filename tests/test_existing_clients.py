@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,20 @@ def python_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
     return make
 
 
+@pytest.fixture(scope="module")
+def server(start_server: Callable) -> Iterator[object]:
+    """With a port for HTTP besides; must stop cleanly whatever clients did to it."""
+    with start_server("--http-port", "0") as running:
+        yield running
+        code, stderr = running.stop()
+        assert code == 0, stderr
+
+
+@pytest.fixture(scope="module")
+def http_address(server) -> str:
+    return server.process.stdout.readline().removeprefix("http on http://").strip()
+
+
 @pytest.fixture
 def data(server, digits: tuple, tmp_path: Path) -> Path:
     """Images, and the labels that `digits.v1` gives them: the other protocol must agree."""
@@ -59,11 +73,16 @@ def _run(*command: object, **options: object) -> str:
 
 @pytest.fixture
 def triton(python_with: Callable[[str], Path]) -> Path:
-    return python_with("tritonclient[grpc]>=2.73,<3")
+    return python_with("tritonclient[grpc,http]>=2.73,<3")
 
 
 def test_tritonclient_can_do_all_that_applies(triton: Path, server, data: Path, tmp_path: Path) -> None:
     printed = _run(triton, CLIENTS / "triton_client.py", server.address, data, cwd=tmp_path)
+    assert printed == "tritonclient is content\n"
+
+
+def test_tritonclient_can_do_the_same_over_http(triton: Path, http_address: str, data: Path, tmp_path: Path) -> None:
+    printed = _run(triton, CLIENTS / "triton_http_client.py", http_address, data, cwd=tmp_path)
     assert printed == "tritonclient is content\n"
 
 

@@ -61,6 +61,16 @@ GRPC_SIDE = {
     "inference_service",
     "status",
 }
+# What HTTP sees of the core, beside and by way of gRPC's side.
+HTTP = {
+    "http_body",
+    "http_call",
+    "http_errors",
+    "http_inference",
+    "http_service",
+    "json_numbers",
+    "message_json",
+}
 PROCESS = {
     "__main__",
     "crew",
@@ -73,6 +83,7 @@ PROCESS = {
     "lifecycle",
     "logs",
     "metrics",
+    "model_options",
     "models",
     "models_table",
     "orphans",
@@ -144,6 +155,9 @@ def _allowed_outside(path: Path) -> set[str]:
         return {"serving", "numpy"} | own.get(room, set())
     if room in GRPC_SIDE:
         return {"serving", "numpy"} | GRPC
+    if room in HTTP:
+        own = {name: {"starlette"} for name in ("http_body", "http_call", "http_service")}
+        return {"serving", "numpy"} | GRPC | own.get(room, set())
     if room in CLIENT:
         return {"serving", "numpy", "click", "grpc", "google", "protos"}
     if room in BENCH:
@@ -160,6 +174,7 @@ def _allowed_outside(path: Path) -> set[str]:
     own = {
         "metrics": {"prometheus_client"},
         "event_loop": {"uvloop"},
+        "fronts": {"h11", "uvicorn"},
         "examination": {"numpy"},
         "serve": {"prometheus_client"},
         "logs": {"pythonjsonlogger"},
@@ -177,6 +192,8 @@ def _allowed_within(path: Path) -> set[str]:
         return CORE
     if room in GRPC_SIDE:
         return CORE | GRPC_SIDE
+    if room in HTTP:
+        return CORE | HTTP | {"boundary", "guard", "status"}
     if room in CLIENT:
         return CLIENT | {"addresses", "errors", "images", "preparation"}
     if room in BENCH:
@@ -184,7 +201,7 @@ def _allowed_within(path: Path) -> set[str]:
     if room in SCORE:
         own = {"local": {"config", "engine", "processors", "repository"}, "ray_actors": {"processors", "repository"}}
         return CLIENT | SCORE | {"errors", "preparation"} | own.get(path.stem, set())
-    return CORE | GRPC_SIDE | PROCESS
+    return CORE | GRPC_SIDE | HTTP | PROCESS
 
 
 @pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -208,7 +225,7 @@ def test_nothing_on_the_client_s_side_holds_symbols_that_other_clients_bring() -
 
 def test_every_module_of_serving_has_a_room() -> None:
     rooms = {_room(path) for path in _modules() if path.relative_to(ROOT).parts[0] == "serving"}
-    assert rooms - {"__init__"} == CORE | GRPC_SIDE | PROCESS | CLIENT | BENCH | SCORE
+    assert rooms - {"__init__"} == CORE | GRPC_SIDE | HTTP | PROCESS | CLIENT | BENCH | SCORE
 
 
 @pytest.mark.parametrize("absent", ["onnxruntime", "pyarrow", "ray", "serving.engine"])
