@@ -20,7 +20,9 @@ from serving.rollout import Refusal, Rollout
 from serving.worker import HEARTBEAT_S
 from serving.worker_messages import Listen, Prepare, Release, Reply, framed
 
-# From its start to its first word, and from there until it serves: imports, the model, its warm-up.
+# From its start to its first word: imports. It gives signs of life from then on.
+_FIRST_WORD_S = 30.0
+# Until it has loaded what it was told to: models, their warm-up; and until it serves.
 _START_S = 120.0
 
 _logger = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ class WorkerProcess:
         self._asking: set[asyncio.Task[None]] = set()
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._prepared: asyncio.Future[list[Refusal]] | None = None
+        self._silent = False  # nothing will be heard of it any more
         self._listening = asyncio.create_task(self._listen())
 
     @classmethod
@@ -125,7 +128,7 @@ class WorkerProcess:
 
     async def prepare(self, rollout: Rollout) -> list[Refusal]:
         """Loads what is new in a rollout; returns the versions that can't be served, none where the worker ended."""
-        if self._listening.done():
+        if self._silent:
             return []
         self._prepared = asyncio.get_running_loop().create_future()
         self._send(Prepare(rollout=rollout))
@@ -182,7 +185,7 @@ class WorkerProcess:
 
     async def _listen(self) -> None:
         """Takes its reports until it ends; one that falls silent is killed."""
-        reason, patience_s = "", _START_S
+        reason, patience_s = "", _FIRST_WORD_S
         while True:
             try:
                 line = await asyncio.wait_for(self._reader.readline(), patience_s)
@@ -207,6 +210,7 @@ class WorkerProcess:
                 task.add_done_callback(self._asking.discard)
             elif report["state"] == "failed":
                 reason = report["reason"]
+        self._silent = True
         if self._prepared is not None and not self._prepared.done():
             self._prepared.set_result([])
         if not self._ready.done():

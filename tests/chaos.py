@@ -230,16 +230,15 @@ class Chaos:
                 self.counts[f"operator: {what.__name__.strip('_').replace('_', ' ')}"] += 1
             await asyncio.sleep(seconds)
 
-    def _worker(self) -> psutil.Process:
-        return self._random.choice(
-            [child for child in psutil.Process(self._server.pid).children() if "serving.worker" in child.cmdline()]
-        )
+    def _workers(self) -> list[psutil.Process]:
+        return [child for child in psutil.Process(self._server.pid).children() if "serving.worker" in child.cmdline()]
 
     def _kill(self) -> None:
-        self._worker().kill()
+        self._random.choice(self._workers()).kill()
 
     def _hang(self) -> None:
-        self._worker().suspend()
+        """The oldest, which serves: one that hangs before its first word is given half a minute."""
+        min(self._workers(), key=psutil.Process.create_time).suspend()
 
     def _reload(self) -> None:
         self._server.send_signal(signal.SIGHUP)
@@ -287,7 +286,7 @@ def main(seconds: float, seed: int) -> None:
         server = subprocess.Popen(
             [
                 sys.executable, "-m", "serving", "serve", "--port", "0", "--workers", "2", "--watchdog-s", "3",
-                "--tls-certificate", folder / "tls.crt", "--tls-key", folder / "tls.key", "--log-level", "info",
+                "--tls-certificate", folder / "tls.crt", "--tls-key", folder / "tls.key", "--log-level", "error",
                 "--max-queue-rows", "8192", "--repository", folder / "models", "--watch",
             ],
             stdout=subprocess.PIPE,

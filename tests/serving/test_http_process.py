@@ -381,7 +381,7 @@ class _HeldServer:
 
     async def start(self) -> str:
         await self.server.start()
-        infer = self.server.deployment._engine.infer
+        infer = self.server.deployments.find()._engine.infer
 
         def held(images: np.ndarray):
             self.began.set()
@@ -390,7 +390,7 @@ class _HeldServer:
                 raise self.error
             return infer(images)
 
-        self.server.deployment._engine.infer = held
+        self.server.deployments.find()._engine.infer = held
         return self.address
 
     @property
@@ -400,7 +400,7 @@ class _HeldServer:
     async def queued(self, rows: int) -> None:
         """Waits until so many rows are queued; each turn gives the server's loop, which is this one, a chance."""
         async with asyncio.timeout(20):
-            while self.server.deployment.queued_rows != rows:  # noqa: ASYNC110 - the batcher need tell nobody
+            while self.server.deployments.find().queued_rows != rows:  # noqa: ASYNC110 - the batcher need tell nobody
                 await asyncio.sleep(0)
 
 
