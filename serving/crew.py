@@ -8,9 +8,9 @@ from collections.abc import Collection, Sequence
 
 from serving.config import ServerConfig
 from serving.logs import LogConfig
-from serving.metrics import SummedMetrics
 from serving.rollout_controller import RolloutController
 from serving.shared_number import SharedNumber
+from serving.summed_metrics import SummedMetrics
 from serving.worker_process import Ready, WorkerFailed, WorkerProcess
 
 # What a worker may need beyond its grace period to end.

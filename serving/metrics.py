@@ -1,37 +1,22 @@
-"""Prometheus metrics of this process, and the port that shows them, summed over workers where there are several.
-
-Their sum is prometheus_client's multiprocess mode: each worker keeps its values in files of the directory that
-`PROMETHEUS_MULTIPROC_DIR` names, and whoever shows them adds them up. The library reads that variable when it is
-imported, so a supervisor sets it in the environment of its workers.
-"""
+"""Prometheus metrics of one process."""
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from serving.batch_observer import BatchObserver
-from serving.errors import StartFailed
 
 if TYPE_CHECKING:
     from serving.deployment import Deployment
     from serving.rollout import Refusal
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_TMPFS = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
-
-_logger = logging.getLogger(__name__)
-
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -39,7 +24,7 @@ class Metrics:
     """The metrics of one process.
 
     Args:
-        registry: Where they are registered; none in a worker, whose values go to files.
+        registry: Where they are registered; none in a worker, whose values go to files (see `serving.summed_metrics`).
     """
 
     def __init__(self, registry: CollectorRegistry | None) -> None:
@@ -174,78 +159,3 @@ class _Batches(BatchObserver):
 
     def rejected(self, reason: str) -> None:
         self._metrics.rejected(reason)
-
-
-class SummedMetrics:
-    """The metrics of all workers, and those of their supervisor."""
-
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._restarts = Counter(
-            "digits_worker_restarts", "Workers that were started in place of dead ones.", registry=self._registry
-        )
-        self._directory = ""
-        self._port: MetricsPort | None = None
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What tells workers where to keep their values, if anybody is to see them."""
-        return {"PROMETHEUS_MULTIPROC_DIR": self._directory} if self._directory else {}
-
-    def start(self, *, host: str, port: int | None) -> None:
-        """Makes the directory of this run, in memory where that can be; shows the sum, if there is a port for it.
-
-        Raises:
-            StartFailed: The port is in use, or there is no place for the directory.
-        """
-        in_memory = _TMPFS if os.access(_TMPFS, os.W_OK) else None
-        try:
-            self._directory = tempfile.mkdtemp(prefix="digits-metrics-", dir=in_memory)
-        except OSError as error:
-            raise StartFailed(f"no place for the workers' metrics: {error.strerror}") from error
-        MultiProcessCollector(self._registry, path=self._directory)  # type: ignore[no-untyped-call]
-        if port is not None:
-            self._port = MetricsPort(self._registry, host=host, port=port)
-
-    def worker_restarted(self) -> None:
-        """Counts a restart."""
-        self._restarts.inc()
-
-    def forget(self, pid: int) -> None:
-        """Takes a worker that ended out of what is now; what it counted stays."""
-        if self._directory:
-            mark_process_dead(pid, path=self._directory)  # type: ignore[no-untyped-call]
-
-    def close(self) -> None:
-        """Stops showing, and removes the directory."""
-        if self._port:
-            self._port.close()
-        if self._directory:
-            shutil.rmtree(self._directory, ignore_errors=True)
-
-
-class MetricsPort:
-    """Shows a registry over HTTP.
-
-    Args:
-        registry: What it shows.
-        host: Address to listen on.
-        port: Port; 0 for any free one.
-
-    Raises:
-        StartFailed: The port is in use, or the address is not this machine's.
-    """
-
-    def __init__(self, registry: CollectorRegistry, *, host: str, port: int) -> None:
-        try:
-            self._server, self._thread = start_http_server(port, addr=host, registry=registry)
-        except OSError as error:
-            reason = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
-            raise StartFailed(f"can't show metrics on {host}:{port}: {reason}") from error
-        _logger.info("metrics on http://%s:%d/metrics", host, self._server.server_port)
-
-    def close(self) -> None:
-        """Stops listening."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

@@ -185,8 +185,9 @@ async def _serve(config: ServerConfig, announce: Announce) -> bool:
     from prometheus_client import CollectorRegistry
 
     from serving.lifecycle import handle_signals, serve
-    from serving.metrics import Metrics, MetricsPort
+    from serving.metrics import Metrics
     from serving.server import Server
+    from serving.summed_metrics import MetricsPort
 
     async def ready(server: Server) -> None:
         providers = ", ".join(sorted({each.provider for each in server.deployments}))

@@ -19,13 +19,13 @@ from serving.config import SAME_SIGNAL_S, ServerConfig
 from serving.crew import Crew
 from serving.errors import StartFailed
 from serving.logs import LogConfig
-from serving.metrics import SummedMetrics
 from serving.orphans import reap_orphans
 from serving.port import SharedPort
 from serving.processors import available_processors
 from serving.rollout import Rollout
 from serving.rollout_controller import RolloutController
 from serving.shared_number import SharedNumber
+from serving.summed_metrics import SummedMetrics
 from serving.worker_process import Ready, WorkerFailed, WorkerProcess
 
 # A worker that ran for so long has proven itself: when it dies, the next is started at once.

@@ -91,6 +91,7 @@ PROCESS = {
     "serve",
     "server",
     "server_options",
+    "summed_metrics",
     "supervisor",
     "traces",
     "worker",
@@ -173,6 +174,7 @@ def _allowed_outside(path: Path) -> set[str]:
         return {"serving", "numpy", "grpc", "protos"} | own.get(path.stem, set())
     own = {
         "metrics": {"prometheus_client"},
+        "summed_metrics": {"prometheus_client"},
         "event_loop": {"uvloop"},
         "fronts": {"h11", "uvicorn"},
         "examination": {"numpy"},
