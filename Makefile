@@ -12,6 +12,8 @@ RUN ?= runs/mnist_convnet-seed-$(SEED)
 REPOSITORY ?= models
 # for example: make test TESTS="tests/serving -k batcher"
 TESTS ?=
+# Test files that run at a time
+JOBS ?= 2
 
 ifeq ($(PROVIDER),cuda)
 SERVE_VENV := .venv-gpu
@@ -26,7 +28,7 @@ run: $(SERVE_VENV)/.installed
 	@$(SERVE_VENV)/bin/digits-serve --host 127.0.0.1 --port $(PORT) --provider $(PROVIDER) --demo
 
 test: .venv-dev/.installed
-	.venv-dev/bin/python -m pytest $(TESTS)
+	.venv-dev/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile $(TESTS)
 
 train: .venv-dev/.installed
 	.venv-dev/bin/digits-train --data $(DATA) --recipe $(RECIPE) --seed $(SEED) --out $(RUN)
