@@ -99,7 +99,7 @@ def _listed(values: tuple[Any, ...]) -> str:
 @click.option("--model", show_default="the only one", help="Name of the model.")
 @click.option("--version", type=click.IntRange(1), show_default="the newest", help="Version of the model.")
 @click.option("--provider", default="auto", type=click.Choice(PROVIDERS), help="What runs the model.")
-@click.option("--threads", default=0, type=click.IntRange(0), help="Threads of one inference on the CPU; 0: all.")
+@click.option("--threads", default=1, type=click.IntRange(0), help="Threads of one inference on the CPU; 0: all.")
 @click.option("--json", "json_path", type=_FILE, show_default="not written", help="Write the results into this file.")
 @click.option("--plot", "plot_path", type=_FILE, show_default="not drawn", help="Draw latency against load, as PNG.")
 @click.argument("server_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- SERVER OPTIONS]")

@@ -40,7 +40,7 @@ class ModelConfig:
     model: str | None = None
     version: int | None = None
     provider: str = "auto"
-    threads: int = 0
+    threads: int = 1
 
     @property
     def server_options(self) -> list[str]:
