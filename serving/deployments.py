@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from serving.batch_observer import BatchObserver
 from serving.config import ServerConfig
 from serving.deployment import Deployment
-from serving.errors import InvalidRequest, ModelNotFound, ModelRejected, NotReady, ProviderUnavailable
-from serving.labels import CANARY, STABLE
+from serving.errors import ModelRejected, NotReady, ProviderUnavailable
+from serving.labels import STABLE
 from serving.repository import StoredModel
-from serving.rollout import Refusal, Rollout, Route
+from serving.rollout import Refusal, Rollout
 from serving.rollout_planner import max_request_images
+from serving.routing_table import RoutingTable
 
 _logger = logging.getLogger(__name__)
 
@@ -32,15 +31,6 @@ class RolloutObserver(Protocol):
 
     def rolled_out(self, served: Sequence[Deployment], refusals: Sequence[Refusal]) -> None:
         """These are served from now on, and those are not."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Table:
-    """One rollout as calls are routed by it."""
-
-    rollout: Rollout
-    deployments: Mapping[tuple[str, int], Deployment]
-    routes: Mapping[str, tuple[Deployment, Deployment | None, float]]
 
 
 class Deployments:
@@ -63,7 +53,7 @@ class Deployments:
         self._observer = observer
         self._number = number
         self._live: dict[_Key, Deployment] = {}
-        self._tables: dict[int, _Table] = {}
+        self._tables: dict[int, RoutingTable] = {}
         self._retiring: dict[asyncio.Task[None], Deployment] = {}
         self._lingering: dict[tuple[str, int], Deployment] = {}
         self.loading: list[StoredModel] = []
@@ -71,7 +61,7 @@ class Deployments:
     def __iter__(self) -> Iterator[Deployment]:
         """All that calls can reach now."""
         table = self._tables.get(self._number())
-        return iter(table.deployments.values() if table else ())
+        return iter(table if table else ())
 
     @property
     def ready(self) -> bool:
@@ -107,22 +97,8 @@ class Deployments:
             NotReady: Nothing is served yet.
         """
         table = self._table()
-        found = table.routes.get(name or table.rollout.default)
-        if found is None:
-            raise _no_model(name, table)
-        stable, canary, share = found
-        if not version and not label:
-            # Each call by itself: callers in step with each other would share a sequence unevenly.
-            return canary if canary is not None and random.random() < share else stable  # noqa: S311
-        if version and label:
-            raise InvalidRequest.of("model_label", "a version is named already")
-        if label:
-            return _labelled(label, stable, canary)
-        deployment = table.deployments.get((stable.name, version)) or self._lingering.get((stable.name, version))
-        if deployment is None:
-            served = ", ".join(str(known) for model, known in sorted(table.deployments) if model == stable.name)
-            raise ModelNotFound(f"no version {version} of {stable.name!r} is served here, only {served}")
-        return deployment
+        deployment = self._lingering.get((name or table.default, version)) if version and not label else None
+        return table.find(name, version, label, lingering=deployment)
 
     def described(self, name: str = "", version: int = 0, label: str = "") -> Deployment:
         """Finds what a question about a model is about: where no version is named, always the one that is stable.
@@ -158,7 +134,8 @@ class Deployments:
         finally:
             self.loading = []
         if not refusals:
-            self._tables[rollout.number] = self._table_for(rollout)
+            deployments = [self._live[_key(stored)] for stored in rollout.models]
+            self._tables[rollout.number] = RoutingTable(rollout, deployments)
         return refusals
 
     def release(self, number: int) -> None:
@@ -220,42 +197,11 @@ class Deployments:
         del deployment
         gc.collect()  # engine and batcher refer to each other, and a model's memory is not to wait for chance
 
-    def _table(self) -> _Table:
+    def _table(self) -> RoutingTable:
         table = self._tables.get(self._number())
         if table is None:
             raise NotReady("the model is still loading")
         return table
-
-    def _table_for(self, rollout: Rollout) -> _Table:
-        deployments = {(stored.name, stored.version): self._live[_key(stored)] for stored in rollout.models}
-        return _Table(
-            rollout=rollout,
-            deployments=deployments,
-            routes={name: _routed(name, route, deployments) for name, route in rollout.routes.items()},
-        )
-
-
-def _routed(
-    name: str, route: Route, deployments: Mapping[tuple[str, int], Deployment]
-) -> tuple[Deployment, Deployment | None, float]:
-    canary = deployments[name, route.canary] if route.canary else None
-    return deployments[name, route.stable], canary, route.share
-
-
-def _labelled(label: str, stable: Deployment, canary: Deployment | None) -> Deployment:
-    if label == STABLE:
-        return stable
-    if label == CANARY and canary is not None:
-        return canary
-    known = STABLE if canary is None else f"{STABLE} and {CANARY}"
-    raise ModelNotFound(f"no version of {stable.name!r} has the label {label[:128]!r}, only {known}")
-
-
-def _no_model(name: str, table: _Table) -> Exception:
-    known = ", ".join(repr(served) for served in table.routes)
-    if not name:
-        return InvalidRequest.of("model_name", f"several models are served here, name one of {known}")
-    return ModelNotFound(f"no model {name[:128]!r} is served here, only {known}")
 
 
 def _key(stored: StoredModel) -> _Key:

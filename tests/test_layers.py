@@ -43,6 +43,7 @@ CORE = {
     "rollout",
     "rollout_controller",
     "rollout_planner",
+    "routing_table",
     "shared_number",
     "statistics",
     "tensors",
