@@ -40,7 +40,7 @@ class RoutingTable:
         return self.rollout.default
 
     def find(self, name: str, version: int, label: str, *, lingering: Deployment | None = None) -> Deployment:
-        """Finds what answers a call; see `Deployments.find`. Where the version is not part of the rollout: `lingering`."""
+        """Finds what answers a call, or else `lingering`; see `Deployments.find`."""
         found = self._routes.get(name or self.rollout.default)
         if found is None:
             raise self._no_model(name)
