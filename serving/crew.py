@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from serving.config import ServerConfig
 from serving.logs import LogConfig
@@ -116,6 +117,9 @@ class Crew:
         self.forget(worker)
         return code if worker.served else 0  # one that never served has dropped nothing, however it ended
 
-    async def _ask(self, action: str, name: str) -> None:
+    async def _ask(self, action: str, name: str) -> Any:
         """Does what a client asked of a worker."""
+        if action == "count":
+            return await self._controller.counts()
         await (self._controller.load(name) if action == "load" else self._controller.unload(name))
+        return None

@@ -17,6 +17,7 @@ from serving.repository import StoredModel
 from serving.rollout import Refusal, Rollout
 from serving.rollout_planner import max_request_images
 from serving.routing_table import RoutingTable
+from serving.statistics import Counts
 
 _logger = logging.getLogger(__name__)
 
@@ -150,6 +151,10 @@ class Deployments:
             self._retiring[task] = deployment
             task.add_done_callback(self._retiring.pop)
         self._observer.rolled_out(list(self._live.values()), rollout.refusals)
+
+    async def counts(self) -> dict[tuple[str, int], Counts]:
+        """What was counted of each version that is served."""
+        return {(each.name, each.version): each.statistics.counts for each in self}
 
     async def drain(self, grace_s: float) -> bool:
         """Refuses new requests from now on and answers those that were accepted.

@@ -9,7 +9,7 @@ from protos.inference import inference_pb2, model_config_pb2
 from serving.deployment import Deployment
 from serving.deployments import Deployments
 from serving.inference import INPUT, OUTPUTS
-from serving.statistics import Tally
+from serving.statistics import Counts, Tally
 
 _NAME = "digits-serving"
 # Those of Triton's that are wholly there.
@@ -102,12 +102,11 @@ def config(deployment: Deployment) -> model_config_pb2.ModelConfig:
     )
 
 
-def statistics(deployment: Deployment) -> inference_pb2.ModelStatistics:
-    """What a model has done in this process."""
-    found = deployment.statistics
+def statistics(name: str, version: int, found: Counts) -> inference_pb2.ModelStatistics:
+    """What a version has done."""
     return inference_pb2.ModelStatistics(
-        name=deployment.name,
-        version=str(deployment.version),
+        name=name,
+        version=str(version),
         last_inference=int(found.last_inference_s * 1000),
         inference_count=found.images,
         execution_count=sum(batches.count for batches in found.batches.values()),

@@ -15,14 +15,18 @@ from serving.deployments import Deployments
 from serving.errors import DigitsError, InvalidRequest
 from serving.inference import Inference, InferenceRequest, RequestedOutput
 from serving.ordered_stream import OrderedStreams
+from serving.statistics import Counts
 from serving.status import status_of
 from serving.tensors import Tensor, shown
 
 _ROW_BYTES = 16 * 1024
 
 
-class ModelControl(Protocol):
-    """Loads and unloads models for clients, if they may."""
+class Fleet(Protocol):
+    """All processes that serve, this one among them."""
+
+    async def counts(self) -> Mapping[tuple[str, int], Counts]:
+        """What all have counted, by name and version of what is served."""
 
     async def load(self, name: str) -> None:
         """Reads the repository again, and serves a model even where it was unloaded."""
@@ -38,16 +42,16 @@ class InferenceService:
         deployments: Where models are found.
         max_stream_rows: Images that one stream may have in flight.
         draining: Set once the server stops for good; then it is live and not ready.
-        control: Loads and unloads models.
+        fleet: Loads and unloads models everywhere, and adds up what was counted.
     """
 
     DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
     def __init__(
-        self, deployments: Deployments, *, max_stream_rows: int, draining: asyncio.Event, control: ModelControl
+        self, deployments: Deployments, *, max_stream_rows: int, draining: asyncio.Event, fleet: Fleet
     ) -> None:
         self._deployments = deployments
-        self._control = control
+        self._fleet = fleet
         self._draining = draining
         self._streams = OrderedStreams(_claimed_rows, self._infer_in_stream, max_stream_rows)
 
@@ -90,19 +94,22 @@ class InferenceService:
     async def ModelStatistics(  # noqa: N802
         self, request: pb.ModelStatisticsRequest, context: Context
     ) -> pb.ModelStatisticsResponse:
-        """Says what a model, or each, has done in this process."""
+        """Says what a model, or each, has done, in all processes that serve."""
         if request.name:
             named = inference.find(self._deployments, request.name, request.version)
             chosen = [
-                deployment
+                (deployment.name, deployment.version)
                 for deployment in self._deployments
                 if deployment.name == named.name and (not request.version or deployment is named)
             ]
         elif request.version:
             raise InvalidRequest.of("name", "a version needs the name of its model")
         else:
-            chosen = list(self._deployments)
-        return pb.ModelStatisticsResponse(model_stats=[inference_description.statistics(found) for found in chosen])
+            chosen = [(deployment.name, deployment.version) for deployment in self._deployments]
+        counts = await self._fleet.counts()
+        return pb.ModelStatisticsResponse(
+            model_stats=[inference_description.statistics(*which, counts.get(which, Counts())) for which in chosen]
+        )
 
     async def RepositoryIndex(  # noqa: N802
         self, request: pb.RepositoryIndexRequest, context: Context
@@ -117,7 +124,7 @@ class InferenceService:
     ) -> pb.RepositoryModelLoadResponse:
         """Reads the repository again, and serves a model even where it was unloaded."""
         _check_control(request.repository_name, request.parameters)
-        await self._control.load(request.model_name)
+        await self._fleet.load(request.model_name)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802
@@ -125,7 +132,7 @@ class InferenceService:
     ) -> pb.RepositoryModelUnloadResponse:
         """Serves a model no more until it is loaded again."""
         _check_control(request.repository_name, request.parameters, "unload_dependents")
-        await self._control.unload(request.model_name)
+        await self._fleet.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 from serving.config import ServerConfig
 from serving.errors import NotReady
 from serving.rollout import Refusal, Rollout
 from serving.rollout_planner import RolloutPlanner
+from serving.statistics import Counts
 
 _NO_CONTROL = "explicit model load / unload is not allowed: the server was started without --model-control"
 
@@ -25,6 +26,9 @@ class Member(Protocol):
 
     def release(self, number: int) -> None:
         """Lets go what the rollout of this number, which is served by now, does not have."""
+
+    async def counts(self) -> Mapping[tuple[str, int], Counts]:
+        """What it has counted, by name and version; nothing where it does not say."""
 
 
 class RolloutController:
@@ -93,6 +97,14 @@ class RolloutController:
             if self._planner.accepted is not None:
                 for member in self._members():
                     member.release(self._planner.accepted.number)
+
+    async def counts(self) -> Mapping[tuple[str, int], Counts]:
+        """What all members have counted, by name and version."""
+        added: dict[tuple[str, int], Counts] = {}
+        for counted in await asyncio.gather(*(member.counts() for member in self._members())):
+            for which, counts in counted.items():
+                added.setdefault(which, Counts()).include(counts)
+        return added
 
     async def watch(self) -> None:
         """Looks at the repository from time to time, for as long as it is not cancelled."""

@@ -19,7 +19,7 @@ from serving.errors import StartFailed
 from serving.fronts.grpcio import GrpcioFront
 from serving.guard import Guard
 from serving.health import Health
-from serving.inference_service import InferenceService, ModelControl
+from serving.inference_service import Fleet, InferenceService
 from serving.logs import AccessLog
 from serving.metrics import Metrics
 from serving.rollout_controller import RolloutController
@@ -45,7 +45,7 @@ class Server:
         metrics: Where its calls and batches are counted.
         deployments: What a worker serves, prepared; its supervisor says when what is served changes. None where the
             server sees to that itself.
-        control: Loads and unloads models for clients; needed with `deployments` alone.
+        fleet: All workers; needed with `deployments` alone.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Server:
         *,
         metrics: Metrics | None = None,
         deployments: Deployments | None = None,
-        control: ModelControl | None = None,
+        fleet: Fleet | None = None,
     ) -> None:
         self._config = config
         self._metrics = metrics or Metrics(registry=None)
@@ -68,7 +68,7 @@ class Server:
         self.http_url = ""
         self.deployments = deployments or Deployments(config, self._metrics, number=lambda: self._number)
         self._controller = RolloutController(config, lambda: [self.deployments], self._switch)
-        self._control = control or self._controller
+        self._fleet: Fleet = fleet or self._controller
         self._watching: asyncio.Task[None] | None = None
         self._front: GrpcioFront | None = None
         self._http: HttpFront | None = None
@@ -126,7 +126,7 @@ class Server:
             self.deployments, max_stream_rows=rows, max_message_bytes=max_request_bytes
         )
         self._inference = InferenceService(
-            self.deployments, max_stream_rows=rows, draining=health.draining, control=self._control
+            self.deployments, max_stream_rows=rows, draining=health.draining, fleet=self._fleet
         )
         guard = Guard(
             tokens=tokens,

@@ -21,7 +21,8 @@ from serving.config import ServerConfig
 from serving.errors import DigitsError
 from serving.logs import start_logging
 from serving.shared_number import SharedNumber
-from serving.worker_messages import Prepare, Release, Reply, receive, receive_first
+from serving.statistics import Counts
+from serving.worker_messages import Count, Prepare, Release, Reply, listed, receive, receive_first
 
 if TYPE_CHECKING:
     from serving.deployments import Deployments
@@ -65,7 +66,7 @@ async def _work(control: socket.socket, config: ServerConfig, number: SharedNumb
         if obeying.done():
             obeying.result()
         if not stopping.is_set():
-            server = Server(config, metrics=metrics, deployments=deployments, control=supervisor)
+            server = Server(config, metrics=metrics, deployments=deployments, fleet=supervisor)
             await serve(server, config, ready=ready, stopping=stopping)
     except DigitsError as error:
         await supervisor.tell_failure(str(error))
@@ -93,7 +94,7 @@ class _Supervisor:
         self._reader = reader
         self._writer = writer
         self._deployments = deployments
-        self._asked: dict[int, asyncio.Future[None]] = {}
+        self._asked: dict[int, asyncio.Future[Any]] = {}
         self._count = 0
         self.listen = asyncio.Event()
 
@@ -138,29 +139,36 @@ class _Supervisor:
         """Unloads a model in every worker; see `RolloutController.unload`."""
         await self._ask("unload", name)
 
+    async def counts(self) -> dict[tuple[str, int], Counts]:
+        """What all workers have counted."""
+        counted: dict[tuple[str, int], Counts] = await self._ask("count", "")
+        return counted
+
     async def _do(self, command: object) -> None:
         if isinstance(command, Prepare):
             refusals = await self._deployments.prepare(command.rollout)
             self.tell("prepared", refusals=[asdict(refusal) for refusal in refusals])
         elif isinstance(command, Release):
             self._deployments.release(command.number)
+        elif isinstance(command, Count):
+            self.tell("counted", counts=listed(await self._deployments.counts()))
         elif isinstance(command, Reply):
             self._replied(command)
         else:
             self.listen.set()
 
-    async def _ask(self, action: str, name: str) -> None:
+    async def _ask(self, action: str, name: str) -> Any:
         self._count += 1
         self._asked[self._count] = asked = asyncio.get_running_loop().create_future()
         self.tell("asks", request=self._count, action=action, name=name)
-        await asked
+        return await asked
 
     def _replied(self, reply: Reply) -> None:
         asked = self._asked.pop(reply.request, None)
         if asked is None or asked.done():
             return
         if reply.error is None:
-            asked.set_result(None)
+            asked.set_result(reply.result)
         else:
             asked.set_exception(reply.error)
 

@@ -6,10 +6,12 @@ import asyncio
 import pickle
 import socket
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from serving.rollout import Rollout
+from serving.statistics import TALLIES, Counts, Tally
 
 _LENGTH = struct.Struct(">I")
 
@@ -34,11 +36,32 @@ class Release:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Count:
+    """Say what was counted; the worker says `counted`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reply:
-    """The end of what a worker asked for: an error that its client may see, or none."""
+    """The end of what a worker asked for: what came of it, or an error that its client may see."""
 
     request: int
+    result: Any
     error: Exception | None
+
+
+def listed(counts: Mapping[tuple[str, int], Counts]) -> list[list[Any]]:
+    """Counts as JSON can have them."""
+    return [[name, version, asdict(counted)] for (name, version), counted in counts.items()]
+
+
+def counts_of(listed: list[list[Any]]) -> dict[tuple[str, int], Counts]:
+    """What `listed` was made of."""
+    found = {}
+    for name, version, document in listed:
+        tallies = {key: Tally(**value) for key, value in document.items() if key in TALLIES}
+        batches = {int(rows): Tally(**tally) for rows, tally in document["batches"].items()}
+        found[name, version] = Counts(**{**document, **tallies, "batches": batches})
+    return found
 
 
 def framed(message: object) -> bytes:

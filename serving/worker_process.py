@@ -12,18 +12,25 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from serving.config import ServerConfig
 from serving.errors import DigitsError
 from serving.logs import LogConfig
 from serving.rollout import Refusal, Rollout
+from serving.statistics import Counts
 from serving.worker import HEARTBEAT_S
-from serving.worker_messages import Listen, Prepare, Release, Reply, framed
+from serving.worker_messages import Count, Listen, Prepare, Release, Reply, counts_of, framed
 
 # From its start to its first word: imports. It gives signs of life from then on.
 _FIRST_WORD_S = 30.0
 # Until it has loaded what it was told to: models, their warm-up; and until it serves.
 _START_S = 120.0
+
+# How long somebody who asks for counts waits for a worker that hangs.
+_COUNT_S = 1.0
+# Of a worker's reports: counts of batches of a thousand sizes are the longest.
+_MAX_LINE_BYTES = 1 << 20
 
 _logger = logging.getLogger(__name__)
 
@@ -43,8 +50,8 @@ class Ready:
     providers: tuple[str, ...]
 
 
-# Loads or unloads the model of this name for every worker.
-Ask = Callable[[str, str], Awaitable[None]]
+# Loads or unloads the model of this name for every worker, or counts what all have done.
+Ask = Callable[[str, str], Awaitable[Any]]
 
 
 class WorkerProcess:
@@ -68,6 +75,7 @@ class WorkerProcess:
         self._asking: set[asyncio.Task[None]] = set()
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._prepared: asyncio.Future[list[Refusal]] | None = None
+        self._counted: asyncio.Future[dict[tuple[str, int], Counts]] | None = None
         self._silent = False  # nothing will be heard of it any more
         self._listening = asyncio.create_task(self._listen())
 
@@ -95,7 +103,7 @@ class WorkerProcess:
         except OSError as error:  # one that runs already sees the socket's end and ends too
             ours.close()
             raise WorkerFailed(f"no process could be started: {error.strerror}") from error
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_MAX_LINE_BYTES)
         # The watchdog within sees a hanging engine; the one here a hanging event loop.
         silence_s = max(config.watchdog_s, 3 * HEARTBEAT_S)
         return cls(process, reader, writer, silence_s=silence_s, ask=ask)
@@ -142,6 +150,18 @@ class WorkerProcess:
     def release(self, number: int) -> None:
         """Lets go what the rollout of this number does not have."""
         self._send(Release(number=number))
+
+    async def counts(self) -> dict[tuple[str, int], Counts]:
+        """What it has counted; nothing where it does not say so within a second."""
+        if self._silent:
+            return {}
+        if self._counted is None or self._counted.done():
+            self._counted = asyncio.get_running_loop().create_future()
+            self._send(Count())
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._counted), _COUNT_S)
+        except TimeoutError:
+            return {}
 
     def listen(self) -> None:
         """Lets it bind the port and serve what it has prepared."""
@@ -204,6 +224,8 @@ class WorkerProcess:
                 self._ready.set_result(Ready(providers=tuple(report["providers"])))
             elif report["state"] == "prepared" and self._prepared is not None and not self._prepared.done():
                 self._prepared.set_result([Refusal(**refusal) for refusal in report["refusals"]])
+            elif report["state"] == "counted" and self._counted is not None and not self._counted.done():
+                self._counted.set_result(counts_of(report["counts"]))
             elif report["state"] == "asks":
                 task = asyncio.create_task(self._do(report["request"], report["action"], report["name"]))
                 self._asking.add(task)
@@ -220,12 +242,12 @@ class WorkerProcess:
 
     async def _do(self, request: int, action: str, name: str) -> None:
         """Does what a client asked of this worker, and tells it."""
-        error: Exception | None = None
+        result, error = None, None
         try:
-            await self._ask(action, name)
+            result = await self._ask(action, name)
         except (DigitsError, NotImplementedError) as refused:
             error = refused
-        self._send(Reply(request=request, error=error))
+        self._send(Reply(request=request, result=result, error=error))
 
     def _send(self, message: object) -> None:
         if not self._writer.is_closing():

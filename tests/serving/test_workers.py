@@ -25,6 +25,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+from protos.inference import inference_pb2, inference_pb2_grpc
 from serving.client import CallFailed, Client, Credentials
 from serving.config import SAME_SIGNAL_S
 
@@ -51,6 +52,12 @@ def _eventually(what: Callable[[], object], limit_s: float = 20) -> object:
 
 def _metrics(url: str) -> dict[str, str]:
     return dict(re.findall(r"^(digits_\S+) (\S+)$", urllib.request.urlopen(url).read().decode(), re.MULTILINE))
+
+
+def _statistics(address: str) -> inference_pb2.ModelStatistics:
+    with grpc.insecure_channel(address) as channel:
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        return stub.ModelStatistics(inference_pb2.ModelStatisticsRequest(), timeout=20).model_stats[0]
 
 
 class Load:
@@ -104,7 +111,7 @@ def pair(start_server: Start) -> Iterator:
 
 
 def test_workers_share_the_connections(start_server: Start, digits: tuple) -> None:
-    """And the metrics of all are one sum."""
+    """And the metrics of all are one sum, as are the statistics."""
     left_behind = set(Path("/dev/shm").glob("digits-metrics-*"))
     with start_server("--workers", "2", "--metrics-port", "0") as server:
         assert server.announcement.endswith("CPUExecutionProvider, 2 workers\n")
@@ -116,6 +123,7 @@ def test_workers_share_the_connections(start_server: Start, digits: tuple) -> No
         busy = [worker.pid for worker in _workers(server) if worker.cpu_times().user > before[worker.pid]]
         assert len(busy) == 2
         values = _metrics(port)
+        counted = [_statistics(server.address) for _ in range(4)]  # each a connection of its own
         victim = _workers(server)[0]
         victim.kill()
         _eventually(
@@ -128,6 +136,8 @@ def test_workers_share_the_connections(start_server: Start, digits: tuple) -> No
         assert not list(directory.glob(f"gauge_live*_{victim.pid}.db"))  # what a dead worker said of its queue
         assert server.stop()[0] == 0
     method = 'method="/digits.v1.DigitClassifierService/Classify"'
+    assert {(each.inference_count, each.inference_stats.success.count) for each in counted} == {(6000, 12)}
+    assert counted[0].execution_count == sum(each.compute_infer.count for each in counted[0].batch_stats)
     assert float(values['digits_images_total{model="mnist_convnet",version="1"}']) == 6000
     assert float(values[f'digits_requests_total{{code="OK",{method}}}']) == 12
     assert float(values[f"digits_request_duration_seconds_count{{{method}}}"]) == 12
