@@ -28,7 +28,7 @@ run: $(SERVE_VENV)/.installed
 	@$(SERVE_VENV)/bin/digits-serve --host 127.0.0.1 --port $(PORT) --provider $(PROVIDER) --demo
 
 test: .venv-dev/.installed
-	.venv-dev/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile $(TESTS)
+	.venv-dev/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 train: .venv-dev/.installed
 	.venv-dev/bin/digits-train --data $(DATA) --recipe $(RECIPE) --seed $(SEED) --out $(RUN)
