@@ -231,6 +231,23 @@ def test_it_says_what_the_server_does(
     assert not noted or any(noted in text for text in notes)
 
 
+def test_models_come_from_the_environment_too(
+    examined: Callable, shipped: StoredModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = Repository(tmp_path / "models")
+    for name in ("one", "two", "three"):
+        repository.publish(shipped.content, dataclasses.replace(shipped.manifest, model_name=name))
+    monkeypatch.setenv("DIGITS_MODEL", "two one")
+    monkeypatch.setenv("DIGITS_REPOSITORY", str(repository.root))
+    code, found, _ = examined("--port", 0, "--provider", "cpu")
+    assert code == 0
+    assert [text for _, text in found["serving"]] == [
+        "two: version 1 on CPUExecutionProvider",
+        "one: version 1 on CPUExecutionProvider",
+        "calls that name no model are answered by two",
+    ]
+
+
 def test_a_version_whose_warm_up_fails_is_not_the_one_that_it_names(
     examined: Callable, shipped: StoredModel, tmp_path: Path
 ) -> None:
