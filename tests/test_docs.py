@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,15 +96,18 @@ def test_a_command_has_the_options_that_it_is_given(page: str, where: str, line:
     name, *words = shlex.split(line, comments=True)
     if ">" in words:
         words = words[: words.index(">")]
-    own, _, servers = " ".join(words).partition(" -- ")
-    for text, command in ((own, COMMANDS[name]), (servers, COMMANDS["digits-serve"])):
-        given = {word.split("=")[0] for word in text.split() if word.startswith("--")}
-        assert given <= _options(command), line
-    if where != "inline" and not _PLACEHOLDER.search(line):
-        # Click checks values, choices and what must be given, and runs nothing.
-        with COMMANDS[name].make_context(name, [*words]) as context:
-            if isinstance(context.command, click.Group) and words[0] in context.command.commands:
-                context.command.commands[words[0]].make_context(words[0], words[1:], parent=context).close()
+    end = words.index("--") if "--" in words else len(words)
+    for command, given in ((name, words[:end]), ("digits-serve", words[end + 1 :])):
+        assert {word.split("=")[0] for word in given if word.startswith("--")} <= _options(COMMANDS[command]), line
+        if where != "inline" and not _PLACEHOLDER.search(" ".join(given)):
+            _parse(command, given)
+
+
+def _parse(name: str, words: list[str]) -> None:
+    """Has click check values, choices and what must be given; runs nothing."""
+    with COMMANDS[name].make_context(name, [*words]) as context:
+        if isinstance(context.command, click.Group) and words[0] in context.command.commands:
+            context.command.commands[words[0]].make_context(words[0], words[1:], parent=context).close()
 
 
 def test_every_option_that_is_named_exists() -> None:
@@ -164,3 +169,27 @@ def test_scripts_have_the_options_that_they_are_given() -> None:
             _, script, *words = line.split()
             for option in (word for word in words if word.startswith("--")):
                 assert f'"{option}"' in (ROOT / script).read_text(), f"{page}: {line}"
+
+
+def test_what_make_runs_exists() -> None:
+    recipes = re.findall(r"^\t(.*)$", MAKEFILE.replace("\\\n", " "), re.MULTILINE)
+    scripts = {script for recipe in recipes for script in re.findall(r"\btests/[\w/]+\.py", recipe)}
+    assert len(scripts) > 5
+    assert all((ROOT / script).is_file() for script in scripts)
+    called = [found for recipe in recipes for found in re.findall(r"bin/(digits-\w+) (.*)", recipe)]
+    assert len(called) > 3
+    for name, given in called:
+        assert set(re.findall(r"(?<!\S)--[a-z-]+", given)) <= _options(COMMANDS[name])
+
+
+@pytest.mark.parametrize("script", ["calibration", "chaos", "million", "preparation", "soak"])
+def test_a_script_that_runs_by_hand_starts(script: str) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / f"{script}.py", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--help" in done.stdout
