@@ -81,6 +81,10 @@ def test_files_that_no_server_would_take_are_a_problem(examined: Callable, tmp_p
     code, found, printed = examined("--port", 0, "--provider", "cpu", "--token-file", tmp_path / "tokens")
     assert (code, found["security"]) == (0, [("ok", "a call needs a token")])
     assert "very-secret" not in printed
+    _, found, _ = examined("--port", 0, "--host", "0.0.0.0", "--token-file", tmp_path / "tokens")
+    ((state, text),) = found["security"]
+    assert state == "note"
+    assert "in plain text" in text
     options = "--tls-certificate", tmp_path / "tokens", "--tls-key", tmp_path / "tokens"
     code, found, printed = examined("--port", 0, "--provider", "cpu", *options)
     assert code == 1
