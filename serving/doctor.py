@@ -4,42 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
-from pathlib import Path
 
 import click
 
-from serving.config import PRETRAINED, PROVIDERS, EngineConfig, ServerConfig
+from serving.config import ServerConfig
+from serving.config_options import config_options
 
-_SERVER, _ENGINE = ServerConfig(), EngineConfig()
 _COLORS = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 110, "auto_envvar_prefix": "DIGITS"})
-@click.option("--provider", default=_ENGINE.provider, type=click.Choice(PROVIDERS), help="As for digits-serve.")
-@click.option("--device", default=_ENGINE.device, type=click.IntRange(0), help="Index of the CUDA device.")
-@click.option(
-    "--repository", default=PRETRAINED, type=click.Path(path_type=Path, file_okay=False), help="Directory of models."
-)
-@click.option("--host", default=_SERVER.host, help="Address that a server would listen on.")
-@click.option("--port", default=_SERVER.port, type=click.IntRange(0, 65535), help="Its port; 0: any free one.")
+@config_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.option("--verbose", is_flag=True, help="ONNX Runtime's own report besides; it names paths of this machine.")
-def main(*, provider: str, device: int, repository: Path, host: str, port: int, as_json: bool, verbose: bool) -> None:
-    """Looks at what a server with these options would need.
+def main(*, config: ServerConfig, as_json: bool, verbose: bool) -> None:
+    """Looks at what a server with these options would need, and loads its models.
 
     Exit code 0: it will serve. 1: it would not start, or could not be trusted; the lines that begin with "problem" say
     why. Prints no value of an environment variable.
     """
     try:
         from serving.engine import runtime_report
-        from serving.examination import PROBLEM, Plan, examine
+        from serving.examination import examine
+        from serving.finding import PROBLEM
     except ModuleNotFoundError as error:
         raise click.ClickException(
             f"{error.name} is not installed; a server needs the extra cpu or gpu: pip install 'digits-serving[cpu]'"
         ) from error
+    logging.getLogger("serving").addHandler(logging.NullHandler())  # what a server logs is among the findings
     findings = []
-    for finding in examine(Plan(provider=provider, device=device, repository=repository, host=host, port=port)):
+    for finding in examine(config):
         findings.append(finding)
         if not as_json:
             state = click.style(f"{finding.state:8}", fg=_COLORS[finding.state])

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import platform
 import re
 import resource
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from serving import cuda
-from serving.config import EngineConfig
+from serving.config import EngineConfig, ServerConfig
 from serving.engine import CPU, RUNTIME_VERSION, Engine, explain_cuda_absence
-from serving.errors import DigitsError, ModelRejected, ProviderUnavailable, RepositoryError, StartFailed
+from serving.errors import DigitsError, ModelNotFound, ProviderUnavailable, RepositoryError
+from serving.finding import NOTE, OK, PROBLEM, Finding
 from serving.inventory import ListedModel, ListedVersion, take_inventory
-from serving.port import SharedPort
 from serving.processors import available_processors
+from serving.rehearsal import Rehearsal
 from serving.repository import Repository, StoredModel
-
-OK, NOTE, PROBLEM = "ok", "note", "problem"
 
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 _PACKAGES = ("grpcio", "protobuf", "numpy", "pillow", "uvloop", "uvicorn", "prometheus-client")
@@ -34,58 +33,25 @@ _FEW_FILES = 4096
 _AGREEMENT = 1e-5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        subject: What it is about, such as `cuda`.
-        state: `ok`; `note` where a server runs, but not as it might; `problem` where it would not start.
-        text: What was found.
-    """
-
-    subject: str
-    state: str
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How a server would be started.
-
-    Attributes:
-        provider: `auto`, `cuda` or `cpu`.
-        device: Index of the CUDA device.
-        repository: Directory of the models.
-        host: Address that it would listen on.
-        port: Port that it would listen on; 0 for any free one.
-    """
-
-    provider: str
-    device: int
-    repository: Path
-    host: str
-    port: int
-
-
-def examine(plan: Plan) -> Iterator[Finding]:
-    """Looks at everything that a server with this plan would need; yields as it goes."""
+def examine(config: ServerConfig) -> Iterator[Finding]:
+    """Looks at everything that a server with this configuration would need; yields as it goes."""
     yield Finding(subject="python", state=OK, text=f"{platform.python_version()} on {platform.platform()}")
     yield from _packages()
+    yield from _optional(config)
     yield from _processors()
     yield _open_files()
     absence = explain_cuda_absence()
     if absence is None:
         yield Finding(subject="cuda", state=OK, text=f"the driver and {len(cuda.LIBRARIES)} libraries are found")
     else:
-        yield Finding(subject="cuda", state=PROBLEM if plan.provider == "cuda" else NOTE, text=absence)
-    stored: list[StoredModel] = []
-    for finding, model in _models(Repository(plan.repository)):
-        yield finding
-        stored += [model] if model else []
-    for model in stored:
-        yield from _inferences(model, plan)
-    yield _address(plan)
+        yield Finding(subject="cuda", state=PROBLEM if config.engine.provider == "cuda" else NOTE, text=absence)
+    yield from _models(Repository(config.repository), config.models)
+    rehearsal = Rehearsal(config)
+    yield from rehearsal.models()
+    for stored in rehearsal.rollout.models if rehearsal.rollout else ():
+        yield from _inferences(stored, config, rehearsal.providers[stored.name, stored.version])
+    yield from rehearsal.files()
+    yield from rehearsal.addresses()
 
 
 def _packages() -> Iterator[Finding]:
@@ -105,6 +71,16 @@ def _packages() -> Iterator[Finding]:
     if not versions["uvloop"]:
         text = "without uvloop a call takes a third more of the processor: pip install 'digits-serving[uvloop]'"
         yield Finding(subject="packages", state=NOTE, text=text)
+
+
+def _optional(config: ServerConfig) -> Iterator[Finding]:
+    """Packages that only some servers need."""
+    needed = {"serving.fronts.http": config.http_port is not None, "serving.traces": bool(config.traces_endpoint)}
+    for module in (name for name, wanted in needed.items() if wanted):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            yield Finding(subject="packages", state=PROBLEM, text=f"what was asked for needs {error.name}")
 
 
 def _version(name: str) -> str | None:
@@ -136,47 +112,36 @@ def _open_files() -> Finding:
     return Finding(subject="open files", state=OK if soft >= _FEW_FILES else NOTE, text=text)
 
 
-def _models(repository: Repository) -> Iterator[tuple[Finding, StoredModel | None]]:
-    """Looks at every version and label; gives the versions that calls go to which name none."""
+def _models(repository: Repository, wanted: Sequence[str]) -> Iterator[Finding]:
+    """Looks at every version and label of the models that are wanted, all where none is named."""
+    names: Sequence[str | None] = wanted or [None]
     try:
-        models = list(take_inventory(repository))
-    except RepositoryError as error:
-        yield Finding(subject="models", state=PROBLEM, text=str(error)), None
-        return
-    if not models:
-        yield Finding(subject="models", state=PROBLEM, text=f"{repository.root}: no models"), None
-    for model in models:
-        for listed in reversed(model.versions):
-            yield _version_found(model, listed), _read(repository, model, listed.version)
-        yield from ((finding, None) for finding in _labels_found(model))
+        for name in names:
+            for model in take_inventory(repository, name):
+                for listed in reversed(model.versions):
+                    yield _version_found(model.name, listed)
+                yield from _labels_found(model)
+    except (RepositoryError, ModelNotFound):
+        return  # which the rehearsal stumbles over too
 
 
-def _read(repository: Repository, model: ListedModel, version: int) -> StoredModel | None:
-    try:
-        return repository.load(model.name, version) if model.answers(version) else None
-    except ModelRejected:  # changed since it was listed
-        return None
-
-
-def _version_found(model: ListedModel, listed: ListedVersion) -> Finding:
+def _version_found(name: str, listed: ListedVersion) -> Finding:
     if listed.manifest is None or listed.problem is not None:
-        # Servers answer with another version, where there is one.
-        state = NOTE if model.servable else PROBLEM
-        return Finding(subject="models", state=state, text=f"{model.name} version {listed.version}: {listed.problem}")
+        return Finding(subject="models", state=NOTE, text=f"{name} version {listed.version}: {listed.problem}")
     providers = ", ".join(listed.manifest.parity)
-    text = f"{model.name} version {listed.version}: digest and parity ({providers}) hold"
+    text = f"{name} version {listed.version}: digest and parity ({providers}) hold"
     return Finding(subject="models", state=OK, text=text)
 
 
 def _labels_found(model: ListedModel) -> Iterator[Finding]:
     for text in model.problems:
-        yield Finding(subject="labels", state=PROBLEM, text=f"{model.name}: {text}")
+        yield Finding(subject="labels", state=NOTE, text=f"{model.name}: {text}")
     if model.labels and not model.problems:
         yield Finding(subject="labels", state=OK, text=f"{model.name}: {model.labels.describe(model.current)}")
 
 
-def _inferences(stored: StoredModel, plan: Plan) -> Iterator[Finding]:
-    """Runs a batch on each provider there is, and compares."""
+def _inferences(stored: StoredModel, config: ServerConfig, chosen: str) -> Iterator[Finding]:
+    """Runs a batch on each provider there is, of which the server has chosen one, and compares."""
     spec = stored.manifest.input
     images = np.random.default_rng(0).integers(0, 256, (16, *spec.shape), np.uint8)
     answers: dict[str, np.ndarray] = {}
@@ -185,7 +150,7 @@ def _inferences(stored: StoredModel, plan: Plan) -> Iterator[Finding]:
             stored.content,
             image_shape=spec.shape,
             classes=len(stored.manifest.labels),
-            config=EngineConfig(provider=provider, device=plan.device, max_batch_rows=len(images)),
+            config=EngineConfig(provider=provider, device=config.engine.device, max_batch_rows=len(images)),
         )
         subject = f"{provider} inference"
         try:
@@ -193,12 +158,11 @@ def _inferences(stored: StoredModel, plan: Plan) -> Iterator[Finding]:
             engine.start()
             ready = time.perf_counter()
             answers[provider] = engine.infer(images).probabilities
-        except ProviderUnavailable as error:
-            if provider == plan.provider:
-                yield Finding(subject=subject, state=PROBLEM, text=f"{stored.name}: {error}")
-            continue
+        except ProviderUnavailable:
+            continue  # where that is the one that was asked for, there is no server
         except DigitsError as error:
-            yield Finding(subject=subject, state=PROBLEM, text=f"{stored.name}: {error}")
+            state = PROBLEM if engine.provider == chosen else NOTE
+            yield Finding(subject=subject, state=state, text=f"{stored.name} version {stored.version}: {error}")
             continue
         text = (
             f"{stored.name} version {stored.version}: ready in {ready - started:.2f} s, "
@@ -210,12 +174,3 @@ def _inferences(stored: StoredModel, plan: Plan) -> Iterator[Finding]:
         difference = float(np.abs(answers["cpu"] - answers["cuda"]).max())
         text = f"{stored.name}: probabilities on CUDA differ from those on the CPU ({CPU}) by at most {difference:.1e}"
         yield Finding(subject="agreement", state=OK if difference <= _AGREEMENT else PROBLEM, text=text)
-
-
-def _address(plan: Plan) -> Finding:
-    try:
-        port = SharedPort(plan.host, plan.port)
-    except StartFailed as error:
-        return Finding(subject="address", state=PROBLEM, text=str(error))
-    port.close()
-    return Finding(subject="address", state=OK, text=f"{port.address} is free")

@@ -31,8 +31,10 @@ def model_options(command: Command) -> Command:
             "--model",
             "models",
             multiple=True,
+            envvar="DIGITS_MODEL",
             show_default="all in the repository",
-            help="Name of a model; may be given several times. The first answers calls that name none.",
+            help="Name of a model; may be given several times, and several in the environment variable. "
+            "The first answers calls that name none.",
         ),
         click.option(
             "--version",

@@ -74,11 +74,13 @@ HTTP = {
 }
 PROCESS = {
     "__main__",
+    "config_options",
     "crew",
     "demo",
     "doctor",
     "event_loop",
     "examination",
+    "finding",
     "fronts",
     "health",
     "lifecycle",
@@ -89,6 +91,7 @@ PROCESS = {
     "models_table",
     "orphans",
     "port",
+    "rehearsal",
     "serve",
     "server",
     "server_options",

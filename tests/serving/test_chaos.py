@@ -25,3 +25,14 @@ def test_chaos_ends_with_right_answers() -> None:
     ):
         assert counts[what] > 0, done.stdout
     assert done.stdout.endswith("no wrong answer, no lost call, nothing hung\n")
+
+
+def test_a_moment_of_soak_has_right_answers() -> None:
+    """Memory is judged over the ten minutes of `make soak`; a moment of it tells nothing."""
+    soak = Path(__file__).parent.parent / "soak.py"
+    done = subprocess.run(
+        [sys.executable, soak, "--seconds", "3"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stderr in {"", "Error: memory grew\n"}
+    calls = re.match(r"([\d,]+) calls; MB of each worker", done.stdout)
+    assert int(calls[1].replace(",", "")) > 0

@@ -537,6 +537,22 @@ def test_the_commands_take_certificates_and_tokens(
         assert done.stdout == "SERVING\n", done.stderr
 
 
+def test_the_commands_expect_the_name_that_they_are_told(start_server: Start, command: Callable, files: _Files) -> None:
+    with start_server(*files.options) as server:
+        for name, code in (("localhost", 0), ("digits.example", 1)):
+            told = ("--target", server.address, "--tls-ca", files.ca, "--tls-server-name", name)
+            assert command("digits-classify", *told, SAMPLES / "7.png").returncode == code
+            environment = {
+                **os.environ,
+                "DIGITS_TARGET": server.address,
+                "DIGITS_TLS_CERTIFICATE": "absent",  # the server's, which a health check trusts unless told otherwise
+                "DIGITS_TLS_CA": str(files.ca),
+                "DIGITS_TLS_SERVER_NAME": name,
+            }
+            done = command("python", "-m", "serving", "health", env=environment)
+            assert (done.returncode, done.stdout) == (code, "" if code else "SERVING\n"), done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
