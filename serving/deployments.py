@@ -23,6 +23,9 @@ _logger = logging.getLogger(__name__)
 
 _Key = tuple[str, int, str]
 
+# What is told in an error, of all that are served: clients take 8 KiB of trailing metadata, and it is in there twice.
+_MOST_NAMES = 10
+
 
 class RolloutObserver(Protocol):
     """Is told what is served."""
@@ -109,7 +112,7 @@ class Deployments:
         table = self._table()
         found = table.routes.get(name or table.rollout.default)
         if found is None:
-            raise _no_model(name, table)
+            raise _no_model(name or table.rollout.default, table)
         stable, canary, share = found
         if not version and not label:
             # Each call by itself: callers in step with each other would share a sequence unevenly.
@@ -252,10 +255,11 @@ def _labelled(label: str, stable: Deployment, canary: Deployment | None) -> Depl
 
 
 def _no_model(name: str, table: _Table) -> Exception:
-    known = ", ".join(repr(served) for served in table.routes)
+    served = list(map(repr, table.routes))
+    known = ", ".join(served[:_MOST_NAMES]) + (", …" if len(served) > _MOST_NAMES else "")
     if not name:
         return InvalidRequest.of("model_name", f"several models are served here, name one of {known}")
-    return ModelNotFound(f"no model {name[:128]!r} is served here, only {known}")
+    return ModelNotFound(f"no model {name[:128]!r} is served here{', only ' if known else ''}{known}")
 
 
 def _key(stored: StoredModel) -> _Key:
