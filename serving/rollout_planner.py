@@ -67,7 +67,7 @@ class RolloutPlanner:
         self._trouble = ""
         rollout = self._rollout(names, [model for model in found if model is not None])
         before = self.accepted
-        known = before.refusals if before else ()
+        known = frozenset(before.refusals) if before else ()
         for refusal in rollout.refusals:
             if refusal not in known:
                 _logger.error("not served: %s", refusal)
@@ -128,7 +128,7 @@ class RolloutPlanner:
             ModelNotFound: At the start, one that was asked for is not there.
             InvalidConfig: A version was asked for, but not of which model.
         """
-        names, wanted = self._repository.names(), self._config.models or self._pinned
+        names, wanted = self._repository.names(), tuple(dict.fromkeys(self._config.models)) or self._pinned
         if self.accepted is None:
             for name in wanted:
                 self._repository.choose(name)  # says what there is instead

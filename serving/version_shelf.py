@@ -65,7 +65,8 @@ class VersionShelf:
 
     def forget_all_but(self, name: str, versions: Sequence[int]) -> None:
         """Forgets why versions of a model were refused that are not there any more."""
-        self._refused = {key: why for key, why in self._refused.items() if key[0] != name or key[1] in versions}
+        there = set(versions)
+        self._refused = {key: why for key, why in self._refused.items() if key[0] != name or key[1] in there}
 
     def refusals(self) -> list[Refusal]:
         """Everything that is not served as it lies in the repository."""

@@ -199,7 +199,8 @@ def test_several_models(repository: Repository) -> None:
 def test_named_models_alone_are_served_the_first_by_default(repository: Repository) -> None:
     for name in ("other", "third"):
         publish(repository, 5, name=name)
-    rollout = _next(_planner(repository, models=("third", "net")))
+    rollout = _next(_planner(repository, models=("third", "net", "third")))
+    assert _versions(rollout) == [1, 2]
     assert list(rollout.routes) == ["third", "net"]
     assert rollout.default == "third"
 
