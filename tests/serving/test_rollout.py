@@ -244,6 +244,21 @@ def test_a_worker_that_dies_is_replaced_by_one_that_serves_the_same(
     assert code == 0, stderr
 
 
+def test_workers_in_place_of_others_tell_metrics_what_they_serve(start_server: Start, repository: Repository) -> None:
+    publish(repository, 2)
+    damage(repository, 2)
+    with start_server("--workers", "2", "--repository", str(repository.root), "--metrics-port", "0") as server:
+        metrics = _metrics_url(server)
+        first = psutil.Process(server.process.pid).children()
+        server.process.send_signal(signal.SIGHUP)
+        for _ in first:
+            _read_until(server, "in place of")
+        psutil.wait_procs(first, timeout=30)
+        shown = urllib.request.urlopen(metrics).read().decode()
+        assert re.search(r'digits_model_info\{model="net",.*version="1"\} 1\.0', shown)
+        assert 'digits_model_refused{model="net",version="2"} 1.0' in shown
+
+
 def test_callers_name_versions_and_labels(start_server: Start, repository: Repository) -> None:
     for label in (2, 3, 4):
         publish(repository, label)
