@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -417,6 +419,20 @@ def test_a_disk_that_hangs_keeps_no_server_from_ending(
         with labels.open("wb"), Client(server.address) as client:  # opens once somebody waits for what it says
             assert client.classify(np.zeros((1, 28, 28), np.uint8)).labels.tolist() == [1]
             assert server.stop()[0] == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_disk_that_hangs_keeps_no_start_from_ending(repository: Repository, workers: str) -> None:
+    labels = repository.root / "net" / "labels.json"
+    os.mkfifo(labels)
+    command = [Path(sys.executable).parent / "digits-serve", "--port", "0", "--repository", repository.root]
+    with subprocess.Popen([*command, "--workers", workers]) as process:
+        try:
+            with labels.open("wb"):  # opens once somebody waits for what it says
+                process.terminate()
+                assert process.wait(20) == 0
+        finally:
+            process.kill()
 
 
 def test_what_is_not_served_any_more_gives_its_memory_back(start_server: Start, repository: Repository) -> None:
