@@ -87,6 +87,7 @@ class Crew:
                 joined = rollout is self._controller.rollout  # else there is a new one, to be prepared first
                 if joined:
                     self.serving.add(worker)
+                    worker.release(rollout.number)  # which also makes its metrics say what it serves
                     worker.listen()
         await worker.ready()
 

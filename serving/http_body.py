@@ -23,11 +23,9 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         max_bytes: What it may be long, as it comes and as it becomes.
 
     Raises:
-        HttpRefusal: It is longer, its length is said in two ways, or it is compressed in a way that is not known.
+        HttpRefusal: It is longer, or it is compressed in a way that is not known.
         starlette.requests.ClientDisconnect: The client went away before its end.
     """
-    if {"content-length", "transfer-encoding"} <= set(request.headers):
-        raise HttpRefusal(400, _INVALID, "Content-Length and Transfer-Encoding exclude each other")
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding not in ("identity", "gzip", "deflate"):
         raise HttpRefusal(415, _INVALID, "Content-Encoding must be gzip or deflate, or not be there")

@@ -112,6 +112,10 @@ class Labels:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ModelRejected("not JSON", detail=str(error)) from error
+        try:
+            json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ModelRejected("holds half of a surrogate pair, which is no text") from error
         fields = _fields(document, "labels", {"format", STABLE, CANARY, PREVIOUS})
         if fields.get("format") != FORMAT:
             raise ModelRejected(f"format must be {FORMAT}")
@@ -126,7 +130,7 @@ class Labels:
         version, share = canary.get("version"), canary.get("share", CANARY_SHARE)
         if type(version) is not int:
             raise ModelRejected("canary: version must be the number of a version")
-        if type(share) not in (int, float) or not math.isfinite(share):
+        if type(share) is not int and not (type(share) is float and math.isfinite(share)):  # an int may be too large
             raise ModelRejected("canary: share must be a number from 0 to 1")
         return cls(stable=stable, canary=Canary(version=version, share=share), previous=previous)
 

@@ -35,14 +35,20 @@ async def serve(
     Raises:
         DigitsError: The server can't start as configured.
     """
-    await server.start()
+    starting, stopped = asyncio.ensure_future(server.start()), asyncio.create_task(stopping.wait())
+    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():  # nobody has to wait for a disk that hangs
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        return
+    starting.result()
     watched = threading.Event()
     # A thread, since small batches run on the event loop.
     threading.Thread(
         target=_watch, args=(server, config.watchdog_s, watched, asyncio.get_running_loop()), daemon=True
     ).start()
     announcing = asyncio.ensure_future(ready(server))
-    stopped = asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait({announcing, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if announcing.done():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Protocol
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
 
 from serving.config import ServerConfig
 from serving.errors import NotReady
@@ -14,6 +16,8 @@ from serving.rollout_planner import RolloutPlanner
 from serving.statistics import Counts
 
 _NO_CONTROL = "explicit model load / unload is not allowed: the server was started without --model-control"
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -76,7 +80,7 @@ class RolloutController:
         Raises:
             DigitsError: There is nothing to serve; says why.
         """
-        rollout = await asyncio.to_thread(self._planner.plan)
+        rollout = await _aside(self._planner.plan)
         if rollout is None:
             raise NotReady("a rollout is served already")
         return rollout
@@ -88,7 +92,7 @@ class RolloutController:
             DigitsError: Nothing is served yet, and nothing can be; says why.
         """
         async with self._updating:
-            while (rollout := await asyncio.to_thread(self._planner.plan)) is not None:
+            while (rollout := await _aside(self._planner.plan)) is not None:
                 refusals = await self._carry_out(rollout)
                 if not refusals:
                     break
@@ -124,7 +128,7 @@ class RolloutController:
         """
         self._check_control()
         async with self._updating:
-            await asyncio.to_thread(self._planner.restore, name)
+            await _aside(self._planner.restore, name)
         await self.update()
         self._planner.check_served(name)
 
@@ -163,3 +167,18 @@ class RolloutController:
     def _check_control(self) -> None:
         if not self._control:
             raise NotImplementedError(_NO_CONTROL)
+
+
+async def _aside(read: Callable[..., T], *arguments: object) -> T:
+    """Awaits something that reads a disk, in a thread that keeps no process from ending when the disk hangs."""
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        outcome.set_running_or_notify_cancel()
+        try:
+            outcome.set_result(read(*arguments))
+        except BaseException as error:  # noqa: BLE001 - whoever awaits it gets it
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await asyncio.wrap_future(outcome)

@@ -45,6 +45,7 @@ class RolloutPlanner:
         self._shelf = VersionShelf(self._repository, check=self._check_size)
         self._labels: dict[str, Refusal] = {}
         self._trouble = ""
+        self._pinned: tuple[str, ...] = ()
         self.accepted: Rollout | None = None
         self.max_request_bytes = 0
 
@@ -66,7 +67,7 @@ class RolloutPlanner:
         self._trouble = ""
         rollout = self._rollout(names, [model for model in found if model is not None])
         before = self.accepted
-        known = before.refusals if before else ()
+        known = frozenset(before.refusals) if before else ()
         for refusal in rollout.refusals:
             if refusal not in known:
                 _logger.error("not served: %s", refusal)
@@ -127,7 +128,7 @@ class RolloutPlanner:
             ModelNotFound: At the start, one that was asked for is not there.
             InvalidConfig: A version was asked for, but not of which model.
         """
-        names, wanted = self._repository.names(), self._config.models
+        names, wanted = self._repository.names(), tuple(dict.fromkeys(self._config.models)) or self._pinned
         if self.accepted is None:
             for name in wanted:
                 self._repository.choose(name)  # says what there is instead
@@ -135,10 +136,10 @@ class RolloutPlanner:
         if not chosen:
             self._repository.choose()
             raise RepositoryError(f"{self._config.repository}: none of {', '.join(wanted)} is here any more")
-        if self._config.version and len(chosen) > 1:
-            if self.accepted is None:
+        if self._config.version:
+            if len(chosen) > 1:
                 raise InvalidConfig(f"version: of which model? There are {', '.join(chosen)}")
-            return [name for name in chosen if name in self.accepted.routes]
+            self._pinned = tuple(chosen)  # whatever else appears, and whether it is unloaded meanwhile
         return chosen
 
     def _plan_model(self, name: str) -> tuple[str, Route, list[StoredModel]] | None:
@@ -222,7 +223,7 @@ class RolloutPlanner:
             self.max_request_bytes = _max_request_bytes(self._config, models)
         self._number += 1
         routes = {name: route for name, route, _ in found}
-        default = names[0] if self._config.models or len(names) == 1 else ""
+        default = self._config.models[0] if self._config.models else names[0] if len(names) == 1 else ""
         return Rollout(
             number=self._number,
             default=default,

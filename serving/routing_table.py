@@ -10,6 +10,9 @@ from serving.errors import InvalidRequest, ModelNotFound
 from serving.labels import CANARY, STABLE
 from serving.rollout import Rollout
 
+# Of the models that an error lists: clients bound the metadata that it comes in.
+_MOST_NAMES = 10
+
 
 class RoutingTable:
     """Which deployment gets which call.
@@ -43,7 +46,7 @@ class RoutingTable:
         """Finds what answers a call, or else `lingering`; see `Deployments.find`."""
         found = self._routes.get(name or self.rollout.default)
         if found is None:
-            raise self._no_model(name)
+            raise self._no_model(name or self.rollout.default)
         stable, canary, share = found
         if not version and not label:
             # Each call by itself: callers in step with each other would share a sequence unevenly.
@@ -59,12 +62,11 @@ class RoutingTable:
         return deployment
 
     def _no_model(self, name: str) -> Exception:
-        known = ", ".join(repr(served) for served in self._routes)
-        if not known:
-            return ModelNotFound("no model is served here now")
+        served = list(map(repr, self._routes))
+        known = ", ".join(served[:_MOST_NAMES]) + (", …" if len(served) > _MOST_NAMES else "")
         if not name:
             return InvalidRequest.of("model_name", f"several models are served here, name one of {known}")
-        return ModelNotFound(f"no model {name[:128]!r} is served here, only {known}")
+        return ModelNotFound(f"no model {name[:128]!r} is served here{', only ' if known else ''}{known}")
 
 
 def _labelled(label: str, stable: Deployment, canary: Deployment | None) -> Deployment:

@@ -10,6 +10,9 @@ from serving.rollout import Refusal
 
 _Key = tuple[str, int]
 
+# Of a reason: it may quote what somebody wrote into a file, and clients get it in each description.
+_LONGEST_REASON = 500
+
 
 class VersionShelf:
     """Keeps versions as they were read. One that was refused is read again when its files change, and not before.
@@ -62,7 +65,8 @@ class VersionShelf:
 
     def forget_all_but(self, name: str, versions: Sequence[int]) -> None:
         """Forgets why versions of a model were refused that are not there any more."""
-        self._refused = {key: why for key, why in self._refused.items() if key[0] != name or key[1] in versions}
+        there = set(versions)
+        self._refused = {key: why for key, why in self._refused.items() if key[0] != name or key[1] in there}
 
     def refusals(self) -> list[Refusal]:
         """Everything that is not served as it lies in the repository."""
@@ -72,6 +76,8 @@ class VersionShelf:
     def refusal(self, name: str, version: int, error: ModelRejected) -> Refusal:
         """An error in words that clients may read: where the repository lies is not their business."""
         reason = error.message.replace(f"{self._repository.root}/", "")
+        if len(reason) > _LONGEST_REASON:
+            reason = f"{reason[:_LONGEST_REASON]}…"
         return Refusal(name=name, version=version, reason=reason, detail=error.detail)
 
     def _note_changes(self, key: _Key, marks: Marks) -> None:

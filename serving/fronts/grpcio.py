@@ -108,6 +108,9 @@ def _connection_options(config: ConnectionConfig) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", _milliseconds(config.keepalive_timeout_s)),
         # What grpcio 1.85 really goes by; a minute by default, whatever the line above says.
         ("grpc.http2.ping_timeout_ms", _milliseconds(config.keepalive_timeout_s)),
+        # Else a client without a call is asked twice, and its end is never noticed after that.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
         # gRPC ends connections of clients that ping more often than every five minutes; many proxies and clients do.
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.server_handshake_timeout_ms", _milliseconds(config.handshake_timeout_s)),

@@ -45,7 +45,7 @@ class HttpFront:
         self._scheme = "http" if tls is None else "https"
         self._server = _Server(
             uvicorn.Config(
-                app,
+                _unambiguous(app),
                 http=functools.partial(_Connection, limits=config.connections),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
@@ -195,6 +195,28 @@ class _Connection(H11Protocol):
             self.transport.write_eof()
         self._unwatch()
         self._timer = self.loop.call_later(_FAREWELL_S, self.transport.abort)
+
+
+def _unambiguous(app: Any) -> Any:
+    """The application, but for requests whose length is said in two ways: no other may follow on their connection.
+
+    What this server takes for the next request may be a part of the body to a proxy before it.
+    """
+
+    async def checked(scope: Any, receive: Any, send: Any) -> None:
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            body = error_body("Content-Length and Transfer-Encoding exclude each other")
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
+            ]
+            await send({"type": "http.response.start", "status": 400, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        else:
+            await app(scope, receive, send)
+
+    return checked
 
 
 def _context(files: TlsFiles) -> ssl.SSLContext:

@@ -19,7 +19,7 @@ from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serving.client import CallFailed, Client
 
 Start = Callable[..., object]
-PING = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00"
+PING, PING_ANSWER = (b"\x00\x00\x08\x06" + flags + b"\x00\x00\x00\x00" for flags in (b"\x00", b"\x01"))
 
 
 def _request(images: np.ndarray) -> digits_pb2.ClassifyRequest:
@@ -57,7 +57,7 @@ class _Relay:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.accepted = threading.Semaphore(0)
         self.closed_by_server = threading.Semaphore(0)
-        self.pings = threading.Semaphore(0)
+        self.pings, self.ping_answers = threading.Semaphore(0), threading.Semaphore(0)
         self._silent = threading.Event()
         self._sockets: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -86,6 +86,8 @@ class _Relay:
             while received := source.recv(65536):
                 if pings is not None and received.startswith(PING):
                     pings.release()
+                if pings is not None and received.startswith(PING_ANSWER):
+                    self.ping_answers.release()
                 if not self._silent.is_set():
                     target.sendall(received)
         if pings is None:
@@ -212,10 +214,13 @@ def test_a_client_that_vanishes_is_noticed_and_holds_no_place(
 
 
 def test_an_idle_client_that_vanishes_is_noticed_too(start_server: Start, digits: tuple, relay: Callable) -> None:
+    """However long it was idle before."""
     with start_server("--keepalive-s", "0.5", "--keepalive-timeout-s", "0.5") as server:
         between = relay(server.address)
         with Client(between.address) as client:
             assert len(client.classify(digits[0][:3]).labels) == 3
+            for _ in range(4):
+                assert between.ping_answers.acquire(timeout=20)
             between.fall_silent()
             assert between.closed_by_server.acquire(timeout=20)
         _classifies(server.address, digits)

@@ -10,6 +10,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -533,6 +534,17 @@ def _raw_answer(address: str, sent: bytes) -> bytes:
 POST = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".encode()
 CHUNKED = f"{len(GOOD):x}\r\n{GOOD.decode()}\r\n0\r\n\r\n".encode()
 MEGABYTE = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
+
+
+@pytest.mark.parametrize("path", ["POST /v2/models/net/infer", "GET /v2", "GET /nowhere"])
+def test_a_length_said_in_two_ways_ends_the_connection(address: str, path: str) -> None:
+    """What comes behind may be a body to a proxy, and smuggled in."""
+    head = f"{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 44\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    began = time.monotonic()
+    answer = _raw_answer(address, head.encode() + b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert time.monotonic() - began < 2  # and not once it has been idle for too long
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,13 @@ def test_what_is_current(labels: Labels, servable: list[int], current: int | Non
         ({"format": 1, "canary": {"version": 4, "share": "all"}}, "share must be a number from 0 to 1"),
         ({"format": 1, "canary": {"version": 4, "share": 10}}, "share must lie between 0 and 1, not 10"),
         ({"format": 1, "canary": {"version": 4, "share": float("nan")}}, "share must be a number from 0 to 1"),
+        ({"format": 1, "canary": {"version": 4, "share": 10**400}}, "share must lie between 0 and 1"),
         ({"format": 1, "canary": {"version": 4, "weight": 1}}, "weight is not known here"),
+        ({"format": 1, "\udc80": 1}, "half of a surrogate pair"),
         ({"format": 1, "stable": 4, "canary": {"version": 4}}, "the same version, 4"),
         ("\udc80", "not UTF-8"),
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_labels_that_can_t_be_meant(tmp_path: Path, document: object, said: str) -> None:
     path = tmp_path / "net" / "labels.json"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -243,6 +246,21 @@ def test_a_worker_that_dies_is_replaced_by_one_that_serves_the_same(
     assert code == 0, stderr
 
 
+def test_workers_in_place_of_others_tell_metrics_what_they_serve(start_server: Start, repository: Repository) -> None:
+    publish(repository, 2)
+    damage(repository, 2)
+    with start_server("--workers", "2", "--repository", str(repository.root), "--metrics-port", "0") as server:
+        metrics = _metrics_url(server)
+        first = psutil.Process(server.process.pid).children()
+        server.process.send_signal(signal.SIGHUP)
+        for _ in first:
+            _read_until(server, "in place of")
+        psutil.wait_procs(first, timeout=30)
+        shown = urllib.request.urlopen(metrics).read().decode()
+        assert re.search(r'digits_model_info\{model="net",.*version="1"\} 1\.0', shown)
+        assert 'digits_model_refused{model="net",version="2"} 1.0' in shown
+
+
 def test_callers_name_versions_and_labels(start_server: Start, repository: Repository) -> None:
     for label in (2, 3, 4):
         publish(repository, label)
@@ -359,6 +377,62 @@ def test_clients_load_and_unload_where_they_may(start_server: Start, repository:
                 call(request)
             assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
             assert "--model-control" in failure.value.details()
+
+
+def test_the_only_model_unloaded_is_one_that_is_not_served(start_server: Start, repository: Repository) -> None:
+    with (
+        start_server("--repository", str(repository.root), "--model-control") as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        inference_pb2_grpc.GRPCInferenceServiceStub(channel).RepositoryModelUnload(
+            inference_pb2.RepositoryModelUnloadRequest(model_name="net")
+        )
+        stub = digits_pb2_grpc.DigitClassifierServiceStub(channel)
+        for name in ("", "net"):
+            with pytest.raises(grpc.RpcError) as failure:
+                stub.GetModel(digits_pb2.GetModelRequest(model_name=name))
+            assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+            assert failure.value.details() == "no model 'net' is served here"
+
+
+def test_an_error_names_no_more_models_than_a_client_takes(start_server: Start, repository: Repository) -> None:
+    for number in range(60):
+        shutil.copytree(repository.root / "net", repository.root / (name := f"net-{number}".ljust(128, "x")))
+        path = repository.root / name / "1" / "manifest.json"
+        path.write_text(path.read_text().replace('"net"', f'"{name}"'))
+    with start_server("--repository", str(repository.root)) as server, grpc.insecure_channel(server.address) as channel:
+        stub = digits_pb2_grpc.DigitClassifierServiceStub(channel)
+        for name, code in (("", grpc.StatusCode.INVALID_ARGUMENT), ("other", grpc.StatusCode.NOT_FOUND)):
+            with pytest.raises(grpc.RpcError) as failure:
+                stub.GetModel(digits_pb2.GetModelRequest(model_name=name))
+            assert failure.value.code() is code
+            assert failure.value.details().endswith(", …")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_hangs_keeps_no_server_from_ending(
+    start_server: Start, repository: Repository, workers: int
+) -> None:
+    labels = repository.root / "net" / "labels.json"
+    with start_server("--repository", str(repository.root), "--workers", str(workers), *WATCH) as server:
+        os.mkfifo(labels)
+        with labels.open("wb"), Client(server.address) as client:  # opens once somebody waits for what it says
+            assert client.classify(np.zeros((1, 28, 28), np.uint8)).labels.tolist() == [1]
+            assert server.stop()[0] == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_disk_that_hangs_keeps_no_start_from_ending(repository: Repository, workers: str) -> None:
+    labels = repository.root / "net" / "labels.json"
+    os.mkfifo(labels)
+    command = [Path(sys.executable).parent / "digits-serve", "--port", "0", "--repository", repository.root]
+    with subprocess.Popen([*command, "--workers", workers]) as process:
+        try:
+            with labels.open("wb"):  # opens once somebody waits for what it says
+                process.terminate()
+                assert process.wait(20) == 0
+        finally:
+            process.kill()
 
 
 def test_what_is_not_served_any_more_gives_its_memory_back(start_server: Start, repository: Repository) -> None:

@@ -199,7 +199,8 @@ def test_several_models(repository: Repository) -> None:
 def test_named_models_alone_are_served_the_first_by_default(repository: Repository) -> None:
     for name in ("other", "third"):
         publish(repository, 5, name=name)
-    rollout = _next(_planner(repository, models=("third", "net")))
+    rollout = _next(_planner(repository, models=("third", "net", "third")))
+    assert _versions(rollout) == [1, 2]
     assert list(rollout.routes) == ["third", "net"]
     assert rollout.default == "third"
 
@@ -223,6 +224,37 @@ def test_a_pinned_version_is_served_whatever_labels_say(repository: Repository) 
     assert planner.plan() is None
     with pytest.raises(InvalidConfig, match="of which model"):
         _planner(repository, version=1).plan()
+
+
+def test_the_model_of_a_pinned_version_stays_the_one_whatever_becomes_of_it(repository: Repository) -> None:
+    planner = _planner(repository, version=1)
+    _next(planner)
+    publish(repository, 1, name="other")
+    planner.withdraw("net")
+    assert _next(planner).routes == {}
+    planner.restore("net")
+    assert _next(planner).routes.keys() == {"net"}
+    shutil.rmtree(repository.root / "net")
+    assert planner.plan() is None  # the only one is gone, which changes nothing
+
+
+def test_the_first_of_the_named_models_stays_the_default_when_it_is_gone(repository: Repository) -> None:
+    publish(repository, 5, name="other")
+    planner = _planner(repository, models=("net", "other"))
+    _next(planner)
+    shutil.rmtree(repository.root / "net")
+    rollout = _next(planner)
+    assert rollout.routes.keys() == {"other"}
+    assert rollout.default == "net"
+
+
+def test_what_is_said_of_a_refusal_is_short_enough_to_be_sent(repository: Repository) -> None:
+    planner = _planner(repository)
+    _next(planner)
+    (repository.root / "net" / "labels.json").write_text(json.dumps({"format": 1, "x" * 100_000: 1}))
+    (refusal,) = _next(planner).refusals
+    assert refusal.reason.startswith("net/labels.json: labels: xxx")
+    assert len(refusal.reason) < 600
 
 
 def test_extra_versions_are_the_newest_others(repository: Repository) -> None:
