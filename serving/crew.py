@@ -43,6 +43,7 @@ class Crew:
         self._controller = controller
         self._number = number
         self._live: set[WorkerProcess] = set()
+        self._starting: set[asyncio.Task[WorkerProcess]] = set()
         self.serving: set[WorkerProcess] = set()
 
     async def spawn(self) -> WorkerProcess:
@@ -51,11 +52,10 @@ class Crew:
         Raises:
             WorkerFailed: The system has no room for a process.
         """
-        worker = await WorkerProcess.start(
-            self.config, self._logs, self._metrics.environment, self._number.descriptor, self._ask
-        )
-        self._live.add(worker)
-        return worker
+        starting = asyncio.create_task(self._start())
+        self._starting.add(starting)
+        starting.add_done_callback(self._starting.discard)
+        return await asyncio.shield(starting)  # who gives up half-way must not leave a process that nobody knows
 
     async def begin(self, workers: Sequence[WorkerProcess]) -> Ready:
         """Lets the first workers serve what the repository holds; returns once all do.
@@ -103,7 +103,8 @@ class Crew:
             worker.kill_now()
 
     async def retire_all(self) -> Collection[int]:
-        """Drains all of them; returns their exit codes."""
+        """Drains all of them, also those that are being started; returns their exit codes."""
+        await asyncio.gather(*self._starting, return_exceptions=True)
         return await asyncio.gather(*(self.retire(worker) for worker in self._live))
 
     async def retire(self, worker: WorkerProcess) -> int:
@@ -117,6 +118,13 @@ class Crew:
             code = await worker.kill()
         self.forget(worker)
         return code if worker.served else 0  # one that never served has dropped nothing, however it ended
+
+    async def _start(self) -> WorkerProcess:
+        worker = await WorkerProcess.start(
+            self.config, self._logs, self._metrics.environment, self._number.descriptor, self._ask
+        )
+        self._live.add(worker)
+        return worker
 
     async def _ask(self, action: str, name: str) -> Any:
         """Does what a client asked of a worker."""

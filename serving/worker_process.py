@@ -28,7 +28,7 @@ _FIRST_WORD_S = 30.0
 _START_S = 120.0
 
 # How long somebody who asks for counts waits for a worker that hangs.
-_COUNT_S = 1.0
+_COUNT_S = 3.0
 # Of a worker's reports: counts of batches of a thousand sizes are the longest.
 _MAX_LINE_BYTES = 1 << 20
 
@@ -152,7 +152,7 @@ class WorkerProcess:
         self._send(Release(number=number))
 
     async def counts(self) -> dict[tuple[str, int], Counts]:
-        """What it has counted; nothing where it does not say so within a second."""
+        """What it has counted; nothing where it does not say so within some seconds."""
         if self._silent:
             return {}
         if self._counted is None or self._counted.done():

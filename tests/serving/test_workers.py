@@ -354,7 +354,7 @@ def test_logs_can_be_objects(start_server: Start) -> None:
         code, stderr = server.stop()
     assert code == 0
     entries = [json.loads(line) for line in stderr.splitlines()]
-    assert {entry["level"] for entry in entries} == {"INFO"}
+    assert [entry for entry in entries if entry["level"] != "INFO"] == []
     assert all(entry.keys() >= {"time", "logger", "process", "message"} for entry in entries)
 
 
