@@ -74,7 +74,7 @@ class BatchLimits:
         encoded_bytes: Bytes of encoded images that are in memory already, as those of archives are.
     """
 
-    rows: int = 512
+    rows: int = 1024
     encoded_bytes: int = 16 << 20
 
 

@@ -127,7 +127,7 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
 )
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted; begin where there is none.")
 @click.option("--overwrite", is_flag=True, help="Begin anew over what is there.")
-@click.option("--batch-rows", type=click.IntRange(1, 65_536), default=512, help="Images scored at a time.")
+@click.option("--batch-rows", type=click.IntRange(1, 65_536), default=1024, help="Images scored at a time.")
 @click.option(
     "--part-rows",
     type=click.IntRange(1),
