@@ -40,7 +40,7 @@ class Refusal:
     detail: str = ""
 
     def __str__(self) -> str:
-        which = f"{self.name} version {self.version}" if self.version else f"labels of {self.name}"
+        which = f"{self.name} version {self.version}" if self.version else self.name
         return f"{which}: {self.reason}{': ' if self.detail else ''}{self.detail}"
 
 

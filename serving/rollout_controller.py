@@ -159,7 +159,8 @@ class RolloutController:
                 if not all(member in ready for member in self._members()):
                     continue  # somebody joined meanwhile
                 self._switch(rollout.number)
-                if self._planner.accepted is not None:
+                before = self._planner.accepted
+                if before is not None and before.routes != rollout.routes:
                     _logger.info("serving %s from now on", rollout)
                 self._planner.accept(rollout)
                 return ()

@@ -190,7 +190,7 @@ _REPOSITORIES = {
         Labels(stable=9),
         "",
         "other version 1",
-        "labels of mnist_convnet: labels.json: stable: no version 9",
+        "mnist_convnet: labels.json: stable: no version 9",
     ),
     "the same, asked for": ((2, 1), [], Labels(stable=9), "--model other --model mnist_convnet", "", ""),
     "the same, pinned": ((2, 0), [], Labels(stable=9), "--version 1", "mnist_convnet version 1", ""),
