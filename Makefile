@@ -42,33 +42,33 @@ export: .venv-dev/.installed
 
 # Two minutes of mixed traffic with kills, hangs, reloads, cancels and garbage; prints counts, fails on a wrong answer
 chaos: .venv-dev/.installed
-	.venv-dev/bin/python tests/chaos.py
+	.venv-dev/bin/python tests/manual/chaos.py
 
 # Ten minutes of mixed load; fails where memory grows. Then a queue that is full for a minute
 soak: .venv-dev/.installed
-	.venv-dev/bin/python tests/soak.py
-	FULL_QUEUE_S=60 .venv-dev/bin/python -m pytest tests/serving/test_attacks.py -k stays_full
+	.venv-dev/bin/python tests/manual/soak.py
+	FULL_QUEUE_S=60 .venv-dev/bin/python -m pytest tests/serving/server/fronts/test_attacks.py -k stays_full
 
 # Requests that nobody would write, for longer than the tests take
 fuzz: .venv-dev/.installed
-	FUZZ_EXAMPLES=20000 .venv-dev/bin/python -m pytest tests/serving/test_fuzz.py
+	FUZZ_EXAMPLES=20000 .venv-dev/bin/python -m pytest tests/serving/server/services/test_fuzz.py
 
 # What preparation makes of MNIST's test images after what people do to theirs; a table, some minutes
 preparation: .venv-dev/.installed
-	.venv-dev/bin/python tests/preparation.py
+	.venv-dev/bin/python tests/manual/preparation.py
 
 # A million images scored in the process and through a server: CPU and memory, killed and resumed
 million: .venv-dev/.installed
-	.venv-dev/bin/python tests/million.py
+	.venv-dev/bin/python tests/manual/million.py
 
 # What confidences of the newest model in REPOSITORY are worth: calibration before and after, what comes out unsure
 calibration: .venv-dev/.installed
-	.venv-dev/bin/python tests/calibration.py --repository $(REPOSITORY)
+	.venv-dev/bin/python tests/manual/calibration.py --repository $(REPOSITORY)
 
 # Scoring on a Ray cluster on this machine, one worker killed; installs ray, which the other tests do without
 ray: .venv-dev/.installed
 	.venv-dev/bin/python -m pip install --quiet 'ray>=2.49,<3'
-	DIGITS_TEST_RAY=1 .venv-dev/bin/python -m pytest -m ray tests/serving/test_score_ray.py
+	DIGITS_TEST_RAY=1 .venv-dev/bin/python -m pytest -m ray tests/serving/score/test_ray.py
 
 lint: .venv-dev/.installed
 	.venv-dev/bin/ruff check .

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from serving.labels import CANARY, CANARY_SHARE, STABLE
+from serving.repository.labels import CANARY, CANARY_SHARE, STABLE
 
 if TYPE_CHECKING:
     from export.exporter import Export
@@ -69,7 +69,7 @@ def main(
         from export.parity import ParityLimits
         from export.trained_model import UnusableModel
         from serving.errors import DigitsError
-        from serving.repository import Repository
+        from serving.repository.repository import Repository
         from training.datasets import DatasetError
     except ModuleNotFoundError as error:
         raise click.ClickException(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.trained_model import TrainedModel
-from serving.manifest import Calibration
+from serving.repository.manifest import Calibration
 from training.datasets import Dataset
 
 FloatArray = npt.NDArray[np.float32]

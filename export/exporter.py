@@ -18,12 +18,11 @@ from export.convert import convert
 from export.parity import ParityLimits, ParityReport, check_parity
 from export.trained_model import TrainedModel, UnusableModel, load_trained
 from serving.config import EngineConfig
-from serving.engine import RUNTIME_VERSION, Engine
-from serving.keeper import Keeper
-from serving.labels import CANARY_SHARE
-from serving.manifest import Calibration, InputSpec, Manifest
-from serving.move import Move
-from serving.repository import Repository
+from serving.inference.engine import RUNTIME_VERSION, Engine
+from serving.repository.editor import RepositoryEditor
+from serving.repository.labels import CANARY_SHARE, LabelChange
+from serving.repository.manifest import Calibration, InputSpec, Manifest
+from serving.repository.repository import Repository
 from training import datasets
 
 # What the manifest takes over from the training's record.
@@ -46,7 +45,7 @@ class Export:
     model_name: str
     version: int | None
     calibration: Calibration
-    move: Move | None = None
+    move: LabelChange | None = None
 
 
 class Exporter:
@@ -101,7 +100,7 @@ class Exporter:
         name = model_name or trained.record["architecture"]
         repository.versions(name)  # an impossible name fails here, before the work, and so does a label
         if label is not None:
-            Keeper(repository).check_publishing(name, label, share)
+            RepositoryEditor(repository).check_publishing(name, label, share)
         try:
             calibration = calibrate(trained, data)
             content = convert(trained, model_name=name, temperature=calibration.temperature)
@@ -116,7 +115,7 @@ class Exporter:
         if label is None:
             version = repository.publish(content, manifest)
         else:
-            version, move = Keeper(repository).publish(content, manifest, label=label, share=share)
+            version, move = RepositoryEditor(repository).publish(content, manifest, label=label, share=share)
         return Export(report=report, model_name=name, version=version, calibration=calibration, move=move)
 
     def verify(self, repository: Repository, *, version: int, model_name: str | None = None) -> Export:

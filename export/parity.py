@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from export.calibration import softmax
 from export.trained_model import TrainedModel
-from serving.engine import RUNTIME_VERSION, Engine
 from serving.errors import DigitsError
-from serving.manifest import Accuracy, ParityFigures
+from serving.inference.engine import RUNTIME_VERSION, Engine
+from serving.repository.manifest import Accuracy, ParityFigures
 
 FloatArray = npt.NDArray[np.float32]
 

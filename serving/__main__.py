@@ -7,13 +7,13 @@ import importlib
 import click
 
 _COMMANDS = {
-    "serve": ("serving.serve", "main"),
-    "classify": ("serving.classify", "main"),
-    "health": ("serving.classify", "health"),
-    "score": ("serving.score.command", "main"),
-    "models": ("serving.models", "main"),
-    "doctor": ("serving.doctor", "main"),
-    "bench": ("serving.bench.command", "main"),
+    "serve": ("serving.commands.serve", "main"),
+    "classify": ("serving.commands.classify", "main"),
+    "health": ("serving.commands.classify", "health"),
+    "score": ("serving.commands.score", "main"),
+    "models": ("serving.commands.models", "main"),
+    "doctor": ("serving.commands.doctor", "main"),
+    "bench": ("serving.commands.bench", "main"),
 }
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from serving.errors import InvalidConfig
 
 PROVIDERS = ("auto", "cuda", "cpu")
+# What the package ships: a model repository, and an image of each digit.
 PRETRAINED = Path(__file__).parent / "pretrained"
+SAMPLES = Path(__file__).parent / "samples"
 
 # Launchers such as timeout(1) signal a process and then its group: the same request, twice within a moment.
 SAME_SIGNAL_S = 0.5
@@ -246,3 +249,15 @@ class ServerConfig:
             raise InvalidConfig(f"traces_endpoint must be like http://host:4318, not {self.traces_endpoint!r}")
         if not 0 <= self.access_log_share <= 1:
             raise InvalidConfig(f"access_log_share must lie between 0 and 1, not {self.access_log_share}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, reached without a network.
+
+    Args:
+        host: A name or an address, without a port.
+    """
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,6 +1,6 @@
 """Everything that can go wrong in the core, each error with the moment at which it is raised.
 
-The core knows no transport: `serving.status` maps these to gRPC status codes.
+The core knows no transport: `serving.server.services.status` maps these to gRPC status codes.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from serving.config import PRETRAINED
-from serving.repository import Repository, StoredModel
+from serving.repository.repository import Repository, StoredModel
 from training.synthetic import draw_digits
 
 ROOT = Path(__file__).parent.parent

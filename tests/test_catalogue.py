@@ -48,7 +48,7 @@ def test_a_network_trains_exports_and_answers_with_its_own_labels(
 ) -> None:
     from export.exporter import Exporter
     from export.trained_model import load_trained
-    from serving.repository import Repository
+    from serving.repository.repository import Repository
     from training.datasets import load
     from training.recipe import recipe_for
     from training.train import train

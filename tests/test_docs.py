@@ -30,14 +30,14 @@ RUN_BY = {
     ("README.md", "sh"): ("tests/test_readme.py", "test_every_command_is_known_to_a_test"),
     ("README.md", "python"): ("tests/test_readme.py", "test_the_digits_commands_and_the_snippet_work_in_order"),
     ("docs/models.md", "sh"): (
-        "tests/serving/test_models_command.py",
+        "tests/serving/commands/test_models.py",
         "test_the_commands_in_the_documentation_work_in_order",
     ),
     ("docs/models.md", "json"): (
-        "tests/serving/test_models_command.py",
+        "tests/serving/commands/test_models.py",
         "test_the_commands_in_the_documentation_work_in_order",
     ),
-    ("docs/oip.md", "sh"): ("tests/serving/test_http.py", "test_the_commands_in_the_docs_work"),
+    ("docs/oip.md", "sh"): ("tests/serving/server/http/test_http.py", "test_the_commands_in_the_docs_work"),
     ("docs/oip.md", "python"): ("tests/test_existing_clients.py", "test_the_snippet_in_the_docs_works"),
 }
 BY_HAND = {("docs/preparation.md", "sh")}
@@ -185,7 +185,7 @@ def test_what_make_runs_exists() -> None:
 @pytest.mark.parametrize("script", ["calibration", "chaos", "million", "preparation", "soak"])
 def test_a_script_that_runs_by_hand_starts(script: str) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / f"{script}.py", "--help"],
+        [sys.executable, ROOT / "tests" / "manual" / f"{script}.py", "--help"],
         capture_output=True,
         text=True,
         check=False,

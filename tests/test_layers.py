@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,127 +14,106 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-CORE = {
-    "addresses",
-    "batch_observer",
-    "batcher",
-    "buckets",
-    "config",
-    "cuda",
-    "decoder",
-    "deployment",
-    "deployments",
-    "engine",
-    "errors",
-    "images",
-    "ink",
-    "inference",
-    "inventory",
-    "keeper",
-    "labels",
-    "manifest",
-    "model_directory",
-    "move",
-    "onnx_file",
-    "ordered_stream",
-    "pending",
-    "preparation",
-    "processors",
-    "repository",
-    "request_id",
-    "rollout",
-    "rollout_controller",
-    "rollout_planner",
-    "routing_table",
-    "shared_number",
-    "statistics",
-    "tensors",
-    "tls_files",
-    "tokens",
-    "version_shelf",
-    "verification",
-    "watched_files",
-}
-GRPC_SIDE = {
-    "boundary",
-    "digits_messages",
-    "digits_service",
-    "guard",
-    "inference_description",
-    "inference_service",
-    "status",
-}
-# What HTTP sees of the core, beside and by way of gRPC's side.
-HTTP = {
-    "http_body",
-    "http_call",
-    "http_errors",
-    "http_inference",
-    "http_service",
-    "json_numbers",
-    "message_json",
-}
-PROCESS = {
-    "__main__",
-    "config_options",
-    "crew",
-    "demo",
-    "doctor",
-    "event_loop",
-    "examination",
-    "finding",
-    "fronts",
-    "health",
-    "lifecycle",
-    "logs",
-    "metrics",
-    "model_options",
-    "models",
-    "models_table",
-    "orphans",
-    "port",
-    "rehearsal",
-    "serve",
-    "server",
-    "server_options",
-    "summed_metrics",
-    "supervisor",
-    "traces",
-    "worker",
-    "worker_messages",
-    "worker_process",
-}
-BENCH = {"bench"}
-SCORE = {"score"}
-CLIENT = {
-    "answer_row",
-    "array_batch",
-    "async_client",
-    "call_errors",
-    "caller",
-    "channel_options",
-    "classification",
-    "classify",
-    "client",
-    "client_options",
-    "conversation",
-    "credentials",
-    "encoded_batch",
-    "encoded_contents",
-    "image_sources",
-    "known_models",
-    "request_batch",
-}
-
-GRPC = {"grpc", "google", "protos", "grpc_health", "grpc_reflection"}
+GRPC = {"grpc", "google", "protos"}
 
 
-def _modules() -> list[Path]:
-    return sorted(path for room in ("training", "export", "serving") for path in (ROOT / room).rglob("*.py"))
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """One room of `serving` and what its modules may import beyond the standard library.
+
+    Attributes:
+        rooms: Other rooms, each listed above this one in `ROOMS`, so that imports only go down.
+        packages: Packages that every module of the room may import.
+        some: Packages that only one module may import, by its name.
+    """
+
+    rooms: set[str] = field(default_factory=set)
+    packages: set[str] = field(default_factory=set)
+    some: dict[str, set[str]] = field(default_factory=dict)
 
 
-def _room(path: Path) -> str:
-    return path.relative_to(ROOT).parts[1].removesuffix(".py")
+CORE = {"config", "errors", "images", "inference", "repository", "rollout"}
+
+# From the ground up: a room may import only rooms that stand above it in this table.
+ROOMS = {
+    "errors": Room(),
+    "config": Room(rooms={"errors"}),
+    "images": Room(rooms={"config", "errors"}, packages={"numpy"}, some={"decoding": {"PIL"}, "layout": {"PIL"}}),
+    "inference": Room(rooms={"config", "errors"}, packages={"numpy"}, some={"engine": {"onnxruntime"}}),
+    "repository": Room(rooms={"config", "errors", "inference"}, packages={"numpy"}),
+    "rollout": Room(rooms=CORE - {"rollout"}, packages={"numpy"}),
+    "client": Room(rooms={"config", "errors", "images"}, packages={"numpy"} | GRPC),
+    "server.security": Room(rooms={"config", "errors"}),
+    "server.telemetry": Room(
+        rooms=CORE,
+        some={
+            "metrics": {"prometheus_client"},
+            "aggregated_metrics": {"prometheus_client"},
+            "logs": {"pythonjsonlogger"},
+            "traces": {"opentelemetry"},
+        },
+    ),
+    "server.services": Room(
+        rooms=CORE | {"server.security", "server.telemetry"},
+        packages={"numpy"} | GRPC,
+        some={"health": {"grpc_health"}},
+    ),
+    "server.http": Room(
+        rooms=CORE | {"server.security", "server.telemetry", "server.services"},
+        packages={"numpy"} | GRPC,
+        some={name: {"starlette"} for name in ("app", "body", "call")},
+    ),
+    "server.fronts": Room(
+        rooms={"config", "errors", "server.security", "server.http"},
+        some={"grpcio": {"grpc"}, "http": {"h11", "uvicorn"}},
+    ),
+    "server.process": Room(
+        rooms=CORE | {f"server.{name}" for name in ("security", "telemetry", "services", "http", "fronts")},
+        some={"server": {"grpc_reflection"}, "event_loop": {"uvloop"}},
+    ),
+    "score": Room(
+        rooms={"client", "config", "errors", "images", "inference", "repository"},
+        packages={"numpy", "grpc", "protos"},
+        some={"tables": {"pyarrow"}, "formats": {"pyarrow"}, "ray_actors": {"ray"}},
+    ),
+    "bench": Room(
+        rooms=CORE | {"client"},
+        packages={"numpy"} | GRPC,
+        some={"plot": {"matplotlib"}, "target": {"psutil"}},
+    ),
+    "commands": Room(
+        rooms=CORE
+        | {"client", "score", "bench"}
+        | {f"server.{name}" for name in ("security", "telemetry", "fronts", "process")},
+        packages={"click", "numpy"},
+        some={
+            "bench": {"tqdm"},
+            "score": {"pyarrow", "tqdm"},
+            "serve": {"prometheus_client"},
+        },
+    ),
+    "__main__": Room(packages={"click"}),
+}
+
+# Of `serving`, the importing packages beside it may use these rooms only.
+TRAINING = Room(
+    rooms={"images", "errors"},
+    packages={"keras", "tensorflow", "numpy", "PIL", "click", "pooch"},
+    some={"evaluation": {"sklearn"}, "charts": {"matplotlib"}, "report": {"matplotlib", "jinja2"}},
+)
+EXPORT = Room(rooms=CORE, packages={"training", "keras", "tensorflow", "tf2onnx", "onnx", "numpy", "click"})
+FROM_TRAINING = {"training.datasets", "training.tensorflow_log"}
+
+
+def _modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def _room(dotted: str) -> str | None:
+    """The room that a name below `serving` is in, or None where it is in none."""
+    inner = dotted.removeprefix("serving.")
+    found = [room for room in ROOMS if inner == room or inner.startswith(f"{room}.")]
+    return max(found, key=len, default=None)
 
 
 def _imports(path: Path) -> set[str]:
@@ -142,101 +123,101 @@ def _imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names.add(node.module)
+            assert not node.level, f"{path}: a relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-def _allowed_outside(path: Path) -> set[str]:
-    """Top-level packages beyond the standard library that a module may import."""
-    package, room = path.relative_to(ROOT).parts[0], _room(path)
-    if package == "training":
-        own = {"evaluation": {"sklearn"}, "charts": {"matplotlib"}, "report": {"matplotlib", "jinja2"}}
-        return {"training", "serving", "keras", "tensorflow", "numpy", "PIL", "click", "pooch"} | own.get(room, set())
-    if package == "export":
-        return {"export", "training", "serving", "keras", "tensorflow", "tf2onnx", "onnx", "numpy", "click"}
-    if room in CORE:
-        own = {"engine": {"onnxruntime"}, "images": {"PIL"}}
-        return {"serving", "numpy"} | own.get(room, set())
-    if room in GRPC_SIDE:
-        return {"serving", "numpy"} | GRPC
-    if room in HTTP:
-        own = {name: {"starlette"} for name in ("http_body", "http_call", "http_service")}
-        return {"serving", "numpy"} | GRPC | own.get(room, set())
-    if room in CLIENT:
-        return {"serving", "numpy", "click", "grpc", "google", "protos"}
-    if room in BENCH:
-        own = {"plot": {"matplotlib"}, "command": {"click", "tqdm"}, "target": {"psutil"}}
-        return {"serving", "numpy", "grpc", "google", "protos"} | own.get(path.stem, set())
-    if room in SCORE:
-        own = {
-            "command": {"click", "tqdm", "pyarrow"},
-            "tables": {"pyarrow"},
-            "formats": {"pyarrow"},
-            "ray_actors": {"ray"},
-        }
-        return {"serving", "numpy", "grpc", "protos"} | own.get(path.stem, set())
-    own = {
-        "metrics": {"prometheus_client"},
-        "summed_metrics": {"prometheus_client"},
-        "event_loop": {"uvloop"},
-        "fronts": {"h11", "uvicorn"},
-        "examination": {"numpy"},
-        "serve": {"prometheus_client"},
-        "logs": {"pythonjsonlogger"},
-        "traces": {"opentelemetry"},
-    }
-    return {"serving", "click"} | GRPC | own.get(room, set())
-
-
-def _allowed_within(path: Path) -> set[str]:
-    """Modules of `serving` that a module may import."""
-    package, room = path.relative_to(ROOT).parts[0], _room(path)
-    if package == "training":
-        return {"images", "errors"}
-    if package == "export" or room in CORE:
-        return CORE
-    if room in GRPC_SIDE:
-        return CORE | GRPC_SIDE
-    if room in HTTP:
-        return CORE | HTTP | {"boundary", "guard", "status"}
-    if room in CLIENT:
-        return CLIENT | {"addresses", "errors", "images", "preparation"}
-    if room in BENCH:
-        return CORE | CLIENT | BENCH
-    if room in SCORE:
-        own = {"local": {"config", "engine", "processors", "repository"}, "ray_actors": {"processors", "repository"}}
-        return CLIENT | SCORE | {"errors", "preparation"} | own.get(path.stem, set())
-    return CORE | GRPC_SIDE | HTTP | PROCESS
-
-
-@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
+def _check(path: Path, room: Room, *, own: str) -> set[str]:
+    """Checks a module against its room; returns the names that it imports."""
     names = _imports(path)
-    outside = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
-    assert outside <= _allowed_outside(path)
-    within = {name.split(".")[1] for name in names if name.startswith("serving.")}
-    assert within <= _allowed_within(path)
-    if path.relative_to(ROOT).parts[0] == "export":
-        from_training = {".".join(name.split(".")[:2]) for name in names if name.startswith("training.")}
-        assert from_training <= {"training.datasets", "training.tensorflow_log"}
+    allowed = room.packages | room.some.get(path.stem, set()) | {"serving", own} | set(sys.stdlib_module_names)
+    assert {name.split(".")[0] for name in names} <= allowed
+    return names
+
+
+def _rooms_of(names: set[str]) -> set[str | None]:
+    return {_room(name) for name in names if name.startswith("serving.")}
+
+
+@pytest.mark.parametrize("path", _modules("serving"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_of_serving_imports_only_what_its_room_may(path: Path) -> None:
+    dotted = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    if dotted in ("serving.__init__", "serving.server.__init__"):
+        assert not _imports(path)
+        return
+    room = _room(dotted)
+    assert room is not None, "no room of the table"
+    names = _check(path, ROOMS[room], own="serving")
+    assert _rooms_of(names) <= ROOMS[room].rooms | {room}
+
+
+@pytest.mark.parametrize("path", _modules("training"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_of_training_imports_only_what_training_may(path: Path) -> None:
+    assert _rooms_of(_check(path, TRAINING, own="training")) <= TRAINING.rooms
+
+
+@pytest.mark.parametrize("path", _modules("export"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_of_export_imports_only_what_export_may(path: Path) -> None:
+    names = _check(path, EXPORT, own="export")
+    assert _rooms_of(names) <= EXPORT.rooms
+    assert {".".join(name.split(".")[:2]) for name in names if name.startswith("training.")} <= FROM_TRAINING
+
+
+def test_imports_only_go_down() -> None:
+    """The table itself has no arrow that runs back up."""
+    floors = list(ROOMS)
+    for number, (name, room) in enumerate(ROOMS.items()):
+        assert room.rooms <= set(floors[:number]), name
+
+
+def test_every_room_says_its_purpose_and_its_imports() -> None:
+    for name in ROOMS:
+        path = ROOT / "serving" / Path(*name.split(".")) / "__init__.py"
+        if path.parent.is_dir():
+            documentation = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+            assert documentation, name
+            assert "\nImports " in documentation or " Imports " in documentation, name
+
+
+def test_no_circle_within_a_room() -> None:
+    """Modules of one room may import each other, but not in a circle; what is imported late or for types counts too."""
+    for name in ROOMS:
+        folder = ROOT / "serving" / Path(*name.split("."))
+        arrows = {}
+        for path in folder.glob("*.py") if folder.is_dir() else ():
+            prefix = f"serving.{name}."
+            inside = {
+                imported.removeprefix(prefix).split(".")[0]
+                for imported in _imports(path)
+                if imported.startswith(prefix)
+            }
+            arrows[path.stem] = inside - {path.stem}
+        while leaves := {stem for stem, inside in arrows.items() if not inside & arrows.keys()}:
+            arrows = {stem: inside for stem, inside in arrows.items() if stem not in leaves}
+        assert not arrows, f"{name}: a circle among {', '.join(sorted(arrows))}"
+
+
+def test_a_newcomer_can_take_the_folder_in_at_a_glance() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files", "serving"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    if not tracked:
+        pytest.skip("not a git checkout")
+    assert len({Path(name).parts[1] for name in tracked}) <= 16
 
 
 def test_nothing_on_the_client_s_side_holds_symbols_that_other_clients_bring() -> None:
     """tritonclient and KServe have stubs of the Open Inference Protocol, and a process can hold one copy only."""
-    for path in _modules():
-        if _room(path) in CLIENT | BENCH:
+    for room in ("client", "bench"):
+        for path in (ROOT / "serving" / room).rglob("*.py"):
             assert not [name for name in _imports(path) if name.startswith("protos.inference")], path
 
 
-def test_every_module_of_serving_has_a_room() -> None:
-    rooms = {_room(path) for path in _modules() if path.relative_to(ROOT).parts[0] == "serving"}
-    assert rooms - {"__init__"} == CORE | GRPC_SIDE | HTTP | PROCESS | CLIENT | BENCH | SCORE
-
-
-@pytest.mark.parametrize("absent", ["onnxruntime", "pyarrow", "ray", "serving.engine"])
+@pytest.mark.parametrize("absent", ["onnxruntime", "pyarrow", "ray", "serving.inference.engine"])
 def test_scoring_through_a_server_needs_only_what_the_client_does(absent: str, server, tmp_path: Path) -> None:
     """What the engine, Parquet and Ray need is imported only when they are asked for."""
+    assert not absent.startswith("serving") or importlib.util.find_spec(absent), absent
     np.save(tmp_path / "blank.npy", np.zeros((3, 28, 28), np.uint8))
     program = f"""
 import sys

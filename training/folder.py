@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.errors import InvalidImage
-from serving.images import Uint8Array, load_image, resize
+from serving.images.decoding import Uint8Array, load_image
+from serving.images.layout import resize
 
 Int64Array = npt.NDArray[np.int64]
 

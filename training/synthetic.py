@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from serving.images import Uint8Array, centre_by_mass
+from serving.images.decoding import Uint8Array
+from serving.images.layout import centre_by_mass
 
 _CANVAS = 96
 _FloatArray = npt.NDArray[np.float64]

@@ -15,9 +15,9 @@ from serving.bench.outcome import BenchFailed, Outcome
 from serving.bench.rung import Rung
 from serving.bench.workload import Workload
 from serving.config import BatcherConfig, EngineConfig
-from serving.deployment import Deployment
-from serving.engine import Engine
-from serving.repository import Repository
+from serving.inference.engine import Engine
+from serving.repository.repository import Repository
+from serving.rollout.deployment import Deployment
 
 
 class InProcess:

@@ -19,7 +19,7 @@ from serving.bench.worker import Worker
 from serving.bench.workload import Workload, draw_images, make_workload
 from serving.client import CallFailed, Client
 from serving.config import PRETRAINED, EngineConfig
-from serving.processors import available_processors
+from serving.inference.processors import available_processors
 
 _NO_NETWORK = {"engine", "batcher"}
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from protos.digits.v1 import digits_pb2
 from serving.bench.outcome import BenchFailed
-from serving.images import load_image, resize
+from serving.config import SAMPLES
+from serving.images.decoding import load_image
+from serving.images.layout import resize
 
 Uint8Array = npt.NDArray[np.uint8]
 
-_SAMPLES = Path(__file__).parent.parent / "samples"
 _POOL_BYTES = 16 << 20
 _POOL_ROWS = 2048
 _EXCHANGE_BYTES = 64 << 20
@@ -100,7 +100,7 @@ def draw_images(shape: tuple[int, int, int]) -> Uint8Array:
         uint8 `[n, height, width, channels]`; at most 2,048, fewer of large images.
     """
     height, width, channels = shape
-    paths = sorted(_SAMPLES.glob("*.png"))
+    paths = sorted(SAMPLES.glob("*.png"))
     samples = np.stack([resize(load_image(path, channels=channels), height, width) for path in paths])
     count = max(64, min(_POOL_ROWS, _POOL_BYTES // samples[0].nbytes))
     random = np.random.default_rng(0)

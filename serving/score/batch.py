@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.errors import DigitsError
-from serving.preparation import Preparation
+from serving.images.preparation import Preparation
 
 Uint8Array = npt.NDArray[np.uint8]
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.errors import InvalidImage
-from serving.image_sources import read_image_file
-from serving.preparation import Preparation
+from serving.images.preparation import Preparation
+from serving.images.sources import read_image_file
 from serving.score.batch import MAX_IMAGE_BYTES, Batch, Encoded, Uint8Array, Unreadable
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from serving.credentials import Credentials
+from serving.client.credentials import Credentials
 from serving.errors import ModelNotFound
 from serving.score.journal import OutputConflict
 from serving.score.output import begun_model

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from serving.config import EngineConfig
-from serving.engine import CUDA, Engine
-from serving.preparation import Preparation
-from serving.processors import available_processors
-from serving.repository import Repository, StoredModel
+from serving.images.preparation import Preparation
+from serving.inference.engine import CUDA, Engine
+from serving.inference.processors import available_processors
+from serving.repository.repository import Repository, StoredModel
 from serving.score.batch import Scores, ScoringModel, Uint8Array
 from serving.score.scorer import PixelScorer
 

@@ -18,8 +18,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
 import ray.exceptions
 
-from serving.processors import available_processors
-from serving.repository import StoredModel
+from serving.inference.processors import available_processors
+from serving.repository.repository import StoredModel
 from serving.score.batch import Batch, ScoredBatch
 from serving.score.local import LocalScorer, model_of
 from serving.score.scorer import Scorer, ScoringStopped

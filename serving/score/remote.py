@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import grpc
 
-from serving.call_errors import CallFailed
-from serving.credentials import Credentials
+from serving.client.call_errors import CallFailed
+from serving.client.credentials import Credentials
 from serving.score.batch import Scores, ScoringModel, Uint8Array
 from serving.score.scorer import PixelScorer, ScoringStopped, VersionGone
 from serving.score.stream import Stream

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from serving.classification import UNSURE, UNSURE_NAME
+from serving.client.classification import UNSURE, UNSURE_NAME
 from serving.score.batch import ScoredBatch
 
 _T = TypeVar("_T")

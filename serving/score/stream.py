@@ -10,10 +10,10 @@ import grpc
 import numpy as np
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
-from serving.call_errors import CallFailed, call_failed
-from serving.credentials import Credentials
-from serving.known_models import KnownModels
-from serving.preparation import Preparation
+from serving.client.call_errors import CallFailed, call_failed
+from serving.client.credentials import Credentials
+from serving.client.model_cache import ModelCache
+from serving.images.preparation import Preparation
 from serving.score.batch import Scores, ScoringModel, Uint8Array
 
 # 4 MiB is what servers take at least; the rest of a request is some bytes.
@@ -57,7 +57,7 @@ class Stream:
         self._channel = credentials.channel(address, _OPTIONS)
         self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._requests: queue.SimpleQueue[digits_pb2.ClassifyStreamRequest | None] = queue.SimpleQueue()
-        self._known = KnownModels()
+        self._known = ModelCache()
         try:
             self.model = _scoring_model(self._get_model(self._selection))
             self._answers: Any = self._stub.ClassifyStream(self._outgoing(), metadata=self._metadata)

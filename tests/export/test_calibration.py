@@ -17,9 +17,9 @@ from export.parity import check_parity
 from export.trained_model import TrainedModel
 from serving.client import Client
 from serving.config import EngineConfig
-from serving.engine import Engine
 from serving.errors import ModelRejected
-from serving.manifest import Calibration
+from serving.inference.engine import Engine
+from serving.repository.manifest import Calibration
 from training.datasets import Dataset
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import keras
 import pytest
 
-from serving.keeper import Keeper
-from serving.labels import Canary, Labels
-from serving.repository import Repository
+from serving.repository.editor import RepositoryEditor
+from serving.repository.labels import Canary, Labels
+from serving.repository.repository import Repository
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_a_canary_is_never_the_newest_version_without_a_label(repository: Path, 
         reader.start()
         try:
             assert looking.wait(30)
-            assert Keeper(models).publish(stored.content, stored.manifest, label="canary")[0] == 3
+            assert RepositoryEditor(models).publish(stored.content, stored.manifest, label="canary")[0] == 3
         finally:
             stop.set()
             reader.join()

@@ -13,8 +13,8 @@ from onnx import numpy_helper
 from export.parity import ParityLimits, ParityReport, check_parity
 from export.trained_model import TrainedModel
 from serving.config import EngineConfig
-from serving.engine import Engine
 from serving.errors import ModelRejected
+from serving.inference.engine import Engine
 from training.datasets import Dataset
 
 

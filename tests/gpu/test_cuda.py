@@ -8,11 +8,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from serving import cuda
 from serving.client import Client
 from serving.config import EngineConfig
-from serving.engine import CUDA, Engine
-from serving.repository import StoredModel
+from serving.inference import cuda
+from serving.inference.engine import CUDA, Engine
+from serving.repository.repository import StoredModel
 
 
 def _absence() -> str | None:

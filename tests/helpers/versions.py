@@ -10,8 +10,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from serving.config import PRETRAINED
-from serving.manifest import InputSpec, Manifest
-from serving.repository import Repository
+from serving.repository.manifest import InputSpec, Manifest
+from serving.repository.repository import Repository
 
 
 def constant_model(label: int, *, side: int = 28, classes: int = 10, ballast: int = 0) -> bytes:

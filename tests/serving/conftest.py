@@ -18,8 +18,8 @@ from google.rpc import status_pb2
 from onnx import TensorProto, helper, numpy_helper
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
-from serving.manifest import InputSpec
-from serving.repository import Repository, StoredModel
+from serving.repository.manifest import InputSpec
+from serving.repository.repository import Repository, StoredModel
 
 # The versions of the model "shades", which tells how bright an image is. They differ in their labels, in the size of
 # their images, or in how these are prepared. The fourth's have as many bytes as the first's; the fifth has the first's

@@ -1,0 +1,13 @@
+"""The client: the other side of the wire. A machine that only calls a server installs no ONNX Runtime.
+
+Imports grpc, protos, numpy and `serving.images`.
+"""
+
+from serving.client.async_client import AsyncClient
+from serving.client.base_client import Place
+from serving.client.call_errors import CallFailed
+from serving.client.classification import Classification
+from serving.client.client import Client
+from serving.client.credentials import Credentials
+
+__all__ = ["AsyncClient", "CallFailed", "Classification", "Client", "Credentials", "Place"]

@@ -1,1 +1,0 @@
-"""Front ends: what listens on a port and hosts the services."""

@@ -1,0 +1,208 @@
+"""A deployment: one version of a model with its engine and its batcher, started and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.config import BatcherConfig, DecoderConfig, EngineConfig
+from serving.errors import InvalidImage, ModelRejected, NotReady, ProviderUnavailable
+from serving.images.decoder_pool import DecoderPool
+from serving.images.preparation import Preparation, PreparedImage
+from serving.inference.batcher import Batcher, BatchObserver
+from serving.inference.engine import Engine
+from serving.inference.pending import Answer
+from serving.inference.statistics import Statistics
+from serving.repository.manifest import Manifest
+from serving.repository.repository import StoredModel
+
+_logger = logging.getLogger(__name__)
+
+_DECODER = DecoderConfig()
+
+
+class Deployment:
+    """Answers for one version of one model, once it is started.
+
+    Args:
+        stored: The version, as read from the repository.
+        engine_config: How it is run.
+        batcher_config: How requests are grouped.
+        decoder_config: How encoded images are decoded.
+        max_request_images: Images that one request may hold, where that is less than a batch may.
+        observer: Is told of every batch.
+
+    Attributes:
+        statistics: What it has done so far.
+    """
+
+    def __init__(
+        self,
+        stored: StoredModel,
+        engine_config: EngineConfig,
+        batcher_config: BatcherConfig,
+        decoder_config: DecoderConfig = _DECODER,
+        *,
+        max_request_images: int | None = None,
+        observer: BatchObserver | None = None,
+    ) -> None:
+        self.name = stored.name
+        self.version = stored.version
+        self.manifest: Manifest = stored.manifest
+        self.max_request_images = max_request_images or batcher_config.max_batch_rows
+        self.max_image_pixels = decoder_config.max_image_pixels
+        self._batcher_config = batcher_config
+        self.statistics = Statistics(observer)
+        spec = stored.manifest.input
+        self._decoder = DecoderPool(
+            Preparation(
+                kind=spec.preparation,
+                height=spec.height,
+                width=spec.width,
+                channels=spec.channels,
+                max_pixels=decoder_config.max_image_pixels,
+            ),
+            decoder_config,
+            rejected=self.statistics.rejected,
+        )
+        self._draining = False
+        self._engine = Engine(
+            stored.content,
+            image_shape=stored.manifest.input.shape,
+            classes=len(stored.manifest.labels),
+            config=engine_config,
+        )
+        self._executor: ThreadPoolExecutor | None = None
+        self._batcher: Batcher | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the engine is warm and requests are accepted, or were until it was closed."""
+        return self._batcher is not None
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that runs the whole model."""
+        return self._engine.provider
+
+    @property
+    def max_wait_ms(self) -> float:
+        """How long an idle engine waits for a fuller batch, in milliseconds."""
+        return self._batcher_config.max_wait_ms
+
+    @property
+    def queued_rows(self) -> int:
+        """Images that wait for a batch now."""
+        return self._batcher.queued_rows if self._batcher else 0
+
+    @property
+    def batch_age_s(self) -> float:
+        """How long the engine has been in its present batch, in seconds; 0 between batches."""
+        return self._batcher.batch_age_s if self._batcher else 0.0
+
+    async def start(self) -> None:
+        """Loads and warms the engine on the thread that will own it, then begins to accept requests.
+
+        Raises:
+            ModelRejected: The model may not be served.
+            ProviderUnavailable: The provider that was asked for can't run it here.
+        """
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._start_engine)
+        if self.provider not in self.manifest.parity:
+            _logger.warning(
+                "%s version %d: parity was proven on %s, not on %s; digits-export --verify proves it here",
+                self.name,
+                self.version,
+                ", ".join(self.manifest.parity),
+                self.provider,
+            )
+        self._batcher = Batcher(
+            self._infer,
+            self._executor,
+            self._batcher_config,
+            batch_rows=min(self._engine.batch_rows, self._batcher_config.max_batch_rows),
+            inline_rows=int(self._batcher_config.inline_s / self._engine.row_s),
+            observer=self.statistics,
+        )
+        self._batcher.start()
+        self._decoder.start()
+
+    async def drain(self, grace_s: float) -> bool:
+        """Refuses new requests from now on and answers those that were accepted.
+
+        Returns:
+            Whether all were answered within the grace period, in seconds.
+        """
+        if self._batcher is None:
+            return True
+        self._draining = True
+        closing = asyncio.create_task(self._end(self._batcher))
+        # Even an idle batcher needs a turn of the event loop to end, also where no grace was given.
+        done, _ = await asyncio.wait({closing}, timeout=max(grace_s, 0.1))
+        return bool(done)
+
+    def close(self) -> None:
+        """Lets the threads end after the inference and the images that they may be in."""
+        self._decoder.close()
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def prepare(
+        self, contents: Sequence[bytes], *, deadline: float | None = None
+    ) -> list[PreparedImage | InvalidImage]:
+        """Decodes and prepares images; see `DecoderPool.decode` for the errors."""
+        if self._draining:
+            raise NotReady("not accepting requests")
+        return await self._decoder.decode(contents, deadline=deadline)
+
+    async def classify(
+        self, images: npt.NDArray[np.uint8], *, deadline: float | None = None, prepared: bool = False
+    ) -> Answer:
+        """Classifies images; see `Batcher.submit` for the errors.
+
+        Args:
+            images: uint8 `[n, height, width, channels]`.
+            deadline: When the caller stops waiting, on the clock of `time.monotonic`.
+            prepared: They come straight from `prepare`, so they are answered even where no more are accepted.
+        """
+        if self._batcher is None:
+            raise NotReady("the model is still loading")
+        started = time.perf_counter()
+        try:
+            if self._draining and not prepared:
+                raise NotReady("not accepting requests")
+            answer = await self._batcher.submit(images, deadline=deadline)
+        except BaseException:
+            self.statistics.request_failed(time.perf_counter() - started)
+            raise
+        self.statistics.request_succeeded(answer, time.perf_counter() - started)
+        rows, classes = answer.probabilities, len(self.manifest.labels)
+        answer.probabilities, answer.logits = rows[:, :classes], rows[:, classes:]
+        return answer
+
+    async def _end(self, batcher: Batcher) -> None:
+        await self._decoder.until_idle()
+        await batcher.aclose()
+
+    def _start_engine(self) -> None:
+        try:
+            self._engine.start()
+            blank = self._engine.infer(np.zeros((1, *self.manifest.input.shape), np.uint8))
+        except (ModelRejected, ProviderUnavailable):
+            raise
+        except Exception as error:
+            raise ModelRejected("model.onnx: its warm-up failed", detail=str(error)) from error
+        if not np.isfinite(blank.probabilities).all():
+            raise ModelRejected("model.onnx: in its warm-up it gave probabilities that are no numbers")
+
+    def _infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Probabilities and logits side by side: the batcher hands rows out and needs not know what is in them."""
+        prediction = self._engine.infer(images)
+        return np.concatenate((prediction.probabilities, prediction.logits), axis=1)

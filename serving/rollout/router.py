@@ -1,0 +1,78 @@
+"""The routing table: one rollout as calls are routed by it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+from serving.errors import InvalidRequest, ModelNotFound
+from serving.repository.labels import CANARY, STABLE
+from serving.rollout.deployment import Deployment
+from serving.rollout.rollout import Rollout
+
+# Of the models that an error lists: clients bound the metadata that it comes in.
+_MOST_NAMES = 10
+
+
+class Router:
+    """Which deployment gets which call.
+
+    Args:
+        rollout: What is served.
+        deployments: Those of its models, started, in any order.
+    """
+
+    def __init__(self, rollout: Rollout, deployments: Sequence[Deployment]) -> None:
+        self.rollout = rollout
+        self._deployments = {(each.name, each.version): each for each in deployments}
+        self._routes = {
+            name: (
+                self._deployments[name, route.stable],
+                self._deployments[name, route.canary] if route.canary else None,
+                route.share,
+            )
+            for name, route in rollout.routes.items()
+        }
+
+    def __iter__(self) -> Iterator[Deployment]:
+        return iter(self._deployments.values())
+
+    @property
+    def default(self) -> str:
+        """The model of calls that name none; empty where there is no such."""
+        return self.rollout.default
+
+    def find(self, name: str, version: int, label: str, *, lingering: Deployment | None = None) -> Deployment:
+        """Finds what answers a call, or else `lingering`; see `Deployments.find`."""
+        found = self._routes.get(name or self.rollout.default)
+        if found is None:
+            raise self._no_model(name or self.rollout.default)
+        stable, canary, share = found
+        if not version and not label:
+            # Each call by itself: callers in step with each other would share a sequence unevenly.
+            return canary if canary is not None and random.random() < share else stable  # noqa: S311
+        if version and label:
+            raise InvalidRequest.of("model_label", "a version is named already")
+        if label:
+            return _labelled(label, stable, canary)
+        deployment = self._deployments.get((stable.name, version)) or lingering
+        if deployment is None:
+            served = ", ".join(str(known) for model, known in sorted(self._deployments) if model == stable.name)
+            raise ModelNotFound(f"no version {version} of {stable.name!r} is served here, only {served}")
+        return deployment
+
+    def _no_model(self, name: str) -> Exception:
+        served = list(map(repr, self._routes))
+        known = ", ".join(served[:_MOST_NAMES]) + (", …" if len(served) > _MOST_NAMES else "")
+        if not name:
+            return InvalidRequest.of("model_name", f"several models are served here, name one of {known}")
+        return ModelNotFound(f"no model {name[:128]!r} is served here{', only ' if known else ''}{known}")
+
+
+def _labelled(label: str, stable: Deployment, canary: Deployment | None) -> Deployment:
+    if label == STABLE:
+        return stable
+    if label == CANARY and canary is not None:
+        return canary
+    known = STABLE if canary is None else f"{STABLE} and {CANARY}"
+    raise ModelNotFound(f"no version of {stable.name!r} has the label {label[:128]!r}, only {known}")

@@ -1,0 +1,106 @@
+"""The life of one serving process: start, signals, watchdog, an end that loses no answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from serving.config import SAME_SIGNAL_S, ServerConfig
+from serving.server.process.server import Server
+
+_logger = logging.getLogger(__name__)
+
+
+async def serve(
+    server: Server,
+    config: ServerConfig,
+    *,
+    ready: Callable[[Server], Awaitable[None]],
+    stopping: asyncio.Event,
+) -> None:
+    """Serves until `stopping` is set, then stops gracefully. Ends the whole process where that hangs.
+
+    Args:
+        server: Is started here and closed.
+        config: Its configuration.
+        ready: Awaited once the server reports SERVING.
+        stopping: Ends it.
+
+    Raises:
+        DigitsError: The server can't start as configured.
+    """
+    starting, stopped = asyncio.ensure_future(server.start()), asyncio.create_task(stopping.wait())
+    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():  # nobody has to wait for a disk that hangs
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        return
+    starting.result()
+    watched = threading.Event()
+    # A thread, since small batches run on the event loop.
+    threading.Thread(
+        target=_watch, args=(server, config.watchdog_s, watched, asyncio.get_running_loop()), daemon=True
+    ).start()
+    announcing = asyncio.ensure_future(ready(server))
+    try:
+        await asyncio.wait({announcing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if announcing.done():
+            announcing.result()
+        await stopped
+        await server.announce_end()
+        if config.drain_pause_s:
+            _logger.info("stopping: not serving any more, calls are taken for another %g s", config.drain_pause_s)
+            await asyncio.sleep(config.drain_pause_s)
+        _logger.info("stopping: calls in flight have %g s", config.grace_s)
+    finally:
+        announcing.cancel()
+        stopped.cancel()
+        if not await server.aclose():
+            _logger.error("calls in flight did not end within %g s and were dropped", config.grace_s)
+            os._exit(1)  # the thread that hangs in an inference would keep the interpreter
+        watched.set()
+
+
+def handle_signals(stopping: asyncio.Event, reload: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Sets `stopping` on SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reloads."""
+    reloads: set[asyncio.Task[None]] = set()
+
+    def start_reload() -> None:
+        _logger.info("SIGHUP: reading the repository again")
+        task = asyncio.create_task(reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop = asyncio.get_running_loop()
+    first_signal = 0.0
+
+    def stop() -> None:
+        nonlocal first_signal
+        if not first_signal:
+            first_signal = loop.time()
+            stopping.set()
+        elif loop.time() - first_signal > SAME_SIGNAL_S:
+            _logger.warning("second signal: stopping at once, calls in flight are dropped")
+            os._exit(1)  # an inference in flight would keep the interpreter until it ends
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, start_reload)
+
+
+def _watch(server: Server, limit_s: float, ended: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
+    """Ends the process when a batch hangs: nothing else frees the thread that it holds."""
+    while not ended.wait(min(1.0, limit_s / 4)):
+        age_s = server.deployments.batch_age_s
+        if age_s > limit_s:
+            _logger.critical("a batch has been in the engine for %.1f s (watchdog: %g s); ending", age_s, limit_s)
+            with contextlib.suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(server.announce_end(), loop).result(1)
+            os._exit(1)

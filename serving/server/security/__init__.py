@@ -1,0 +1,4 @@
+"""Who may call, and over what: tokens, certificates, and the limit on concurrent calls.
+
+Imports the standard library, `serving.config` and `serving.errors`.
+"""

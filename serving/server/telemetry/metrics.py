@@ -1,0 +1,161 @@
+"""Prometheus metrics of one process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from serving.inference.batcher import BatchObserver
+
+if TYPE_CHECKING:
+    from serving.rollout.deployment import Deployment
+    from serving.rollout.rollout import Refusal
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics:
+    """The metrics of one process.
+
+    Args:
+        registry: Where they are registered; none in a worker, whose values go to files (see `aggregated_metrics`).
+    """
+
+    def __init__(self, registry: CollectorRegistry | None) -> None:
+        self._registry = registry
+        self._requests = Counter(
+            "digits_requests",
+            "Calls that ended, by method and gRPC status code.",
+            ("method", "code"),
+            registry=registry,
+        )
+        self._request_s = Histogram(
+            "digits_request_duration_seconds",
+            "Time from the arrival of a call to its end.",
+            ("method",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._rejected = Counter(
+            "digits_rejected", "Requests that were refused before inference, by reason.", ("reason",), registry=registry
+        )
+        for reason in ("queue_full", "decoder_full", "deadline", "too_many_calls", "unauthenticated"):
+            self._rejected.labels(reason)
+        self._queue_s = Histogram(
+            "digits_queue_duration_seconds",
+            "Time that requests waited for their first batch.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._inference_s = Histogram(
+            "digits_inference_duration_seconds", "Time of a batch in the engine.", buckets=_SECONDS, registry=registry
+        )
+        self._batch_rows = Histogram("digits_batch_rows", "Images in a batch.", buckets=_ROWS, registry=registry)
+        self._queue_rows = Gauge(
+            "digits_queue_rows", "Images that wait for a batch.", registry=registry, multiprocess_mode="livesum"
+        )
+        self._images = Counter("digits_images", "Images that were classified.", ("model", "version"), registry=registry)
+        self._model = Gauge(
+            "digits_model_info",
+            "1 for each model that is served, with its digest and execution provider.",
+            ("model", "version", "sha256", "provider"),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._refused = Gauge(
+            "digits_model_refused",
+            "1 for each version in the repository that is not served as it lies there, version 0 for a model's labels.",
+            ("model", "version"),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._queued_rows = 0
+        self._shown: set[Any] = set()
+        self._ended: dict[tuple[str, str], tuple[Any, Any]] = {}
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """The metrics as text, of all workers where this is one; may block.
+
+        Args:
+            accept: The formats that whoever asks can read, as HTTP's header has them; empty for any.
+
+        Returns:
+            The text, and the type of its format.
+        """
+        registry = self._registry
+        if registry is None:
+            registry = CollectorRegistry()
+            if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+                MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        encode, media_type = choose_encoder(accept)
+        return encode(registry), media_type
+
+    def rolled_out(self, served: Sequence[Deployment], refusals: Sequence[Refusal]) -> None:
+        """Records what is served and what is not."""
+        now = {
+            self._model.labels(each.name, str(each.version), each.manifest.sha256, each.provider) for each in served
+        } | {self._refused.labels(each.name, str(each.version)) for each in refusals}
+        for gauge in self._shown - now:
+            gauge.set(0)
+        for gauge in now:
+            gauge.set(1)
+        self._shown = now
+
+    def call_ended(self, method: str, code: str, seconds: float) -> None:
+        """Records the end of a call.
+
+        Args:
+            method: Its full name, `/package.Service/Method`.
+            code: Name of its gRPC status code.
+            seconds: Time since it arrived.
+        """
+        counters = self._ended.get((method, code))
+        if counters is None:  # looking a metric up by its labels costs more than counting
+            counters = self._requests.labels(method, code), self._request_s.labels(method)
+            self._ended[method, code] = counters
+        counters[0].inc()
+        counters[1].observe(seconds)
+
+    def rejected(self, reason: str) -> None:
+        """Records a refusal."""
+        self._rejected.labels(reason).inc()
+
+    def batches_of(self, model: str, version: int) -> BatchObserver:
+        """Makes the observer of one model's batches."""
+        return _Batches(self, self._images.labels(model, str(version)))
+
+    def queue_changed(self, more: int) -> None:
+        """Records that so many more images wait, or fewer."""
+        self._queued_rows += more
+        self._queue_rows.set(self._queued_rows)
+
+    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
+        """Records a batch; see `BatchObserver`."""
+        self._batch_rows.observe(rows)
+        self._inference_s.observe(inference_s)
+        for waited in queue_s:
+            self._queue_s.observe(waited)
+
+
+class _Batches(BatchObserver):
+    def __init__(self, metrics: Metrics, images: Any) -> None:
+        self._metrics = metrics
+        self._images = images
+        self._rows = 0
+
+    def queue_changed(self, rows: int) -> None:
+        self._metrics.queue_changed(rows - self._rows)
+        self._rows = rows
+
+    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
+        self._images.inc(rows)
+        self._metrics.batch_ended(rows, inference_s, queue_s)
+
+    def rejected(self, reason: str) -> None:
+        self._metrics.rejected(reason)

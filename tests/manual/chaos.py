@@ -1,0 +1,317 @@
+"""Two minutes in the life of a server that nobody would wish for; `make chaos` runs it, a test runs some seconds of it.
+
+Callers of all kinds check every answer, while workers are killed and hung and reloaded, versions published, damaged and
+removed, certificates renewed, calls cancelled or given no time, and strangers send garbage, half messages, nothing at
+all. Prints what happened how often. Ends with exit code 1 after a wrong answer, a failure that a caller should not have
+seen, or a caller that hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import click
+import grpc
+import numpy as np
+import psutil
+import trustme
+
+from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+from serving.client import AsyncClient, CallFailed
+from serving.client.credentials import Credentials
+from serving.config import PRETRAINED
+from serving.repository.repository import Repository
+from training.synthetic import draw_digits
+
+# A caller that waits longer hangs.
+PATIENCE_S = 60.0
+
+
+class Chaos:
+    """One run against one server."""
+
+    def __init__(self, server: subprocess.Popen[str], address: str, folder: Path, seconds: float, seed: int) -> None:
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.faults: list[str] = []
+        self._server, self._address, self._folder, self._seconds = server, address, folder, seconds
+        self._random = random.Random(seed)
+        self._images, _ = draw_digits(2000, seed=seed)
+        self._expected: np.ndarray = np.empty(0)
+        self._ended = False
+
+    def _client(self) -> AsyncClient:
+        return AsyncClient(self._address, credentials=Credentials(root_certificates=self._folder / "ca.crt"))
+
+    async def run(self) -> None:
+        async with self._client() as client:
+            self._expected = (await client.classify(self._images)).labels
+        jobs = [
+            *(self._call() for _ in range(12)),
+            self._stream(),
+            self._stream(),
+            self._cancel(),
+            self._hurry(),
+            self._overload(),
+            *(self._disturb(each) for each in (self._garbage, self._silence, self._half_a_message, self._too_large)),
+            self._every(7, self._kill),
+            self._every(17, self._hang),
+            self._every(11, self._reload),
+            self._every(5, self._renew_certificate),
+            self._every(3, self._publish),
+        ]
+        tasks = [asyncio.create_task(job) for job in jobs]
+        await asyncio.sleep(self._seconds)
+        self._ended = True
+        done, hanging = await asyncio.wait(tasks, timeout=PATIENCE_S)
+        self.faults += [f"hangs: {task.get_coro()}" for task in hanging]
+        self.faults += [f"{task.get_coro()}: {task.exception()!r}" for task in done if task.exception()]
+        async with self._client() as client:
+            self._check("afterwards", (await client.classify(self._images)).labels, slice(None))
+
+    def _check(self, what: str, labels: np.ndarray, rows: slice) -> None:
+        self.counts[what] += 1
+        if not np.array_equal(labels, self._expected[rows]):
+            self.faults.append(f"wrong answer: {what}, {rows}")
+
+    def _rows(self, largest: int) -> slice:
+        start = self._random.randrange(len(self._images) - largest)
+        return slice(start, start + self._random.randint(1, largest))
+
+    async def _call(self) -> None:
+        """Callers as they should be: with retries, each on a connection of its own for a while."""
+        while not self._ended:
+            async with self._client() as client:
+                for _ in range(self._random.randint(1, 200)):
+                    rows = self._rows(self._random.choice([1, 1, 1, 30, 1500]))
+                    try:
+                        answer = await client.classify(self._images[rows], timeout_s=PATIENCE_S / 2)
+                    except CallFailed as error:
+                        self.faults.append(f"a call failed: {error}")
+                    else:
+                        self._check("calls", answer.labels, rows)
+                    if self._ended:
+                        return
+
+    async def _stub(self) -> tuple[grpc.aio.Channel, digits_pb2_grpc.DigitClassifierServiceStub]:
+        credentials = grpc.ssl_channel_credentials((self._folder / "ca.crt").read_bytes())
+        channel = grpc.aio.secure_channel(self._address, credentials, options=[("grpc.use_local_subchannel_pool", 1)])
+        return channel, digits_pb2_grpc.DigitClassifierServiceStub(channel)
+
+    def _request(self, rows: slice) -> digits_pb2.ClassifyRequest:
+        images = self._images[rows]
+        return digits_pb2.ClassifyRequest(raw_images=digits_pb2.RawImages(pixels=images.tobytes(), count=len(images)))
+
+    async def _stream(self) -> None:
+        """A stream ends with its worker, as it must; until then each of its answers is the next request's."""
+        while not self._ended:
+            channel, stub = await self._stub()
+            sent: list[slice] = []
+
+            async def requests(sent: list[slice] = sent) -> AsyncIterator[digits_pb2.ClassifyStreamRequest]:
+                for _ in range(200):
+                    sent.append(self._rows(50))
+                    yield digits_pb2.ClassifyStreamRequest(request=self._request(sent[-1]))
+
+            with contextlib.suppress(grpc.RpcError):
+                answers = 0
+                async for answer in stub.ClassifyStream(requests(), timeout=PATIENCE_S):
+                    if answer.WhichOneof("result") == "response":
+                        self._check("stream answers", np.array(answer.response.labels), sent[answers])
+                    elif answer.error.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]:
+                        self.counts["stream answers: RESOURCE_EXHAUSTED"] += 1
+                    else:
+                        self.faults.append(f"a request of a stream failed: {answer.error}")
+                    answers += 1
+            await channel.close()
+
+    async def _cancel(self) -> None:
+        """Leaves calls at every moment."""
+        while not self._ended:
+            channel, stub = await self._stub()
+            calls = [stub.Classify(self._request(self._rows(200)), timeout=PATIENCE_S) for _ in range(20)]
+            for call in calls:
+                await asyncio.sleep(self._random.random() / 200)
+                self.counts["cancelled calls"] += call.cancel()
+            await asyncio.gather(*(self._settled(call) for call in calls))
+            await channel.close()
+
+    async def _hurry(self) -> None:
+        """Gives calls less time than they need."""
+        while not self._ended:
+            channel, stub = await self._stub()
+            for _ in range(20):
+                code = await self._settled(
+                    stub.Classify(self._request(self._rows(1)), timeout=self._random.random() / 100)
+                )
+                self.counts[f"calls in a hurry: {code}"] += 1
+            await channel.close()
+
+    async def _overload(self) -> None:
+        """Sends more than the queue takes: what is not answered is refused, at once and for this reason."""
+        allowed = {"RESOURCE_EXHAUSTED", "UNAVAILABLE", "CANCELLED"}  # the latter two from a worker that ends
+        while not self._ended:
+            channel, stub = await self._stub()
+            rows = [self._rows(1024) for _ in range(30)]
+            calls = [stub.Classify(self._request(each), timeout=PATIENCE_S) for each in rows]
+            for each, call in zip(rows, calls, strict=True):
+                code = await self._settled(call)
+                self.counts[f"calls of a crowd: {code}"] += 1
+                if code == "OK":
+                    self._check("crowd answers", np.array((await call).labels), each)
+                elif code not in allowed:
+                    self.faults.append(f"a call of a crowd failed with {code}")
+            await channel.close()
+
+    @staticmethod
+    async def _settled(call: Awaitable[object]) -> str:
+        try:
+            await call
+        except asyncio.CancelledError:
+            return "CANCELLED"
+        except grpc.RpcError as error:
+            return str(error.code().name)
+        return "OK"
+
+    async def _disturb(self, how: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
+        host, port = self._address.split(":")
+        while not self._ended:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(3):
+                    reader, writer = await asyncio.open_connection(host, int(port))
+                    try:
+                        await how(reader, writer)
+                    finally:
+                        writer.close()
+            self.counts[f"strangers: {how.__name__.strip('_').replace('_', ' ')}"] += 1
+            await asyncio.sleep(0.05)
+
+    async def _garbage(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(self._random.randbytes(self._random.randint(1, 5000)))
+        await writer.drain()
+        await reader.read()
+
+    async def _silence(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async def _half_a_message(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Within TLS, so that it gets as far as gRPC."""
+        channel, _ = await self._stub()
+        call = channel.stream_unary("/digits.v1.DigitClassifierService/Classify")(timeout=1)
+        with contextlib.suppress(grpc.RpcError):
+            await call.write(self._random.randbytes(self._random.randint(0, 3000)))
+        call.cancel()
+        await channel.close()
+
+    async def _too_large(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        channel, _ = await self._stub()
+        await self._settled(
+            channel.unary_unary("/digits.v1.DigitClassifierService/Classify")(bytes(20 << 20), timeout=2)
+        )
+        await channel.close()
+
+    async def _every(self, seconds: float, what: Callable[[], None]) -> None:
+        """Does something now and then, and first after a part of the time, so that short runs have it too."""
+        await asyncio.sleep(min(seconds, self._seconds * self._random.uniform(0.2, 0.5)))
+        while not self._ended:
+            with contextlib.suppress(psutil.Error, IndexError):
+                what()
+                self.counts[f"operator: {what.__name__.strip('_').replace('_', ' ')}"] += 1
+            await asyncio.sleep(seconds)
+
+    def _workers(self) -> list[psutil.Process]:
+        children = psutil.Process(self._server.pid).children()
+        return [child for child in children if "serving.server.process.worker" in child.cmdline()]
+
+    def _kill(self) -> None:
+        self._random.choice(self._workers()).kill()
+
+    def _hang(self) -> None:
+        """The oldest, which serves: one that hangs before its first word is given half a minute."""
+        min(self._workers(), key=psutil.Process.create_time).suspend()
+
+    def _reload(self) -> None:
+        self._server.send_signal(signal.SIGHUP)
+
+    def _renew_certificate(self) -> None:
+        _issue(
+            trustme.CA.from_pem((self._folder / "ca.crt").read_bytes(), (self._folder / "ca.key").read_bytes()),
+            self._folder,
+        )
+
+    def _publish(self) -> None:
+        """Publishes what is served once more; every third time it is damaged. The old ones go."""
+        repository = Repository(self._folder / "models")
+        shipped = Repository(PRETRAINED).load("mnist_convnet", 1)
+        content = shipped.content
+        if self.counts["operator: publish"] % 3 == 2:
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        repository.publish(content, shipped.manifest)
+        for version in repository.versions("mnist_convnet")[:-3]:
+            repository.remove("mnist_convnet", [version])
+
+
+def _issue(authority: trustme.CA, folder: Path) -> None:
+    """Puts a new certificate in place, as a pair that is never complete for a moment."""
+    pair = authority.issue_cert("127.0.0.1")
+    for name, content in (
+        ("tls.key", pair.private_key_pem.bytes()),
+        ("tls.crt", b"".join(blob.bytes() for blob in pair.cert_chain_pems)),
+    ):
+        (folder / "incoming").write_bytes(content)
+        (folder / "incoming").replace(folder / name)
+
+
+@click.command()
+@click.option("--seconds", default=120.0, help="How long the chaos lasts.")
+@click.option("--seed", default=0, help="Of everything that is drawn by lot.")
+def main(seconds: float, seed: int) -> None:
+    """Runs a server of two workers through chaos."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, authority = Path(name), trustme.CA()
+        authority.cert_pem.write_to_path(folder / "ca.crt")
+        authority.private_key_pem.write_to_path(folder / "ca.key")
+        _issue(authority, folder)
+        shutil.copytree(PRETRAINED, folder / "models")
+        server = subprocess.Popen(
+            [
+                sys.executable, "-m", "serving", "serve", "--port", "0", "--workers", "2", "--watchdog-s", "3",
+                "--tls-certificate", folder / "tls.crt", "--tls-key", folder / "tls.key", "--log-level", "error",
+                "--max-queue-rows", "8192", "--repository", folder / "models", "--watch",
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "GRPC_VERBOSITY": "NONE"},
+        )  # fmt: skip
+        try:
+            found = re.search(r" on (\S+) with ", server.stdout.readline())
+            if not found:
+                raise click.ClickException("the server did not start")
+            chaos = Chaos(server, found[1], folder, seconds, seed)
+            asyncio.run(chaos.run())
+            server.send_signal(signal.SIGTERM)
+            if code := server.wait(60):
+                chaos.faults.append(f"the server ended with exit code {code}")
+        finally:
+            server.kill()
+            server.wait()
+    for what, count in sorted(chaos.counts.items()):
+        click.echo(f"{count:>8,}  {what}")
+    if chaos.faults:
+        raise click.ClickException(f"{len(chaos.faults)} faults, the first: " + "; ".join(chaos.faults[:5]))
+    click.echo("no wrong answer, no lost call, nothing hung")
+
+
+if __name__ == "__main__":
+    main()

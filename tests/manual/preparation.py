@@ -1,0 +1,143 @@
+"""How well preparation brings back what was done to MNIST's test images: prints a table; `make preparation`.
+
+Each row does something to the images that people's scans and photos have, encodes them as files, prepares them as the
+server does, and classifies them with the shipped model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from serving.config import PRETRAINED, EngineConfig
+from serving.images.preparation import Preparation
+from serving.inference.engine import Engine
+from serving.repository.repository import Repository
+from training.datasets import load
+
+Damage = Callable[[np.ndarray, np.random.Generator], bytes]
+
+
+def _png(image: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=60)
+    return stream.getvalue()
+
+
+def _enlarged(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The image at 40 to 400 pixels, with margins of up to half of that on each side, each side its own."""
+    side = int(generator.integers(40, 401))
+    how = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)[generator.integers(2)]
+    top, bottom, left, right = generator.integers(0, side // 2 + 1, 4)
+    large = np.asarray(Image.fromarray(image).resize((side, side), how))
+    return np.pad(large, ((top, bottom), (left, right)))
+
+
+def _on_gray(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Ink down to black or up to white on a gray of 96 to 160, and noise with a standard deviation of 10 on all."""
+    background = generator.uniform(96, 160)
+    ink = 255.0 * generator.integers(2)
+    share = image / 255
+    seen = background * (1 - share) + ink * share + generator.normal(0, 10, image.shape)
+    return np.clip(np.rint(seen), 0, 255).astype(np.uint8)
+
+
+def _photo(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Dark ink on paper in a light that falls off to a half, from any side, with some noise."""
+    share = _enlarged(image, generator) / 255
+    paper = 230 * (1 - share) + 40 * share
+    angle = generator.uniform(0, 2 * np.pi)
+    y, x = np.meshgrid(*(np.linspace(-1, 1, side) for side in share.shape), indexing="ij")
+    way = y * np.sin(angle) + x * np.cos(angle)
+    light = 0.75 + 0.25 * way / np.abs(way).max()
+    return np.clip(np.rint(paper * light + generator.normal(0, 3, share.shape)), 0, 255).astype(np.uint8)
+
+
+def _dusty(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A dark scan with ten specks of dust, each a hundredth to a fortieth of the side."""
+    large = _enlarged(image, generator).copy()
+    for _ in range(10):
+        side = max(1, round(large.shape[0] * generator.uniform(0.01, 0.025)))
+        top, left = (int(generator.integers(0, length - side)) for length in large.shape)
+        large[top : top + side, left : left + side] = 220
+    return 255 - large
+
+
+DAMAGES: dict[str, Damage] = {
+    "as they are, PNG": lambda image, generator: _png(image),
+    "inverted": lambda image, generator: _png(255 - image),
+    "enlarged, off-centre": lambda image, generator: _png(_enlarged(image, generator)),
+    "inverted, enlarged, JPEG quality 60": lambda image, generator: _jpeg(255 - _enlarged(image, generator)),
+    "on noisy gray, sigma 10": lambda image, generator: _png(_on_gray(image, generator)),
+    "ink at half contrast": lambda image, generator: _png(image // 2),
+    "inverted, half contrast": lambda image, generator: _png(255 - image // 2),
+    "enlarged, on noisy gray, JPEG": lambda image, generator: _jpeg(_on_gray(_enlarged(image, generator), generator)),
+    "photo in uneven light, JPEG": lambda image, generator: _jpeg(_photo(image, generator)),
+    "scan with dust": lambda image, generator: _png(_dusty(image, generator)),
+}
+
+
+class Comparison:
+    """The shipped model's answers for images before and after something was done to them."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        stored = Repository(PRETRAINED).load("mnist_convnet", 1)
+        shape = stored.manifest.input.shape
+        self._preparation = Preparation(
+            kind=stored.manifest.input.preparation, height=shape[0], width=shape[1], channels=shape[2]
+        )
+        self._engine = Engine(
+            stored.content, image_shape=shape, classes=10, config=EngineConfig(provider="cpu", max_batch_rows=10_000)
+        )
+        self._engine.start()
+        self._images, self._labels = images, labels
+        self.raw = self._classify(images[..., np.newaxis])
+
+    def after(self, damage: Damage, seed: int = 0) -> tuple[float, float, np.ndarray]:
+        """Accuracy, share of the labels that are those of the raw pixels, and what was prepared."""
+        generator = np.random.default_rng(seed)
+        prepared = np.stack([self._preparation.decode(damage(image, generator)).pixels for image in self._images])
+        labels = self._classify(prepared)
+        return float((labels == self._labels).mean()), float((labels == self.raw).mean()), prepared
+
+    def _classify(self, images: np.ndarray) -> np.ndarray:
+        parts = [self._engine.infer(images[i : i + 1000]).probabilities for i in range(0, len(images), 1000)]
+        return np.concatenate(parts).argmax(axis=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mnist-dir", type=Path, default=os.environ.get("MNIST_DIR"))
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    data = load("mnist", data_dir=arguments.mnist_dir)
+    images, labels = data.test_images[: arguments.images, :, :, 0], data.test_labels[: arguments.images]
+    comparison = Comparison(images, labels)
+    print("| test images | accuracy | labels as for raw pixels | ms an image |\n|---|---|---|---|")
+    print(f"| raw pixels | {(comparison.raw == labels).mean():.2%} | | |")
+    for name, damage in DAMAGES.items():
+        if arguments.only not in name:
+            continue
+        began = time.perf_counter()
+        accuracy, same, _ = comparison.after(damage, arguments.seed)
+        each = (time.perf_counter() - began) / len(images) * 1000
+        print(f"| {name} | {accuracy:.2%} | {same:.2%} | {each:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""`digits-classify` and the container's health command."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageOps
+
+from serving.commands.demo import SAMPLES
+
+FILES = [SAMPLES / f"{digit}.png" for digit in (7, 2, 5)]
+
+
+def test_a_table_names_each_file_with_its_label(server, command: Callable) -> None:
+    done = command("digits-classify", "--target", server.address, *FILES)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [(row[0], row[1]) for row in rows] == [(str(file), file.stem) for file in FILES]
+    assert all(90 < float(row[2].rstrip("%")) <= 100 for row in rows)
+
+
+def test_json_lines_carry_everything(server, command: Callable) -> None:
+    done = command("digits-classify", "--target", server.address, "--json", *FILES)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["label"] for row in rows] == [7, 2, 5]
+    assert rows[0].keys() == {"path", "label", "name", "confidence", "model", "version"}
+    assert rows[0]["path"] == str(FILES[0])
+    assert rows[0]["model"] == "mnist_convnet"
+
+
+def test_below_min_confidence_an_answer_is_unsure(server, command: Callable) -> None:
+    done = command("digits-classify", "--target", server.address, "--json", "--min-confidence", 1, *FILES)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["label"], row["name"]) for row in rows] == [(-1, "unsure")] * 3
+    assert all(row["confidence"] > 0.9 for row in rows)
+    candidates = ("digits-classify", "--target", server.address, "--min-confidence", 1, "--top", 2, FILES[0])
+    assert [word for word in command(*candidates).stdout.split()[1:] if "%" not in word][:2] == ["unsure", "7"]
+    (row,) = csv.DictReader(command(*candidates, "--csv").stdout.splitlines())
+    assert (row["label"], row["name"], row["name_1"]) == ("-1", "unsure", "7")
+    assert float(row["confidence"]) == float(row["confidence_1"]) > float(row["confidence_2"])
+    (row,) = map(json.loads, command(*candidates, "--json").stdout.splitlines())
+    assert (row["label"], row["top"][0]["label"]) == (-1, 7)
+    drawn = command("digits-classify", "--target", server.address, "--min-confidence", 1, "--picture", *FILES).stdout
+    assert drawn.splitlines()[-1].count("unsure") == 3
+    sure = command("digits-classify", "--target", server.address, "--min-confidence", 0.5, *FILES)
+    assert [line.split()[1] for line in sure.stdout.splitlines()] == ["7", "2", "5"]
+
+
+def test_pictures_stand_beside_their_labels(server, command: Callable) -> None:
+    done = command("digits-classify", "--target", server.address, "--picture", *FILES)
+    assert [word for word in done.stdout.splitlines()[-1].split() if "%" not in word] == ["7", "2", "5"]
+    assert "█" in done.stdout
+
+
+def test_bad_files_are_named_and_the_others_answered(server, command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_bytes(b"no image")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "huge.png").write_bytes(bytes(20 << 20))
+    (tmp_path / "nothing").mkdir()
+    bad = [tmp_path / name for name in ("text.png", "empty.png", "huge.png", "absent.png", "nothing", "*.webp")]
+    done = command("digits-classify", "--target", server.address, FILES[0], *bad, FILES[1])
+    assert done.returncode == 1
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [[str(FILES[0]), "7"], [str(FILES[1]), "2"]]
+    said = dict(line.split(": ", 1) for line in done.stderr.splitlines())
+    assert list(said) == list(map(str, bad))
+    for reason, line in zip(
+        ["not an image", "no bytes", "more than the", "No such file", "no images in", "no file"],
+        said.values(),
+        strict=True,
+    ):
+        assert line.startswith(reason)
+
+
+def test_folders_globs_and_standard_input_are_taken(server, command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    for name, file in [
+        ("b.png", FILES[0]),
+        ("inner/a.PNG", FILES[1]),
+        (".hidden/c.png", FILES[2]),
+        ("d.txt", FILES[2]),
+    ]:
+        (tmp_path / name).write_bytes(file.read_bytes())
+    done = command("digits-classify", "--target", server.address, tmp_path, tmp_path / "**" / "*.txt")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split()[:2] for line in done.stdout.splitlines()]
+    expected = [("b.png", "7"), ("inner/a.PNG", "2"), ("d.txt", "5")]
+    assert rows == [[str(tmp_path / name), label] for name, label in expected]
+    with FILES[2].open("rb") as file:
+        done = command("digits-classify", "--target", server.address, "-", "--json", stdin=file)
+    assert json.loads(done.stdout)["label"] == 5
+
+
+@pytest.mark.parametrize("prepare", ["server", "client"])
+def test_a_photo_is_prepared_and_explained(server, command: Callable, tmp_path: Path, prepare: str) -> None:
+    page = ImageOps.expand(ImageOps.invert(Image.open(FILES[0]).resize((90, 90))), (30, 50, 100, 10), 255)
+    page.save(tmp_path / "photo.jpg")
+    arguments = (
+        "digits-classify",
+        "--target",
+        server.address,
+        "--prepare",
+        prepare,
+        "--explain",
+        tmp_path / "photo.jpg",
+    )
+    done = command(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].split()[:2] == [str(tmp_path / "photo.jpg"), "7"]
+    assert "150 x 220 pixels" in done.stdout
+    assert "inverted" in done.stdout
+    assert "█" in done.stdout
+    (row,) = map(json.loads, command(*arguments, "--json").stdout.splitlines())
+    assert (row["height"], row["width"]) == (150, 220)
+    assert any("inverted" in step for step in row["steps"])
+
+
+def test_csv_and_json_have_a_row_for_every_file_and_the_top_labels(server, command: Callable, tmp_path: Path) -> None:
+    bad = tmp_path / 'a "bad", one.png'
+    bad.write_text("no image")
+    done = command("digits-classify", "--target", server.address, "--csv", "--top", 3, FILES[0], bad)
+    assert done.returncode == 1
+    good, failed = csv.DictReader(done.stdout.splitlines())
+    assert (good["path"], good["label"], good["name"], good["error"]) == (str(FILES[0]), "7", "7", "")
+    assert 1 > float(good["confidence"]) > float(good["confidence_2"]) >= float(good["confidence_3"]) >= 0
+    assert good["name_1"] == "7"
+    assert len({good[f"name_{place}"] for place in (1, 2, 3)}) == 3
+    assert (failed["path"], failed["label"], failed["name_3"]) == (str(bad), "", "")
+    assert failed["error"].startswith("not an image")
+    lines = command("digits-classify", "--target", server.address, "--json", "--top", 3, FILES[0], bad).stdout
+    good, failed = map(json.loads, lines.splitlines())
+    assert good["top"][0]["label"] == good["label"] == 7
+    assert len(good["top"]) == 3
+    assert failed.keys() == {"path", "error"}
+    assert command("digits-classify", "--json", "--csv", FILES[0]).returncode == 2
+
+
+def test_no_server_and_no_files_are_told(command: Callable) -> None:
+    done = command("digits-classify", "--target", "127.0.0.1:1", "--timeout-s", 2, FILES[0])
+    assert done.returncode == 1
+    assert "127.0.0.1:1: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert command("digits-classify").returncode == 2
+
+
+def test_the_health_command_tells_serving_from_not(server, command: Callable) -> None:
+    arguments = ("-m", "serving", "health", "--target")
+    assert command("python", *arguments, server.address).stdout == "SERVING\n"
+    refused = command("python", *arguments, "127.0.0.1:1", "--timeout-s", 1)
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr

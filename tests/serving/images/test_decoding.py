@@ -1,0 +1,168 @@
+"""Images: what files hold as arrays, MNIST's layout, pictures in a terminal."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serving.commands.terminal_picture import terminal_picture
+from serving.errors import InvalidImage
+from serving.images.decoding import decode_image, load_image
+from serving.images.layout import centre_by_mass
+
+
+@pytest.fixture
+def ramp() -> np.ndarray:
+    return np.arange(784, dtype=np.uint16).reshape(28, 28).astype(np.uint8)
+
+
+def _file(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "GIF"])
+def test_lossless_files_give_their_exact_pixels(ramp: np.ndarray, form: str) -> None:
+    pixels = decode_image(_file(Image.fromarray(ramp), form), channels=1).pixels
+    assert pixels.dtype == np.uint8
+    assert np.array_equal(pixels, ramp[..., None])
+
+
+def test_colour_files_become_gray_or_stay_colour_as_the_model_has_it() -> None:
+    red = _file(Image.new("RGB", (5, 4), (255, 0, 0)))
+    assert decode_image(red).pixels[0, 0].tolist() == [255, 0, 0]
+    assert decode_image(red, channels=1).pixels[0, 0].tolist() == [76]
+    gray = _file(Image.new("L", (5, 4), 7))
+    assert decode_image(gray).pixels.shape == (4, 5, 1)
+    assert decode_image(gray, channels=3).pixels[0, 0].tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_16_bits_are_scaled_and_not_clipped(ramp: np.ndarray, form: str) -> None:
+    content = _file(Image.fromarray(ramp.astype(np.uint16) * 257), form)
+    assert np.array_equal(decode_image(content).pixels[..., 0], ramp)
+
+
+def test_transparency_is_seen_on_white(tmp_path: Path) -> None:
+    path = tmp_path / "digit.png"
+    Image.new("RGBA", (5, 4), (0, 0, 0, 0)).save(path)
+    assert (load_image(path) == 255).all()
+    half = decode_image(_file(Image.new("LA", (5, 4), (0, 51)))).pixels
+    assert (half == 204).all()
+    deep = Image.fromarray(np.full((4, 5), 300, np.uint16))
+    assert (decode_image(_file(deep, transparency=300)).pixels == 255).all()
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_images_come_upright_as_exif_says(turned: int, form: str) -> None:
+    """A picture with a bright corner and a bright edge, stored as a camera that was turned stores it."""
+    upright = np.zeros((32, 64), np.uint8)
+    upright[:8, :] = 120
+    upright[:16, :16] = 255
+    # How pixels are stored for each orientation, by EXIF 2.32's table for tag 274: where the 0th row and column are.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[turned]
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    image = Image.fromarray(np.ascontiguousarray(stored)).convert("RGB")
+    decoded = decode_image(_file(image, form, exif=exif, **({"lossless": True} if form == "WEBP" else {})), channels=1)
+    assert (decoded.height, decoded.width) == upright.shape
+    assert np.abs(decoded.pixels[..., 0].astype(int) - upright).mean() < 2
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_large_images_are_reduced_as_they_are_decoded(form: str) -> None:
+    image = np.zeros((1500, 3000), np.uint8)
+    image[:, 1500:] = 200
+    decoded = decode_image(_file(Image.fromarray(image), form), enough_pixels=50_000)
+    assert (decoded.height, decoded.width) == (1500, 3000)
+    height, width = decoded.pixels.shape[:2]
+    assert 50_000 <= height * width < 200_000
+    assert decoded.pixels[0, 0, 0] == 0
+    assert abs(int(decoded.pixels[-1, -1, 0]) - 200) <= 2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "no bytes"),
+        (b"no image", "not an image in a format that is known here"),
+        (_file(Image.new("L", (28, 28)), "PPM"), "not an image in a format"),
+        (_file(Image.new("1", (20_000, 20_000))), "more than 40,000,000"),
+        (_file(Image.new("1", (6_400, 6_400))), "6400 x 6400 pixels are more than 40,000,000"),
+        (_file(Image.effect_noise((28, 28), 50))[:200], "damaged"),
+        (_file(Image.new("F", (28, 28)), "TIFF"), "of 32 bits a pixel"),
+    ],
+)
+def test_what_is_no_usable_image_is_refused_with_the_reason(content: bytes, said: str) -> None:
+    with pytest.raises(InvalidImage, match=said):
+        decode_image(content)
+
+
+def _text(path: Path) -> str:
+    path.write_text("no image")
+    return "not an image"
+
+
+def _absent(path: Path) -> str:
+    return "No such file"
+
+
+def _directory(path: Path) -> str:
+    path.mkdir()
+    return "Is a directory"
+
+
+@pytest.mark.parametrize("make", [_text, _absent, _directory])
+def test_an_unusable_file_is_named_with_the_reason(tmp_path: Path, make) -> None:
+    path = tmp_path / "digit.png"
+    said = make(path)
+    with pytest.raises(InvalidImage) as refused:
+        load_image(path)
+    assert str(path) in str(refused.value)
+    assert said in str(refused.value)
+
+
+def test_ink_is_boxed_and_centred_by_mass() -> None:
+    ink = np.zeros((100, 200), np.uint8)
+    ink[10:90, 150:170] = 255  # a stroke at the right, 80 high and 20 wide
+    field = centre_by_mass(ink)
+    rows, columns = np.flatnonzero(field.any(axis=1)), np.flatnonzero(field.any(axis=0))
+    assert (rows[0], rows[-1]) == (4, 23)
+    assert (columns[0], columns[-1]) in {(11, 15), (12, 16)}
+    assert field.max() == 255
+
+
+def test_a_blank_page_stays_blank() -> None:
+    assert not centre_by_mass(np.zeros((50, 50), np.uint8)).any()
+
+
+def test_ink_that_is_heavy_on_one_side_stays_inside() -> None:
+    ink = np.zeros((40, 40), np.uint8)
+    ink[:, :2] = 255
+    ink[20, :] = 10
+    field = centre_by_mass(ink)
+    assert field.shape == (28, 28)
+    assert field[:, 8:].any()
+
+
+def test_a_picture_shows_the_bright_part() -> None:
+    image = np.zeros((6, 6, 1), np.uint8)
+    image[1:4, 2] = 200
+    image[3, 2:5] = 200
+    assert terminal_picture(image) == ["█  ", "▀▀▀"]
+    assert terminal_picture(np.zeros((4, 4, 1), np.uint8)) == []

@@ -1,0 +1,61 @@
+"""What is said where CUDA can't run: which part is missing, and how to get it."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+
+import pytest
+
+from serving.inference import cuda
+
+
+class _Driver:
+    """NVIDIA's driver library, as far as it is asked."""
+
+    def __init__(self, init: int = 0, devices: int = 1) -> None:
+        self._init, self._devices = init, devices
+
+    def cuInit(self, _: int) -> int:  # noqa: N802
+        return self._init
+
+    def cuDeviceGetCount(self, count) -> int:  # noqa: N802
+        count._obj.value = self._devices
+        return 0
+
+
+@pytest.fixture
+def loader(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes the machine's loader find just these libraries: no machine here has an NVIDIA driver."""
+
+    def make(driver: _Driver | None, missing: tuple[str, ...] = ()) -> None:
+        def load(name: str) -> object:
+            if (name == "libcuda.so.1" and driver is None) or name in missing:
+                raise OSError(f"{name}: cannot open shared object file")
+            return driver
+
+        monkeypatch.setattr(ctypes, "CDLL", load)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("driver", "missing", "said"),
+    [
+        (None, (), r"driver is not installed .*libcuda\.so\.1.*driver for CUDA 13"),
+        (_Driver(init=100), (), r"driver does not start \(cuInit returned 100\)"),
+        (_Driver(devices=0), (), "sees no GPU.*--gpus all"),
+        (_Driver(), ("libcudnn.so.9", "libcufft.so.12"), r"libcufft\.so\.12, libcudnn\.so\.9; pip install"),
+    ],
+)
+def test_what_is_missing_is_named_with_how_to_get_it(
+    loader: Callable, driver: _Driver | None, missing: tuple[str, ...], said: str
+) -> None:
+    loader(driver, missing)
+    assert re.search(said, cuda.explain_absence())
+
+
+def test_nothing_is_missing_where_all_is_there(loader: Callable) -> None:
+    loader(_Driver())
+    assert cuda.explain_absence() is None

@@ -1,0 +1,148 @@
+"""The engine: the same answers however images are batched, and refusals that say why."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from serving.config import EngineConfig
+from serving.errors import InferenceFailed, ModelRejected, ProviderUnavailable
+from serving.inference import engine as engine_module
+from serving.inference.buckets import bucket_sizes
+from serving.inference.engine import Engine, open_buckets
+from serving.repository.repository import StoredModel
+
+SHAPE = (28, 28, 1)
+
+
+def _engine(
+    content: bytes, *, image_shape: tuple[int, int, int] = SHAPE, classes: int = 10, **config: object
+) -> Engine:
+    return Engine(content, image_shape=image_shape, classes=classes, config=EngineConfig(**config))
+
+
+@pytest.fixture(scope="module")
+def plain(shipped: StoredModel, digits: tuple) -> np.ndarray:
+    """What ONNX Runtime itself says of the drawn digits, one image at a time."""
+    session = onnxruntime.InferenceSession(shipped.content, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(["probabilities"], {"images": image[None]})[0] for image in digits[0]])
+
+
+@pytest.mark.parametrize("rows", [1, 63, 64, 65, 200, 500])
+def test_answers_do_not_depend_on_the_batch(shipped: StoredModel, digits: tuple, plain: np.ndarray, rows: int) -> None:
+    engine = _engine(shipped.content, provider="cpu")
+    engine.start()
+    prediction = engine.infer(digits[0][:rows])
+    assert prediction.probabilities.shape == prediction.logits.shape == (rows, 10)
+    np.testing.assert_allclose(prediction.probabilities, plain[:rows], atol=1e-6)
+    logits = prediction.logits / shipped.manifest.calibration.temperature
+    softmax = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(prediction.probabilities, softmax / softmax.sum(axis=1, keepdims=True), atol=1e-6)
+
+
+def test_the_shipped_model_reads_the_drawn_digits(shipped: StoredModel, digits: tuple) -> None:
+    engine = _engine(shipped.content)
+    engine.start()
+    assert (engine.infer(digits[0]).probabilities.argmax(axis=1) == digits[1]).mean() > 0.95
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8, 9, 16, 17, 40])
+def test_buckets_answer_as_plain_runs_do(shipped: StoredModel, digits: tuple, plain: np.ndarray, rows: int) -> None:
+    """CUDA's path, with its buffers on the CPU: padding, slicing, and stale rows of an earlier, larger batch."""
+    session = onnxruntime.InferenceSession(shipped.content, providers=["CPUExecutionProvider"])
+    buckets = open_buckets(session, image_shape=SHAPE, classes=10, max_rows=16, device=("cpu", 0))
+    buckets.warm_up()
+    buckets.run(digits[0][100:116])
+    _, probabilities = buckets.run(digits[0][:rows])
+    np.testing.assert_allclose(probabilities, plain[:rows], atol=1e-6)
+    _, later = buckets.run(digits[0][50:60])
+    np.testing.assert_allclose(probabilities, plain[:rows], atol=1e-6)
+    np.testing.assert_allclose(later, plain[50:60], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 8]), (1024, [2**i for i in range(11)])]
+)
+def test_buckets_are_the_powers_of_two_that_suffice(rows: int, sizes: list[int]) -> None:
+    assert bucket_sizes(rows) == sizes
+
+
+def test_cuda_is_refused_where_it_does_not_run(shipped: StoredModel) -> None:
+    engine = _engine(shipped.content, provider="cuda")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("the GPU wheel is installed")
+    with pytest.raises(ProviderUnavailable, match=r"CPU wheel.*digits-serving\[gpu\]"):
+        engine.start()
+
+
+def test_cuda_is_refused_where_onnx_runtime_would_fall_back_in_silence(
+    shipped: StoredModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime lists CUDA, as its GPU wheel does everywhere, and nothing seems missing; yet no GPU is here."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(engine_module.cuda, "explain_absence", lambda: None)
+    if not engine_module.cuda.driver_problem():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ProviderUnavailable, match="CUDA"):
+        _engine(shipped.content, provider="cuda").start()
+
+
+def test_auto_takes_the_cpu_and_says_why(shipped: StoredModel, caplog: pytest.LogCaptureFixture) -> None:
+    engine = _engine(shipped.content, provider="auto")
+    with caplog.at_level("INFO"):
+        engine.start()
+    if engine.provider == "CPUExecutionProvider":
+        assert "running on the CPU, since" in caplog.text
+
+
+def test_a_failing_run_is_our_error(shipped: StoredModel) -> None:
+    engine = _engine(shipped.content, provider="cpu")
+    with pytest.raises(InferenceFailed, match="not started"):
+        engine.infer(np.zeros((1, *SHAPE), np.uint8))
+    engine.start()
+    with pytest.raises(InferenceFailed):
+        engine.infer(np.zeros((1, 5, 5, 1), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"image_shape": (32, 32, 1)}, r"images is tensor\(uint8\) \['batch', 28, 28, 1\].*'batch', 32, 32, 1"),
+        ({"classes": 11}, r"is tensor\(float\) \['batch', 10\]"),
+    ],
+)
+def test_a_model_that_is_not_what_its_manifest_says_is_rejected(shipped: StoredModel, options: dict, said: str) -> None:
+    with pytest.raises(ModelRejected, match=said):
+        _engine(shipped.content, provider="cpu", **options).start()
+
+
+def test_float_input_is_rejected() -> None:
+    values = [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 28, 28, 1])]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 28, 28, 1])
+        for name in ("logits", "probabilities")
+    ]
+    nodes = [helper.make_node("Identity", ["images"], [name]) for name in ("logits", "probabilities")]
+    graph = helper.make_graph(nodes, "float", values, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    with pytest.raises(ModelRejected, match=r"is tensor\(float\)"):
+        _engine(model.SerializeToString(), provider="cpu").start()
+
+
+def test_external_data_are_rejected_even_where_they_would_load(
+    shipped: StoredModel, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load_from_string(shipped.content)
+    onnx.save_model(model, tmp_path / "m.onnx", save_as_external_data=True, location="weights", size_threshold=1024)
+    monkeypatch.chdir(tmp_path)  # ONNX Runtime takes such data from the working directory
+    with pytest.raises(ModelRejected, match="uses external data"):
+        _engine((tmp_path / "m.onnx").read_bytes(), provider="cpu").start()
+
+
+@pytest.mark.parametrize("content", [b"", b"no model at all", b"\x3a\xff\xff\xff"], ids=["empty", "text", "truncated"])
+def test_bytes_that_are_no_model_are_rejected(content: bytes) -> None:
+    with pytest.raises(ModelRejected, match=r"model\.onnx"):
+        _engine(content, provider="cpu").start()
