@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 
+import serving
 from protos.inference import inference_pb2, model_config_pb2
 from serving.inference.statistics import Counts, Tally
 from serving.rollout.deployment import Deployment
@@ -23,9 +23,7 @@ _Group = model_config_pb2.ModelInstanceGroup
 
 def server() -> inference_pb2.ServerMetadataResponse:
     """Name, release and extensions of this server."""
-    return inference_pb2.ServerMetadataResponse(
-        name=_NAME, version=importlib.metadata.version(_NAME), extensions=_EXTENSIONS
-    )
+    return inference_pb2.ServerMetadataResponse(name=_NAME, version=serving.__version__, extensions=_EXTENSIONS)
 
 
 def model(deployment: Deployment, versions: Sequence[int]) -> inference_pb2.ModelMetadataResponse:
