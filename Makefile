@@ -1,18 +1,18 @@
-# Two commands do everything on a fresh machine: `make run` and `make test`.
+# On a fresh machine two commands do everything: `make run` and `make test`.
 PYTHON ?= python3
 PORT ?= 50051
-# cpu, or cuda with an NVIDIA GPU
+# cpu, or cuda on a machine with an NVIDIA GPU
 PROVIDER ?= cpu
-# mnist (MNIST_DIR names a directory with its files, else they are downloaded) or synthetic
+# mnist (read from MNIST_DIR, or downloaded if that is not set) or synthetic
 DATA ?= mnist
 SEED ?= 0
 # fast, published or accurate
 RECIPE ?= fast
 RUN ?= runs/mnist_convnet-seed-$(SEED)
 REPOSITORY ?= models
-# for example: make test TESTS="tests/serving -k batcher"
+# Which tests to run: make test TESTS="tests/serving -k batcher"; all but the slow ones: TESTS='-m "not slow"'
 TESTS ?=
-# Test files that run at a time
+# How many test files run in parallel
 JOBS ?= 2
 
 ifeq ($(PROVIDER),cuda)
@@ -33,39 +33,39 @@ test: .venv-dev/.installed
 train: .venv-dev/.installed
 	.venv-dev/bin/digits-train --data $(DATA) --recipe $(RECIPE) --seed $(SEED) --out $(RUN)
 
-# Trains with five seeds and reports mean and spread, for example: make seeds RECIPE=accurate
+# Trains with five seeds and reports mean and spread: make seeds RECIPE=accurate
 seeds: .venv-dev/.installed
 	.venv-dev/bin/digits-train --data $(DATA) --recipe $(RECIPE) --seed $(SEED) --seeds 5
 
 export: .venv-dev/.installed
 	.venv-dev/bin/digits-export $(RUN)/model.keras --repository $(REPOSITORY)
 
-# Two minutes of mixed traffic with kills, hangs, reloads, cancels and garbage; prints counts, fails on a wrong answer
+# Two minutes of mixed traffic with kills, hangs, reloads, cancels and garbage. Prints counts; fails on a wrong answer
 chaos: .venv-dev/.installed
 	.venv-dev/bin/python tests/manual/chaos.py
 
-# Ten minutes of mixed load; fails where memory grows. Then a queue that is full for a minute
+# Ten minutes of mixed load; fails if memory grows. Then one minute with a full queue
 soak: .venv-dev/.installed
 	.venv-dev/bin/python tests/manual/soak.py
 	FULL_QUEUE_S=60 .venv-dev/bin/python -m pytest tests/serving/server/fronts/test_attacks.py -k stays_full
 
-# Requests that nobody would write, for longer than the tests take
+# Random requests, for longer than in the tests
 fuzz: .venv-dev/.installed
 	FUZZ_EXAMPLES=20000 .venv-dev/bin/python -m pytest tests/serving/server/services/test_fuzz.py
 
-# What preparation makes of MNIST's test images after what people do to theirs; a table, some minutes
+# Accuracy on MNIST's test images after they were inverted, scaled, compressed and so on; takes minutes
 preparation: .venv-dev/.installed
 	.venv-dev/bin/python tests/manual/preparation.py
 
-# A million images scored in the process and through a server: CPU and memory, killed and resumed
+# Scores a million images, locally and through a server: CPU, memory, kills and resumes
 million: .venv-dev/.installed
 	.venv-dev/bin/python tests/manual/million.py
 
-# What confidences of the newest model in REPOSITORY are worth: calibration before and after, what comes out unsure
+# How well the newest model in REPOSITORY is calibrated, and which images it calls unsure
 calibration: .venv-dev/.installed
 	.venv-dev/bin/python tests/manual/calibration.py --repository $(REPOSITORY)
 
-# Scoring on a Ray cluster on this machine, one worker killed; installs ray, which the other tests do without
+# Scores on a Ray cluster on this machine, with one worker killed. Installs ray, which no other test needs
 ray: .venv-dev/.installed
 	.venv-dev/bin/python -m pip install --quiet 'ray>=2.49,<3'
 	DIGITS_TEST_RAY=1 .venv-dev/bin/python -m pytest -m ray tests/serving/score/test_ray.py
@@ -85,7 +85,7 @@ protos: .venv-protos/.installed
 		--proto_path="$$(.venv-protos/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 		--python_out=. --pyi_out=. --grpc_python_out=. protos/digits/v1/digits.proto protos/inference/*.proto
 
-# Pins what is tested; run it, then the tests, to take up new releases.
+# Pins the newest releases; run the tests afterwards.
 requirements: .venv-dev/.installed
 	cd requirements && for extras in "uvloop cpu" "uvloop gpu" "train uvloop cpu bench otel score dev"; do \
 		../.venv-dev/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
@@ -118,7 +118,7 @@ clean:
 	$(call install,.venv-protos,protos)
 	touch $@
 
-# $(call install,VENV,REQUIREMENTS): a fresh virtual environment with exactly the pinned packages
+# $(call install,VENV,REQUIREMENTS): makes a new virtual environment with exactly the pinned packages
 define install
 @$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else f"Python 3.11 to 3.13 is needed, $(PYTHON) is {sys.version.split()[0]}; name another with PYTHON=")'
 rm -rf $(1)
