@@ -100,7 +100,7 @@ class Exporter:
         name = model_name or trained.record["architecture"]
         repository.versions(name)  # an impossible name fails here, before the work, and so does a label
         if label is not None:
-            RepositoryEditor(repository).check_publishing(name, label, share)
+            RepositoryEditor(repository).check_publish(name, label, share)
         try:
             calibration = calibrate(trained, data)
             content = convert(trained, model_name=name, temperature=calibration.temperature)

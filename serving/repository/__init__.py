@@ -1,4 +1,4 @@
 """Models on disk: versions, manifests and labels, and how they are published, verified and removed.
 
-Knows no transport. Imports numpy and `serving.inference` (to verify a version).
+It knows no transport. Imports numpy and `serving.inference` (to verify a version).
 """

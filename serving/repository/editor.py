@@ -1,4 +1,4 @@
-"""The keeper of a repository: moves labels, publishes under them and removes versions, one change at a time."""
+"""Changes of a repository, one at a time: moves labels, publishes labelled versions and removes versions."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from serving.repository.labels import CANARY, CANARY_SHARE, Canary, LabelChange,
 from serving.repository.manifest import Manifest
 from serving.repository.repository import Repository
 
-# From the labels and the versions that may be served to the labels that are to be.
+# From the present labels, and the versions that can be served, to the new labels.
 _Change = Callable[[Labels, Collection[int]], Labels]
 
 
 class RepositoryEditor:
-    """Changes a repository while servers read it. Keepers in several processes wait for each other.
+    """Changes a repository while servers read it. Editors in several processes wait for each other.
 
-    A label goes only to a version that is there and may be served: its digest holds and its parity is proven.
+    Only a version that can be served gets a label: it exists, its digest is right and its parity is proven.
 
     Args:
-        repository: What is kept.
+        repository: The repository to change.
     """
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
 
     def set_stable(self, name: str, version: int | None) -> LabelChange:
-        """Makes a version the one that answers calls which name none; None for the newest, now and later.
+        """Makes a version stable, so that it answers calls which name none. None follows the newest version.
 
         Raises:
             ModelNotFound: There is no such model or version.
-            ModelRejected: The version may not be served, or the labels are damaged.
+            ModelRejected: The version can't be served, or the labels are damaged.
             ChangeRefused: The version is the canary.
             RepositoryError: The directory can't be written.
         """
@@ -42,30 +42,30 @@ class RepositoryEditor:
                 self._require(name, version)
             return _stable_at(name, before, version, was=before.current(servable))
 
-        return self._move(name, change)
+        return self._apply(name, change)
 
     def set_canary(self, name: str, version: int, share: float = CANARY_SHARE) -> LabelChange:
-        """Puts a version on trial, in the place of the one that may be on trial now.
+        """Makes a version the canary, in place of another one if there is one.
 
-        Where `stable` is the newest version, it is pinned to the newest that was on no trial: what is published later
-        must not become current by itself.
+        If `stable` followed the newest version, this pins it to the current one. Otherwise a version published later
+        would become current by itself.
 
         Raises:
-            ChangeRefused: The version is stable, or no other one may be served.
+            ChangeRefused: The version is stable, or no other version can be served.
             DigitsError: As for `set_stable`.
         """
 
         def change(before: Labels, servable: Collection[int]) -> Labels:
             self._require(name, version)
             if version == before.stable:
-                raise ChangeRefused(f"{name}: version {version} is stable; only another one can be the canary")
+                raise ChangeRefused(f"{name}: version {version} is stable; choose another version as the canary")
             others = [other for other in servable if other != version]
             return replace(_pinned(name, before, others), canary=Canary(version=version, share=share))
 
-        return self._move(name, change)
+        return self._apply(name, change)
 
     def end_canary(self, name: str) -> LabelChange:
-        """Ends the trial; what was on trial does not become current by it, unless no other version may be served.
+        """Removes the canary label. Its version does not become current, unless no other version can be served.
 
         Raises:
             DigitsError: As for `set_stable`.
@@ -76,10 +76,10 @@ class RepositoryEditor:
                 return before
             return replace(before, stable=before.stable or before.current(servable), canary=None)
 
-        return self._move(name, change)
+        return self._apply(name, change)
 
     def promote(self, name: str) -> LabelChange:
-        """Ends the trial by making the canary stable.
+        """Makes the canary stable and removes the canary label.
 
         Raises:
             ChangeRefused: There is no canary.
@@ -93,30 +93,30 @@ class RepositoryEditor:
             self._require(name, version)
             return _stable_at(name, replace(before, canary=None), version, was=before.current(servable))
 
-        return self._move(name, change)
+        return self._apply(name, change)
 
     def roll_back(self, name: str) -> LabelChange:
-        """Makes the version stable that was before `stable` was last moved; once, for none is known before that.
+        """Undoes the last change of `stable`. This works once, because only one earlier version is recorded.
 
         Raises:
-            ChangeRefused: None is recorded, or it is the canary.
+            ChangeRefused: No earlier version is recorded, or it is the canary.
             DigitsError: As for `set_stable`.
         """
 
         def change(before: Labels, servable: Collection[int]) -> Labels:
             if before.previous is None:
-                raise ChangeRefused(f"{name}: no earlier stable version is recorded; make one stable by its number")
+                raise ChangeRefused(f"{name}: no earlier stable version is recorded; label a version stable instead")
             self._require(name, before.previous)
             return replace(_stable_at(name, before, before.previous, was=None), previous=None)
 
-        return self._move(name, change)
+        return self._apply(name, change)
 
-    def check_publishing(self, name: str, label: str, share: float = CANARY_SHARE) -> None:
-        """Raises what `publish` would, before there is anything to publish.
+    def check_publish(self, name: str, label: str, share: float = CANARY_SHARE) -> None:
+        """Checks, before there is anything to publish, that `publish` would accept the label.
 
         Raises:
-            ChangeRefused: It would be a canary with nothing beside it.
-            ModelRejected: The labels are damaged, or the share is none.
+            ChangeRefused: It would be a canary, but no other version can be served.
+            ModelRejected: The labels are damaged, or the share is not between 0 and 1.
         """
         labels = self._repository.read_labels(name)
         if label == CANARY:
@@ -126,26 +126,26 @@ class RepositoryEditor:
     def publish(
         self, content: bytes, manifest: Manifest, *, label: str, share: float = CANARY_SHARE
     ) -> tuple[int, LabelChange]:
-        """Publishes the next version and gives it a label. As a canary it never answers more calls than its share.
+        """Publishes the next version and labels it. A canary never gets more than its share of the calls.
 
         Args:
             content: The bytes of `model.onnx`.
-            manifest: Its manifest, with the name of the model.
+            manifest: Its manifest, which names the model.
             label: `stable` or `canary`.
-            share: The canary's, of the calls that name no version.
+            share: The canary's share of the calls that name no version.
 
         Returns:
-            The version that it became, and what became of the labels.
+            The number of the new version, and the change of the labels.
 
         Raises:
-            DigitsError: As for `check_publishing`, and nothing was published.
-            RepositoryError: The directory can't be written; the message says so where the version was published.
+            DigitsError: As for `check_publish`; nothing was published.
+            RepositoryError: The directory can't be written; the message says if the version was published.
         """
         name = manifest.model_name
-        self.check_publishing(name, label, share)
-        with self._repository.alone(name):
+        self.check_publish(name, label, share)
+        with self._repository.lock(name):
             before, servable = self._repository.read_labels(name), self._servable(name)
-            # Pinned first: else a server that looks in between takes the newest version, the canary, for current.
+            # Pins `stable` first, or a server that reads in between would make the new version current.
             pinned = _pinned(name, before, servable) if label == CANARY else before
             self._write(name, before, pinned)
             version = self._repository.publish(content, manifest)
@@ -157,19 +157,19 @@ class RepositoryEditor:
                 self._write(name, pinned, after)
             except DigitsError as error:
                 raise RepositoryError(f"{name}: version {version} is published, but not {label}: {error}") from error
-            return version, self._told(name, before, after)
+            return version, self._label_change(name, before, after)
 
     def remove(self, name: str, versions: Collection[int], *, force: bool = False) -> LabelChange:
-        """Removes versions: all of them, or none where one may not be removed.
+        """Removes all of these versions, or none if one of them can't be removed.
 
         Args:
             name: Name of the model.
-            versions: Those to remove, at least one.
-            force: Removes also what is stable, current or the canary. Labels of such versions go first: `stable` is
-                then the newest that is left, and there is no canary.
+            versions: The versions to remove, at least one.
+            force: Also removes versions that are stable, current or the canary. Their labels are removed first, and
+                `stable` then follows the newest version that is left.
 
         Raises:
-            ChangeRefused: Servers that follow the labels answer with one of them.
+            ChangeRefused: One of them is stable, current or the canary.
             DigitsError: As for `set_stable`.
         """
 
@@ -178,25 +178,25 @@ class RepositoryEditor:
                 self._repository.choose(name, version)
                 use = _use(before, version, servable)
                 if use and not force:
-                    raise ChangeRefused(f"{name}: version {version} is {use}; nothing is removed without --force")
+                    raise ChangeRefused(f"{name}: version {version} is {use}; use --force to remove it anyway")
             return Labels(
                 stable=None if before.stable in versions else before.stable,
                 canary=None if before.canary and before.canary.version in versions else before.canary,
                 previous=None if before.previous in versions else before.previous,
             )
 
-        return self._move(name, change, afterwards=lambda: self._repository.remove(name, sorted(set(versions))))
+        return self._apply(name, change, then=lambda: self._repository.remove(name, sorted(set(versions))))
 
-    def _move(self, name: str, change: _Change, *, afterwards: Callable[[], None] = lambda: None) -> LabelChange:
-        self._repository.choose(name)  # an absent model is refused before anything is written
-        with self._repository.alone(name):
+    def _apply(self, name: str, change: _Change, *, then: Callable[[], None] = lambda: None) -> LabelChange:
+        self._repository.choose(name)  # fails for an unknown model before anything is written
+        with self._repository.lock(name):
             before = self._repository.read_labels(name)
             after = change(before, self._servable(name))
             self._write(name, before, after)
-            afterwards()
-            return self._told(name, before, after)
+            then()
+            return self._label_change(name, before, after)
 
-    def _told(self, name: str, before: Labels, after: Labels) -> LabelChange:
+    def _label_change(self, name: str, before: Labels, after: Labels) -> LabelChange:
         return LabelChange(name=name, before=before, after=after, current=after.current(self._servable(name)))
 
     def _write(self, name: str, before: Labels, after: Labels) -> None:
@@ -215,11 +215,11 @@ class RepositoryEditor:
         try:
             self._repository.load(name, version)
         except ModelRejected as error:
-            raise ModelRejected(f"{name}: version {version} may not be served: {error}") from error
+            raise ModelRejected(f"{name}: version {version} can't be served: {error}") from error
 
 
 def _stable_at(name: str, labels: Labels, version: int | None, *, was: int | None) -> Labels:
-    """Labels with `stable` moved, and where it was before, if that is another version, for going back."""
+    """Returns the labels with a new `stable`. `was`, the current version so far, becomes `previous` if it differs."""
     if version == labels.stable:
         return labels
     if labels.canary and version == labels.canary.version:
@@ -229,21 +229,21 @@ def _stable_at(name: str, labels: Labels, version: int | None, *, was: int | Non
 
 
 def _pinned(name: str, labels: Labels, servable: Collection[int]) -> Labels:
-    """Labels whose `stable` is a certain version: the one that is current."""
+    """Returns the labels with `stable` pinned to the current version."""
     if labels.stable is not None:
         return labels
     current = labels.current(servable)
     if current is None:
-        raise ChangeRefused(f"{name}: there can be no canary, since no other version may be served beside it")
+        raise ChangeRefused(f"{name}: there can be no canary, because no other version can be served")
     return replace(labels, stable=current, previous=None if labels.previous == current else labels.previous)
 
 
 def _use(labels: Labels, version: int, servable: Collection[int]) -> str | None:
-    """What servers use a version for."""
+    """Returns why servers use a version, or None if they do not."""
     if version == labels.stable:
         return "stable"
     if labels.canary and version == labels.canary.version:
         return "the canary"
     if version == labels.current(servable):
-        return "current, as the newest that may be served"
+        return "current, as the newest that can be served"
     return None

@@ -1,22 +1,21 @@
-"""Labels: which version of a model answers for it, and which one gets a share of its calls on trial.
+"""Labels: which version of a model answers its calls, and which one is the canary.
 
-They lie beside a model's versions as `labels.json`. Moving a label is one atomic replacement of that file.
+They are the file `labels.json` next to a model's versions. A label changes by one atomic replacement of that file.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
 from serving.errors import ModelRejected
+from serving.repository.json_document import OPTIONAL, parse_json
 
 FORMAT = 1
 LABELS_FILE = "labels.json"
 STABLE, CANARY, PREVIOUS = "stable", "canary", "previous"
-# A canary's share of the calls where none is named.
+# The canary's share of the calls, unless another is given.
 CANARY_SHARE = 0.1
 
 
@@ -26,17 +25,17 @@ class Canary:
 
     Attributes:
         version: The version, 1 or more.
-        share: Of the calls that name no version, from 0 to 1. With 0 it answers only those that ask for it.
+        share: Its share of the calls that name no version, from 0 to 1. With 0 it answers only calls that ask for it.
     """
 
     version: int
-    share: float = CANARY_SHARE
+    share: float = field(default=CANARY_SHARE, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         if self.version < 1:
             raise ModelRejected(f"canary: version must be at least 1, not {self.version}")
         if not 0 <= self.share <= 1:
-            raise ModelRejected(f"canary: share must lie between 0 and 1, not {self.share}")
+            raise ModelRejected(f"canary: share must be between 0 and 1, not {self.share}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,107 +43,86 @@ class Labels:
     """The labels of one model.
 
     Attributes:
-        stable: The version that answers calls which name none; None for the newest that may be served and is not the
-            canary.
+        stable: The version that answers calls which name none; None for the newest one that can be served and is not
+            the canary.
         canary: The version on trial, if there is one.
-        previous: The version that answered such calls before `stable` was last moved, for going back; None where none
-            is known. Nothing is served because of it.
+        previous: The version that answered such calls before `stable` last changed, if it is known. Only a rollback
+            uses it.
+        format: Version of this file format.
     """
 
-    stable: int | None = None
-    canary: Canary | None = None
-    previous: int | None = None
+    stable: int | None = field(default=None, metadata=OPTIONAL)
+    canary: Canary | None = field(default=None, metadata=OPTIONAL)
+    previous: int | None = field(default=None, metadata=OPTIONAL)
+    format: int = FORMAT
 
     def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ModelRejected(f"labels: format {self.format} is not supported, only {FORMAT}")
         for label in (STABLE, PREVIOUS):
             version = getattr(self, label)
             if version is not None and version < 1:
-                raise ModelRejected(f"{label}: must be at least 1, not {version}")
+                raise ModelRejected(f"labels: {label} must be at least 1, not {version}")
         if self.canary is not None and self.canary.version == self.stable:
-            raise ModelRejected(f"stable and canary are the same version, {self.stable}")
+            raise ModelRejected(f"labels: stable and canary are the same version, {self.stable}")
 
     def current(self, servable: Collection[int]) -> int | None:
-        """The version that answers calls which name none, the canary's share aside.
+        """Returns the version that answers calls which name none, apart from the canary's share.
 
         Args:
-            servable: The versions that may be served.
+            servable: The versions that can be served.
 
         Returns:
-            One of them; None where `stable` is none of them, or none is left.
+            One of them; None if `stable` is not one of them, or none is left.
         """
         if self.stable is not None:
             return self.stable if self.stable in servable else None
-        trial = self.canary.version if self.canary else None
-        return max((version for version in servable if version != trial), default=None)
+        canary = self.canary.version if self.canary else None
+        return max((version for version in servable if version != canary), default=None)
 
     def describe(self, current: int | None) -> str:
-        """What they say, in a line for people.
+        """Describes the labels in one line.
 
         Args:
-            current: The version that they make current.
+            current: The version that is current with these labels.
         """
         stable = f"stable is version {self.stable}"
         if self.stable is None:
             newest = "none" if current is None else f"version {current}"
-            stable = f"stable is the newest that may be served, now {newest}"
+            stable = f"stable is the newest version that can be served, now {newest}"
         if self.canary is None:
             return f"{stable}; no canary"
         share = f"{self.canary.share * 100:g} %"
         return f"{stable}; canary is version {self.canary.version} with {share} of the calls that name no version"
 
     def to_json(self) -> str:
-        """The text of `labels.json`."""
-        document: dict[str, Any] = {"format": FORMAT, STABLE: self.stable}
-        if self.canary is not None:
-            document[CANARY] = asdict(self.canary)
-        if self.previous is not None:
-            document[PREVIOUS] = self.previous
+        """Returns the text of `labels.json`."""
+        document = {"format": self.format, **asdict(self)}
+        for label in (CANARY, PREVIOUS):
+            if document[label] is None:
+                del document[label]
         return json.dumps(document, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Labels:
-        """Reads `labels.json`.
+        """Parses the text of `labels.json`.
 
         Raises:
-            ModelRejected: It is no JSON, or a field is unknown or of the wrong type or value; the message names it.
+            ModelRejected: The text is not JSON, or a field is unknown or wrong; the message names it.
         """
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ModelRejected("not JSON", detail=str(error)) from error
-        try:
-            json.dumps(document, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise ModelRejected("holds half of a surrogate pair, which is no text") from error
-        fields = _fields(document, "labels", {"format", STABLE, CANARY, PREVIOUS})
-        if fields.get("format") != FORMAT:
-            raise ModelRejected(f"format must be {FORMAT}")
-        stable, canary, previous = fields.get(STABLE), fields.get(CANARY), fields.get(PREVIOUS)
-        if stable is not None and type(stable) is not int:
-            raise ModelRejected("stable: must be the number of a version, or null for the newest")
-        if previous is not None and type(previous) is not int:
-            raise ModelRejected("previous: must be the number of a version")
-        if canary is None:
-            return cls(stable=stable, previous=previous)
-        canary = _fields(canary, CANARY, {"version", "share"})
-        version, share = canary.get("version"), canary.get("share", CANARY_SHARE)
-        if type(version) is not int:
-            raise ModelRejected("canary: version must be the number of a version")
-        if type(share) is not int and not (type(share) is float and math.isfinite(share)):  # an int may be too large
-            raise ModelRejected("canary: share must be a number from 0 to 1")
-        return cls(stable=stable, canary=Canary(version=version, share=share), previous=previous)
+        return parse_json(cls, text, "labels")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelChange:
-    """What became of a model's labels.
+    """A change of one model's labels.
 
     Attributes:
         name: Name of the model.
-        before: Its labels until then.
-        after: Its labels from then on.
-        current: The version that answers calls which name none from then on, the canary's share aside; None where none
-            may be served.
+        before: Its labels before the change.
+        after: Its labels after the change.
+        current: The version that answers calls which name none after the change, apart from the canary's share; None
+            if there is none that can be served.
     """
 
     name: str
@@ -154,25 +132,17 @@ class LabelChange:
 
     def __str__(self) -> str:
         unchanged = "unchanged: " if self.after == self.before else ""
-        told = f"{self.name}: {unchanged}{self.after.describe(self.current)}"
+        text = f"{self.name}: {unchanged}{self.after.describe(self.current)}"
         if self.pinned:
-            told += (
-                "\nstable meant the newest version until now; what is published from now on does not become current "
-                "by itself"
+            text += (
+                "\nstable followed the newest version until now; from now on, a newly published version does not "
+                "become current by itself"
             )
-        return told
+        return text
 
     @property
     def pinned(self) -> bool:
-        """Whether `stable` meant the newest version, and means a certain one because a trial began or ended."""
+        """Whether `stable` followed the newest version, and a canary that began or ended pinned it to one version."""
         promoted = self.before.canary is not None and self.before.canary.version == self.after.stable
         followed = self.before.stable is None and self.after.stable is not None
         return followed and self.before.canary != self.after.canary and not promoted
-
-
-def _fields(document: Any, where: str, known: set[str]) -> dict[str, Any]:
-    if not isinstance(document, dict):
-        raise ModelRejected(f"{where}: must be an object")
-    for name in document.keys() - known:
-        raise ModelRejected(f"{where}: {name} is not known here")
-    return document

@@ -1,4 +1,4 @@
-"""The inventory of a repository: every version, whether it may be served, and what the labels say about it."""
+"""The listing of a repository: every version, whether it can be served, and its labels."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class VersionListing:
 
     Attributes:
         version: Its number, 1 or more.
-        manifest: What is recorded about it; None where that can't be read.
-        size_bytes: Of `model.onnx`; None where it may not be served.
-        problem: Why it may not be served; None where it may.
+        manifest: Its manifest; None if it can't be read.
+        size_bytes: Size of `model.onnx`; None if the version can't be served.
+        problem: Why the version can't be served; None if it can.
     """
 
     version: int
@@ -34,8 +34,8 @@ class ModelListing:
 
     Attributes:
         name: Its name.
-        versions: All of them, ascending.
-        labels: Its labels; None where they can't be read.
+        versions: All its versions, ascending.
+        labels: Its labels; None if they can't be read.
         problems: What is wrong with its labels.
     """
 
@@ -46,41 +46,36 @@ class ModelListing:
 
     @property
     def servable(self) -> list[int]:
-        """The versions that may be served, ascending."""
+        """The versions that can be served, ascending."""
         return [listed.version for listed in self.versions if listed.problem is None]
 
     @property
     def current(self) -> int | None:
-        """The version that answers calls which name none, the canary's share aside; None where none is known."""
+        """The version that answers calls which name none, apart from the canary's share; None if there is none."""
         return self.labels.current(self.servable) if self.labels else None
 
-    def answers(self, version: int) -> bool:
-        """Whether calls that name no version go to this one: the current one, or a canary that may be served."""
-        trial = self.labels.canary.version if self.labels and self.labels.canary else None
-        return version in self.servable and version in (self.current, trial)
-
     def labels_of(self, version: int) -> list[str]:
-        """What a version is called, for people: `stable`, `stable (latest)` where it is the newest, `canary 10 %`."""
+        """Returns the labels of a version, for display: `stable`, `stable (latest)`, `canary 10 %`, `previous`."""
         if self.labels is None:
             return []
-        called = []
+        found = []
         if version == self.labels.stable:
-            called.append(STABLE)
+            found.append(STABLE)
         elif version == self.current:
-            called.append(f"{STABLE} (latest)")
+            found.append(f"{STABLE} (latest)")
         if self.labels.canary and version == self.labels.canary.version:
-            called.append(f"{CANARY} {self.labels.canary.share * 100:g} %")
+            found.append(f"{CANARY} {self.labels.canary.share * 100:g} %")
         if version == self.labels.previous:
-            called.append(PREVIOUS)
-        return called
+            found.append(PREVIOUS)
+        return found
 
 
 def model_listings(repository: Repository, name: str | None = None) -> Iterator[ModelListing]:
-    """Reads every version of one model, or of all; what is damaged is in it with the reason.
+    """Reads every version of one model, or of all models. A damaged version is listed with the reason.
 
     Raises:
         RepositoryError: The directory can't be read.
-        ModelNotFound: The named model is not there.
+        ModelNotFound: There is no model of that name.
     """
     for model in repository.names() if name is None else [repository.choose(name)[0]]:
         read = (_version(repository, model, version) for version in repository.versions(model))
@@ -93,7 +88,7 @@ def _version(repository: Repository, name: str, version: int) -> VersionListing 
     try:
         stored = repository.load(name, version)
     except ModelRejected as error:
-        if version not in repository.versions(name):  # removed meanwhile, which is nothing wrong
+        if version not in repository.versions(name):  # removed in the meantime, so nothing is wrong
             return None
         return VersionListing(
             version=version, manifest=_manifest(repository, name, version), size_bytes=None, problem=str(error)
@@ -113,14 +108,14 @@ def _labels(repository: Repository, name: str, versions: tuple[VersionListing, .
         labels = repository.read_labels(name)
     except ModelRejected as error:
         return None, [str(error)]
-    states = {listed.version: listed.problem for listed in versions}
-    pointed = {STABLE: labels.stable, CANARY: labels.canary.version if labels.canary else None}
+    problem_of = {listed.version: listed.problem for listed in versions}
+    labelled = {STABLE: labels.stable, CANARY: labels.canary.version if labels.canary else None}
     problems = []
-    for label, version in pointed.items():
+    for label, version in labelled.items():
         if version is None:
             continue
-        if version not in states:
-            problems.append(f"{label} is version {version}, which is not there")
-        elif states[version]:
-            problems.append(f"{label} is version {version}, which may not be served")
+        if version not in problem_of:
+            problems.append(f"{label} is version {version}, which does not exist")
+        elif problem_of[version]:
+            problems.append(f"{label} is version {version}, which can't be served")
     return labels, problems

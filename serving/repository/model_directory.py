@@ -1,4 +1,4 @@
-"""A model's directory: versions appear in it and vanish from it whole, and files are replaced whole."""
+"""The directory of one model: versions are added and removed atomically, and so are files replaced."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from pathlib import Path
 from serving.errors import RepositoryError
 
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
-# Hidden names: no reader takes them for a version.
+# Hidden names, so that no reader takes them for a version.
 _ADDING, _REMOVING = ".publishing-", ".removing-"
 _LOCK = ".lock"
-# The highest number that was ever removed. What a caller wrote down as version 5 never becomes another model.
+# Holds the highest version ever removed, so that a number which callers know never means another model.
 _HIGHEST_REMOVED = ".highest-removed"
 
 
 class ModelDirectory:
-    """The versions of one model and what lies beside them. Holds nothing open.
+    """The versions of one model and the files next to them. Keeps no file open.
 
     Args:
-        path: Where it is. It need not exist before the first version is added.
+        path: The directory. It need not exist before the first version is added.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def versions(self) -> list[int]:
-        """All versions, ascending.
+        """Returns all versions, ascending.
 
         Raises:
             RepositoryError: The directory can't be read.
@@ -43,13 +43,13 @@ class ModelDirectory:
         return sorted(int(entry.name) for entry in directories(self.path) if _VERSION.fullmatch(entry.name))
 
     def add(self, files: Mapping[str, bytes]) -> int:
-        """Adds the next version; a reader sees all of it or none.
+        """Adds the next version. A reader sees all of it or nothing.
 
         Args:
-            files: Content by name.
+            files: Content by file name.
 
         Returns:
-            The version that it became.
+            The number of the new version.
 
         Raises:
             RepositoryError: The directory can't be written.
@@ -58,7 +58,7 @@ class ModelDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             staging = Path(tempfile.mkdtemp(dir=self.path, prefix=_ADDING))
             try:
-                staging.chmod(0o755)  # mkdtemp keeps others out, the server may be another user
+                staging.chmod(0o755)  # mkdtemp allows only this user, but the server may run as another
                 for name, content in files.items():
                     _write(staging / name, content)
                 return self._take_next_version(staging)
@@ -68,7 +68,7 @@ class ModelDirectory:
             raise RepositoryError(f"{error.filename or self.path}: {error.strerror}") from error
 
     def remove(self, versions: Collection[int]) -> None:
-        """Takes versions away; a reader sees all of each or none. Their numbers are not given again.
+        """Removes versions. A reader sees all of a version or nothing. Their numbers are never used again.
 
         Raises:
             RepositoryError: The directory can't be written.
@@ -78,14 +78,14 @@ class ModelDirectory:
             hidden = Path(tempfile.mkdtemp(dir=self.path, prefix=_REMOVING))
             for version in versions:
                 (self.path / str(version)).rename(hidden / str(version))
-            for leftover in self.path.glob(f"{_REMOVING}*"):  # also those of a removal that was killed
+            for leftover in self.path.glob(f"{_REMOVING}*"):  # including those of a removal that was killed
                 shutil.rmtree(leftover)
         except OSError as error:
             raise RepositoryError(f"{error.filename or self.path}: {error.strerror}") from error
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Waits for others who change the directory like this, and makes them wait. Readers are not concerned.
+    def lock(self) -> Iterator[None]:
+        """Holds the lock that everyone who changes labels or removes versions takes. Readers do not need it.
 
         Raises:
             RepositoryError: The directory can't be written.
@@ -99,8 +99,8 @@ class ModelDirectory:
             yield
 
     def _take_next_version(self, staging: Path) -> int:
-        while True:  # another exporter may take the number first: a rename never replaces a directory that is filled
-            # In this order: the number of a version is noted before the version is taken away.
+        while True:  # another exporter may take the number first; a rename never replaces a directory with files in it
+            # The versions are read first: a removal records its number before it removes the version.
             version = max(*self.versions(), 0, self._highest_removed()) + 1
             try:
                 staging.rename(self.path / str(version))
@@ -117,16 +117,16 @@ class ModelDirectory:
         except FileNotFoundError:
             return 0
         except ValueError as error:
-            raise RepositoryError(f"{path}: is not the number of a version") from error
+            raise RepositoryError(f"{path}: does not contain the number of a version") from error
         except OSError as error:
             raise RepositoryError(f"{path}: {error.strerror}") from error
 
 
 def directories(parent: Path) -> list[Path]:
-    """All directories in one, in any order.
+    """Returns all directories inside another one, in any order.
 
     Raises:
-        RepositoryError: It is not there, or can't be read.
+        RepositoryError: It does not exist or can't be read.
     """
     try:
         return [entry for entry in parent.iterdir() if entry.is_dir()]
@@ -135,7 +135,7 @@ def directories(parent: Path) -> list[Path]:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Replaces a file; a reader sees the old one or the new one.
+    """Replaces a file atomically. A reader sees the old one or the new one.
 
     Raises:
         RepositoryError: The directory can't be written.
@@ -147,7 +147,7 @@ def replace_file(path: Path, text: str) -> None:
     except OSError as error:
         raise RepositoryError(f"{error.filename or path}: {error.strerror}") from error
     finally:
-        with contextlib.suppress(OSError):  # a read-only disk refuses even to remove what is not there
+        with contextlib.suppress(OSError):  # on a read-only disk this fails even if the file does not exist
             written.unlink()
 
 

@@ -1,13 +1,14 @@
-"""The model repository: `<root>/<model name>/<integer version>/model.onnx` with `manifest.json` beside it."""
+"""The model repository: `<root>/<model name>/<integer version>/` with `model.onnx` and `manifest.json`."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from serving.errors import ModelNotFound, ModelRejected, RepositoryError
 from serving.repository.labels import LABELS_FILE, Labels
@@ -17,20 +18,22 @@ from serving.repository.model_directory import ModelDirectory, directories, repl
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 
-# Changes whenever the files of a version do; None for those that are not there.
-Marks = tuple[tuple[int, ...] | None, ...] | None
+# Times, size and inode of each file of a version, to see whether it changed; None for a missing file.
+FileStats = tuple[tuple[int, ...] | None, ...]
+
+T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredModel:
-    """One version as it was read: the very bytes whose digest was checked.
+    """One version as it was read, with exactly the bytes whose digest was checked.
 
     Attributes:
         name: Name of the model.
         version: Its version, 1 or more.
-        manifest: What is recorded about it.
+        manifest: Its manifest.
         content: The bytes of `model.onnx`.
     """
 
@@ -41,7 +44,7 @@ class StoredModel:
 
 
 class Repository:
-    """A directory of models. Reads, publishes and removes whole versions; holds nothing open.
+    """A directory of models. Reads, publishes and removes whole versions. Keeps no file open.
 
     Args:
         root: The directory. It need not exist before the first version is published.
@@ -51,99 +54,90 @@ class Repository:
         self.root = root
 
     def names(self) -> list[str]:
-        """Names of all models, sorted. A directory without a version is none.
+        """Returns the names of all models, sorted. A directory without a version is not a model.
 
         Raises:
-            RepositoryError: There is no such directory, or it can't be read.
+            RepositoryError: The repository does not exist or can't be read.
         """
         return sorted(
             entry.name for entry in directories(self.root) if _NAME.fullmatch(entry.name) and self.versions(entry.name)
         )
 
     def versions(self, name: str) -> list[int]:
-        """All versions of a model, ascending; empty where there is none yet.
+        """Returns all versions of a model, ascending; empty if it has none yet.
 
         Raises:
-            ModelNotFound: The name can't be a model's.
+            ModelNotFound: The name is not a valid model name.
         """
         return self._directory(name).versions()
 
     def choose(self, name: str | None = None, version: int | None = None) -> tuple[str, int]:
-        """Completes a choice: the only model where none is named, its newest version where none is.
+        """Returns a model and a version, by default the only model and its newest version.
 
         Raises:
-            RepositoryError: Nothing to choose from, or several models and none named.
-            ModelNotFound: The named model or version is not there.
+            RepositoryError: There are no models, or several and no name was given.
+            ModelNotFound: There is no model or version of that name or number.
         """
         names = self.names()
         if not names:
-            raise RepositoryError(f"{self.root}: no models here, which are directories with versions named 1, 2, …")
+            raise RepositoryError(f"{self.root}: no models here; a model is a directory with versions named 1, 2, …")
         if name is None and len(names) > 1:
-            raise RepositoryError(f"{self.root}: several models ({', '.join(names)}), name one with --model")
+            raise RepositoryError(f"{self.root}: several models ({', '.join(names)}); name one with --model")
         name = names[0] if name is None else name
         if name not in names:
-            raise ModelNotFound(f"{self.root}: no model {name[:128]!r}; there are {', '.join(names)}")
+            raise ModelNotFound(f"{self.root}: no model {name[:128]!r}; available: {', '.join(names)}")
         versions = self.versions(name)
         if version is not None and version not in versions:
-            raise ModelNotFound(f"{self.root / name}: no version {version}; there are {', '.join(map(str, versions))}")
+            raise ModelNotFound(f"{self.root / name}: no version {version}; available: {', '.join(map(str, versions))}")
         return name, versions[-1] if version is None else version
 
     def read_manifest(self, name: str, version: int) -> Manifest:
-        """Reads a version's manifest alone.
+        """Reads only the manifest of a version.
 
         Raises:
-            ModelRejected: It is missing, damaged, or another model's.
+            ModelRejected: It is missing or damaged, or describes another model.
         """
         path = self._version_directory(name, version) / MANIFEST_FILE
-        content = _read(path)
-        try:
-            manifest = Manifest.from_json(content.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise ModelRejected(f"{path}: not UTF-8") from error
-        except ModelRejected as error:
-            raise error.within(path) from error
+        manifest = _parse(path, _read(path), Manifest.from_json)
         if manifest.model_name != name:
             raise ModelRejected(f"{path}: describes the model {manifest.model_name!r}, not {name!r}")
         return manifest
 
     def read_labels(self, name: str) -> Labels:
-        """Reads a model's labels; none are set where there is no file.
+        """Reads the labels of a model. Without a file, no label is set.
 
         Raises:
             ModelRejected: The file can't be read or is damaged.
-            ModelNotFound: The name can't be a model's.
+            ModelNotFound: The name is not a valid model name.
         """
         path = self._directory(name).path / LABELS_FILE
         try:
-            return Labels.from_json(path.read_text(encoding="utf-8"))
+            content = path.read_bytes()
         except FileNotFoundError:
             return Labels()
         except OSError as error:
             raise ModelRejected(f"{path}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise ModelRejected(f"{path}: not UTF-8") from error
-        except ModelRejected as error:
-            raise error.within(path) from error
+        return _parse(path, content, Labels.from_json)
 
     def write_labels(self, name: str, labels: Labels) -> None:
-        """Replaces a model's labels; a reader sees the old ones or the new ones.
+        """Replaces the labels of a model. A reader sees the old ones or the new ones.
 
         Raises:
             RepositoryError: The directory can't be written.
-            ModelNotFound: The name can't be a model's.
+            ModelNotFound: The name is not a valid model name.
         """
         replace_file(self._directory(name).path / LABELS_FILE, labels.to_json())
 
-    def marks(self, name: str, version: int) -> Marks:
-        """What tells whether a version's files changed since they were read."""
+    def file_stats(self, name: str, version: int) -> FileStats:
+        """Returns what differs once a file of the version has changed. Does not read the files."""
         directory = self._version_directory(name, version)
-        return tuple(_mark(directory / file) for file in (MODEL_FILE, MANIFEST_FILE))
+        return tuple(_file_stat(directory / file) for file in (MODEL_FILE, MANIFEST_FILE))
 
     def load(self, name: str, version: int) -> StoredModel:
-        """Reads a version that may be served.
+        """Reads a version and checks that it can be served.
 
         Raises:
-            ModelRejected: A file is missing, the digest differs, or parity was not proven.
+            ModelRejected: A file is missing, the digest is wrong, or parity was not proven.
         """
         manifest = self.read_manifest(name, version)
         path = self._version_directory(name, version) / MODEL_FILE
@@ -152,55 +146,55 @@ class Repository:
         if digest != manifest.sha256:
             raise ModelRejected(
                 f"{path}: sha256 is {digest[:12]}…, but the manifest says {manifest.sha256[:12]}…: "
-                "the file was changed or damaged after its export"
+                "the file was changed or damaged after the export"
             )
         if not manifest.proven:
-            raise ModelRejected(f"{path}: its manifest holds no passed parity check; export it with digits-export")
+            raise ModelRejected(f"{path}: its manifest has no passed parity check; export it with digits-export")
         return StoredModel(name=name, version=version, manifest=manifest, content=content)
 
     def publish(self, content: bytes, manifest: Manifest) -> int:
-        """Adds the next version of a model; a reader sees all of it or none.
+        """Adds the next version of a model. A reader sees all of it or nothing.
 
         Args:
             content: The bytes of `model.onnx`.
-            manifest: Its manifest, with the name of the model.
+            manifest: Its manifest, which names the model.
 
         Returns:
-            The version that it became.
+            The number of the new version.
 
         Raises:
             RepositoryError: The directory can't be written.
-            ModelRejected: The manifest is not one that can be read back.
+            ModelRejected: The manifest could not be read back.
         """
         text = manifest.to_json()
-        Manifest.from_json(text)  # what a server would refuse must not become the newest version
+        Manifest.from_json(text)  # a manifest that servers refuse must not become the newest version
         return self._directory(manifest.model_name).add({MODEL_FILE: content, MANIFEST_FILE: text.encode()})
 
     def remove(self, name: str, versions: Collection[int]) -> None:
-        """Takes versions away, whatever labels say; a reader sees all of each or none. No number is given again.
+        """Removes versions, whatever the labels say. Their numbers are never used again.
 
         Raises:
             RepositoryError: The directory can't be written.
-            ModelNotFound: The name can't be a model's.
+            ModelNotFound: The name is not a valid model name.
         """
         self._directory(name).remove(versions)
 
-    def alone(self, name: str) -> AbstractContextManager[None]:
-        """While it is entered, others that change the model wait. Readers and exporters are not concerned.
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Keeps other processes from changing labels or removing versions. Readers and `publish` do not wait for it.
 
         Raises:
             RepositoryError: The directory can't be written.
-            ModelNotFound: The name can't be a model's.
+            ModelNotFound: The name is not a valid model name.
         """
-        return self._directory(name).alone()
+        return self._directory(name).lock()
 
     def replace_manifest(self, version: int, manifest: Manifest) -> None:
-        """Replaces the manifest of a published version, as when parity was proven on one more provider."""
+        """Replaces the manifest of a published version, to add proof of parity on another provider."""
         replace_file(self._version_directory(manifest.model_name, version) / MANIFEST_FILE, manifest.to_json())
 
     def _directory(self, name: str) -> ModelDirectory:
         if not _NAME.fullmatch(name):
-            raise ModelNotFound(f"{name[:128]!r} can't be the name of a model: letters, digits, '_', '-' and '.' only")
+            raise ModelNotFound(f"{name[:128]!r} is not a valid model name: use letters, digits, '_', '-' and '.'")
         return ModelDirectory(self.root / name)
 
     def _version_directory(self, name: str, version: int) -> Path:
@@ -214,7 +208,16 @@ def _read(path: Path) -> bytes:
         raise ModelRejected(f"{path}: {error.strerror}") from error
 
 
-def _mark(path: Path) -> tuple[int, ...] | None:
+def _parse(path: Path, content: bytes, parse: Callable[[str], T]) -> T:
+    try:
+        return parse(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ModelRejected(f"{path}: not UTF-8") from error
+    except ModelRejected as error:
+        raise error.within(path) from error
+
+
+def _file_stat(path: Path) -> tuple[int, ...] | None:
     try:
         stat = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""The verification of a stored version: it is loaded, run, and its answers are looked at."""
+"""Verification of a stored version: loads it, runs it and checks its answers."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from serving.inference.engine import Engine
 from serving.repository.repository import StoredModel
 
 IMAGES = 16
-# Float32 softmax over some thousand classes stays far below.
+# The error of a float32 softmax is far smaller, even with a thousand classes.
 _SUM_TOLERANCE = 1e-3
 
 
 def verify(stored: StoredModel, config: EngineConfig) -> str:
-    """Runs a batch of random images, as this machine's servers would.
+    """Runs a batch of random images the way a server on this machine would.
 
     Args:
-        stored: The version, whose digest and parity were looked at when it was read.
+        stored: The version. Its digest and parity were checked when it was read.
         config: The execution provider to run it on.
 
     Returns:
         The execution provider that ran it.
 
     Raises:
-        ModelRejected: The engine can't load it, or its inputs and outputs are not as the manifest has them.
-        ProviderUnavailable: The provider can't run it here.
-        InferenceFailed: It can't be run, or answers with what are no probabilities.
+        ModelRejected: The engine can't load it, or its inputs and outputs differ from the manifest.
+        ProviderUnavailable: The provider can't run it on this machine.
+        InferenceFailed: It fails when it runs, or its answers are not probabilities.
     """
     spec, classes = stored.manifest.input, len(stored.manifest.labels)
     engine = Engine(stored.content, image_shape=spec.shape, classes=classes, config=config)
@@ -37,15 +37,15 @@ def verify(stored: StoredModel, config: EngineConfig) -> str:
         answer = engine.infer(images)
     except DigitsError:
         raise
-    except Exception as error:  # ONNX Runtime's own, from the runs that warm it
+    except Exception as error:  # ONNX Runtime's own errors, from the warm-up
         raise InferenceFailed(f"model.onnx: can't be run ({type(error).__name__})") from error
     for name, values in (("logits", answer.logits), ("probabilities", answer.probabilities)):
         if values.shape != (IMAGES, classes):
-            raise InferenceFailed(f"{name} are {list(values.shape)} for {IMAGES} images of {classes} classes")
+            raise InferenceFailed(f"{name} have the shape {list(values.shape)}, not {[IMAGES, classes]}")
         if not np.isfinite(values).all():
             raise InferenceFailed(f"{name} are not all finite")
     sums = answer.probabilities.sum(axis=1)
     worst = float(sums[np.abs(sums - 1).argmax()])
     if (answer.probabilities < 0).any() or abs(worst - 1) > _SUM_TOLERANCE:
-        raise InferenceFailed(f"probabilities are no such: a row adds up to {worst:.4f}, or one is below 0")
+        raise InferenceFailed(f"these are not probabilities: a row adds up to {worst:.4f}, or a value is below 0")
     return engine.provider

@@ -130,7 +130,7 @@ def test_a_canary_is_never_the_newest_version_without_a_label(repository: Path, 
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (("--label", "canary"), 1, "there can be no canary, since no other version may be served beside it"),
+        (("--label", "canary"), 1, "there can be no canary, because no other version can be served"),
         (("--label", "beta"), 2, "'beta' is not one of"),
         (("--label", "stable", "--share", "0.1"), 2, "--share goes with --label canary"),
         (("--share", "0.1"), 2, "--share goes with --label canary"),
@@ -293,4 +293,4 @@ def test_an_impossible_name_is_refused(synthetic_run: Path, tmp_path: Path) -> N
     arguments = [str(synthetic_run / "model.keras"), "--repository", str(tmp_path / "models"), "--name", "../up"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
-    assert "can't be the name of a model" in result.output
+    assert "is not a valid model name" in result.output

@@ -125,7 +125,7 @@ def test_labels_are_told_and_those_that_point_nowhere(examined: Callable, tmp_pa
     code, found, _ = examined(*options)
     assert code == 0
     assert found["labels"] == [
-        ("ok", "mnist_convnet: stable is the newest that may be served, now version 3; no canary")
+        ("ok", "mnist_convnet: stable is the newest version that can be served, now version 3; no canary")
     ]
     repository.write_labels("mnist_convnet", Labels(stable=2, canary=Canary(version=3)))
     code, found, _ = examined(*options)
@@ -140,7 +140,7 @@ def test_labels_are_told_and_those_that_point_nowhere(examined: Callable, tmp_pa
     code, found, _ = examined(*options)
     assert code == 1
     assert ("note", "mnist_convnet: stable is version 9, which is not there") in found["labels"]
-    assert ("note", "mnist_convnet: canary is version 3, which may not be served") in found["labels"]
+    assert ("note", "mnist_convnet: canary is version 3, which can't be served") in found["labels"]
     (versions / "labels.json").write_text("{")
     code, found, _ = examined(*options)
     assert code == 1
@@ -181,7 +181,7 @@ _REPOSITORIES = {
         Labels(canary=Canary(version=9)),
         "",
         "mnist_convnet version 2",
-        "canary: no version 9; there are 1, 2",
+        "canary: no version 9; available: 1, 2",
     ),
     "a stable version that is not there": ((2, 0), [], Labels(stable=9), "", "", ""),
     "the same beside another model": (

@@ -162,8 +162,8 @@ def test_list_says_what_is_wrong_with_labels(repository: Repository, done: Calla
     _damage(repository, 2)
     repository.write_labels(NAME, Labels(stable=9, canary=Canary(version=2)))
     assert done("list").splitlines()[-2:] == [
-        f"{NAME}: labels: stable is version 9, which is not there",
-        f"{NAME}: labels: canary is version 2, which may not be served",
+        f"{NAME}: labels: stable is version 9, which does not exist",
+        f"{NAME}: labels: canary is version 2, which can't be served",
     ]
     (repository.root / NAME / "labels.json").write_text("{")
     assert "labels.json: not JSON" in done("list").splitlines()[-1]
@@ -205,7 +205,7 @@ def test_versions_that_go_while_they_are_listed_are_no_damage(repository: Reposi
 def test_a_canary_pins_stable_becomes_stable_and_is_taken_back(repository: Repository, done: Callable) -> None:
     state, pinned = done("label", NAME, "canary", 3).splitlines()
     assert state == f"{NAME}: stable is version 2; canary is version 3 with 10 % of the calls that name no version"
-    assert "what is published from now on does not become current by itself" in pinned
+    assert "a newly published version does not become current by itself" in pinned
     assert repository.read_labels(NAME) == Labels(stable=2, canary=Canary(version=3, share=0.1))
     done("label", NAME, "canary", 3, "--share", 0.5)
     assert repository.read_labels(NAME) == Labels(stable=2, canary=Canary(version=3, share=0.5))
@@ -256,14 +256,14 @@ def test_a_trial_can_be_ended_where_stable_is_damaged(repository: Repository, do
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("label", NAME, "stable", 9), "no version 9; there are 1, 2, 3"),
+        (("label", NAME, "stable", 9), "no version 9; available: 1, 2, 3"),
         (("label", NAME, "stable", "9" * 18), "no version 999"),
-        (("label", NAME, "canary", 2), "version 2 may not be served: "),
+        (("label", NAME, "canary", 2), "version 2 can't be served: "),
         (("label", NAME, "stable", 3), "version 3 is the canary"),
         (("label", NAME, "canary", 1), "version 1 is stable"),
-        (("label", NAME, "canary", 3, "--share", "nan"), "share must lie between 0 and 1"),
-        (("rollback", NAME), "version 2 may not be served"),
-        (("label", "other", "stable", 1), "no model 'other'; there are mnist_convnet"),
+        (("label", NAME, "canary", 3, "--share", "nan"), "share must be between 0 and 1"),
+        (("rollback", NAME), "version 2 can't be served"),
+        (("label", "other", "stable", 1), "no model 'other'; available: mnist_convnet"),
         (("remove", NAME, 9), "no version 9"),
         (("remove", NAME, 2, 1), "version 1 is stable"),
         (("remove", NAME, 2, 3), "version 3 is the canary"),
@@ -319,7 +319,7 @@ def test_wrong_usage_ends_with_two(models: Models, repository: Repository, argum
 
 def test_a_canary_needs_another_version_beside_it(repository: Repository, refused: Callable, done: Callable) -> None:
     done("remove", NAME, 1, 2)
-    assert "no other version may be served beside it" in refused("label", NAME, "canary", 3)
+    assert "no other version can be served" in refused("label", NAME, "canary", 3)
     assert "there is no canary" in refused("promote", NAME)
 
 
@@ -334,7 +334,7 @@ def test_damaged_labels_are_never_overwritten(repository: Repository, refused: C
         ("rollback", NAME),
         ("remove", NAME, 1),
     ]:
-        assert "labels.json: labels: stabel is not known here" in refused(*arguments)
+        assert "labels.json: labels: stabel is not a known field" in refused(*arguments)
     assert file.read_text() == '{"format": 1, "stabel": 1}'
     assert repository.versions(NAME) == [1, 2, 3]
 
@@ -406,8 +406,8 @@ def test_force_removes_what_is_in_use_and_says_what_answers_now(repository: Repo
     done("label", NAME, "canary", 3)
     assert done("remove", NAME, 2, "--force").splitlines() == [
         f"removed {NAME} version 2",
-        f"{NAME}: stable is the newest that may be served, now version 1; canary is version 3 with 10 % of the calls "
-        "that name no version",
+        f"{NAME}: stable is the newest version that can be served, now version 1; canary is version 3 with 10 % of "
+        "the calls that name no version",
     ]
     done("remove", NAME, 1, 3, "--force")
     assert repository.names() == []
