@@ -104,7 +104,7 @@ class StartCheck:
         deployments = Deployments(self._config, Metrics(registry=None), number=lambda: number)
         controller = RolloutController(self._config, lambda: [deployments], switch)
         try:
-            await controller.update()
+            await controller.update_from_repository()
             self.providers = {(each.name, each.version): each.provider for each in deployments}
             return controller.rollout
         finally:

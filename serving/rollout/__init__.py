@@ -1,4 +1,4 @@
-"""Which versions answer which calls, and how that changes while calls are answered.
+"""Which version answers which call, and how versions are loaded, made current and unloaded under traffic.
 
-Knows no transport. Imports numpy, `serving.images`, `serving.inference` and `serving.repository`.
+It knows no transport. Imports numpy, `serving.images`, `serving.inference` and `serving.repository`.
 """

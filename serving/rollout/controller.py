@@ -1,4 +1,7 @@
-"""The controller: brings every process from one rollout to the next, all of them at the same moment."""
+"""The rollout controller: loads new versions in every worker, then makes them current in all workers at once.
+
+A version becomes current in `RolloutController._make_current`.
+"""
 
 from __future__ import annotations
 
@@ -22,163 +25,166 @@ T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
 
-class Member(Protocol):
-    """A process that serves, or this one."""
+class Worker(Protocol):
+    """Something that serves a rollout: a worker process, or the deployments of this process."""
 
     async def prepare(self, rollout: Rollout) -> list[Refusal]:
-        """Loads and warms what is new; returns the versions that can't be served."""
+        """Loads and warms the new versions of a rollout; returns those that can't be served."""
 
     def release(self, number: int) -> None:
-        """Lets go what the rollout of this number, which is served by now, does not have."""
+        """Unloads every version that is not part of the current rollout, which has this number."""
 
     async def counts(self) -> Mapping[tuple[str, int], Counts]:
-        """What it has counted, by name and version; nothing where it does not say."""
+        """Returns its counts by model name and version; empty if it does not answer."""
 
 
 class RolloutController:
     """Plans rollouts and carries them out.
 
-    First every member loads what is new, and goes on serving what it served. Only when all of them have, the number of
-    the rollout changes, for all at once; so no caller sees a new version, then an old one. A version that one of them
-    can't load is refused for all.
+    Every worker first loads what is new, while it still serves the current rollout. Once all have loaded it, the number
+    of the current rollout changes, for all workers at once, so no caller gets a new version first and then an old one.
+    If one worker can't load a version, all workers refuse it.
 
     Args:
-        config: Repository, models and versions.
-        members: Those that serve at the moment.
-        switch: Makes every member route calls by the rollout of this number.
+        config: The repository, the models and the versions.
+        workers: Returns the workers that serve at the moment.
+        set_number: Sets the number of the current rollout, which all workers share.
 
     Attributes:
-        switching: Held for the moment in which the rollout changes. Who joins the members holds it too, and looks
-            whether what it has loaded is still what they serve.
+        switch_lock: Held while the current rollout changes. Whoever adds a worker holds it too, and checks that the
+            worker has prepared the current rollout.
     """
 
     def __init__(
-        self, config: ServerConfig, members: Callable[[], Iterable[Member]], switch: Callable[[int], None]
+        self, config: ServerConfig, workers: Callable[[], Iterable[Worker]], set_number: Callable[[int], None]
     ) -> None:
         self._planner = RolloutPlanner(config)
         self._watch_s = config.watch_s
         self._control = config.model_control
-        self._members = members
-        self._switch = switch
+        self._workers = workers
+        self._set_number = set_number
         self._updating = asyncio.Lock()
-        self.switching = asyncio.Lock()
+        self.switch_lock = asyncio.Lock()
 
     @property
     def rollout(self) -> Rollout:
-        """What is served.
+        """The current rollout.
 
         Raises:
-            NotReady: Nothing is, yet.
+            NotReady: There is none yet.
         """
         if self._planner.accepted is None:
             raise NotReady("the model is still loading")
         return self._planner.accepted
 
-    async def first(self) -> Rollout:
-        """Reads the repository and plans, for those that have to know what comes.
+    async def plan_first(self) -> Rollout:
+        """Plans the first rollout without loading it, for callers that need its limits early.
 
         Raises:
-            DigitsError: There is nothing to serve; says why.
+            DigitsError: Nothing can be served; the message says why.
         """
-        rollout = await _aside(self._planner.plan)
+        rollout = await _in_daemon_thread(self._planner.plan)
         if rollout is None:
-            raise NotReady("a rollout is served already")
+            raise NotReady("a rollout is already being served")
         return rollout
 
-    async def update(self) -> None:
-        """Reads the repository again, and serves what is to be served now.
+    async def update_from_repository(self) -> None:
+        """Reads the repository again and rolls out what has changed.
 
         Raises:
-            DigitsError: Nothing is served yet, and nothing can be; says why.
+            DigitsError: Nothing is served yet and nothing can be; the message says why.
         """
         async with self._updating:
-            while (rollout := await _aside(self._planner.plan)) is not None:
-                refusals = await self._carry_out(rollout)
+            while (rollout := await _in_daemon_thread(self._planner.plan)) is not None:
+                refusals = await self._roll_out(rollout)
                 if not refusals:
                     break
                 for refusal in refusals:
                     self._planner.refuse(refusal)
             if self._planner.accepted is not None:
-                for member in self._members():
-                    member.release(self._planner.accepted.number)
+                for worker in self._workers():
+                    worker.release(self._planner.accepted.number)
 
-    async def counts(self) -> Mapping[tuple[str, int], Counts]:
-        """What all members have counted, by name and version."""
-        added: dict[tuple[str, int], Counts] = {}
-        for counted in await asyncio.gather(*(member.counts() for member in self._members())):
-            for which, counts in counted.items():
-                added.setdefault(which, Counts()).include(counts)
-        return added
-
-    async def watch(self) -> None:
-        """Looks at the repository from time to time, for as long as it is not cancelled."""
+    async def poll_repository(self) -> None:
+        """Updates from the repository at every watch interval, until it is cancelled. Without an interval, it ends."""
         while self._watch_s:
             await asyncio.sleep(self._watch_s)
             try:
-                await self.update()
+                await self.update_from_repository()
             except Exception:
-                _logger.exception("the repository could not be looked at")
+                _logger.exception("the repository could not be read")
+
+    async def counts(self) -> Mapping[tuple[str, int], Counts]:
+        """Returns the sum of all workers' counts, by model name and version."""
+        total: dict[tuple[str, int], Counts] = {}
+        for counted in await asyncio.gather(*(worker.counts() for worker in self._workers())):
+            for key, counts in counted.items():
+                total.setdefault(key, Counts()).include(counts)
+        return total
 
     async def load(self, name: str) -> None:
-        """Reads the repository again, and serves a model even where it was unloaded.
+        """Reads the repository again and serves a model, even if it was unloaded before.
 
         Raises:
-            NotImplementedError: Clients may not do this.
+            NotImplementedError: The server does not let clients load models.
             ModelNotFound: There is no such model, or none of its versions can be served.
         """
         self._check_control()
         async with self._updating:
-            await _aside(self._planner.restore, name)
-        await self.update()
+            await _in_daemon_thread(self._planner.include, name)
+        await self.update_from_repository()
         self._planner.check_served(name)
 
     async def unload(self, name: str) -> None:
-        """Serves a model no more until it is loaded again.
+        """Stops serving a model until it is loaded again.
 
         Raises:
-            NotImplementedError: Clients may not do this.
+            NotImplementedError: The server does not let clients unload models.
             ModelNotFound: It is not served.
         """
         self._check_control()
         async with self._updating:
-            self._planner.withdraw(name)
-        await self.update()
+            self._planner.exclude(name)
+        await self.update_from_repository()
 
-    async def _carry_out(self, rollout: Rollout) -> Collection[Refusal]:
-        """Prepares all members and switches; where one of them can't load a version, returns that."""
-        ready: set[Member] = set()
+    async def _roll_out(self, rollout: Rollout) -> Collection[Refusal]:
+        """Prepares all workers, then makes the rollout current, unless it returns versions that a worker refused."""
+        prepared: set[Worker] = set()
         while True:
-            # Without the lock: a member that hangs here must not keep others from being replaced.
-            members = [member for member in self._members() if member not in ready]
-            prepared = await asyncio.gather(*(member.prepare(rollout) for member in members))
-            refusals = {(each.name, each.version): each for several in prepared for each in several}
+            # Not under the lock: a worker that hangs here must not keep others from being replaced.
+            workers = [worker for worker in self._workers() if worker not in prepared]
+            answers = await asyncio.gather(*(worker.prepare(rollout) for worker in workers))
+            refusals = {(refusal.name, refusal.version): refusal for answer in answers for refusal in answer}
             if refusals:
                 return refusals.values()
-            ready.update(members)
-            async with self.switching:
-                if not all(member in ready for member in self._members()):
-                    continue  # somebody joined meanwhile
-                self._switch(rollout.number)
-                before = self._planner.accepted
-                if before is not None and before.routes != rollout.routes:
-                    _logger.info("serving %s from now on", rollout)
-                self._planner.accept(rollout)
-                return ()
+            prepared.update(workers)
+            async with self.switch_lock:
+                if all(worker in prepared for worker in self._workers()):  # else one was added in the meantime
+                    self._make_current(rollout)
+                    return ()
+
+    def _make_current(self, rollout: Rollout) -> None:
+        """Makes the versions of a rollout current: from here on, every worker routes its calls by the new number."""
+        self._set_number(rollout.number)
+        before = self._planner.accepted
+        if before is not None and before.routes != rollout.routes:
+            _logger.info("serving %s from now on", rollout)
+        self._planner.accept(rollout)
 
     def _check_control(self) -> None:
         if not self._control:
             raise NotImplementedError(_NO_CONTROL)
 
 
-async def _aside(read: Callable[..., T], *arguments: object) -> T:
-    """Awaits something that reads a disk, in a thread that keeps no process from ending when the disk hangs."""
+async def _in_daemon_thread(function: Callable[..., T], *arguments: object) -> T:
+    """Runs a function that reads the disk. If the disk hangs, a daemon thread does not keep the process from ending."""
     outcome: Future[T] = Future()
 
     def run() -> None:
         outcome.set_running_or_notify_cancel()
         try:
-            outcome.set_result(read(*arguments))
-        except BaseException as error:  # noqa: BLE001 - whoever awaits it gets it
+            outcome.set_result(function(*arguments))
+        except BaseException as error:  # noqa: BLE001 - the awaiting task raises it
             outcome.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()

@@ -1,4 +1,4 @@
-"""A deployment: one version of a model with its engine and its batcher, started and stopped together."""
+"""A deployment: one model version with its decoder, engine and batcher, started and stopped together."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _DECODER = DecoderConfig()
 
 
 class Deployment:
-    """Answers for one version of one model, once it is started.
+    """Answers requests with one version of one model, once it is started.
 
     Args:
         stored: The version, as read from the repository.
-        engine_config: How it is run.
-        batcher_config: How requests are grouped.
+        engine_config: How the engine runs it.
+        batcher_config: How requests are batched.
         decoder_config: How encoded images are decoded.
-        max_request_images: Images that one request may hold, where that is less than a batch may.
-        observer: Is told of every batch.
+        max_request_images: The most images in one request; None for the most rows in a batch.
+        observer: Observes every batch.
 
     Attributes:
         statistics: What it has done so far.
@@ -82,36 +82,31 @@ class Deployment:
         self._batcher: Batcher | None = None
 
     @property
-    def started(self) -> bool:
-        """Whether the engine is warm and requests are accepted, or were until it was closed."""
-        return self._batcher is not None
-
-    @property
     def provider(self) -> str:
         """The execution provider that runs the whole model."""
         return self._engine.provider
 
     @property
     def max_wait_ms(self) -> float:
-        """How long an idle engine waits for a fuller batch, in milliseconds."""
+        """How long an idle engine waits for more requests, in milliseconds."""
         return self._batcher_config.max_wait_ms
 
     @property
     def queued_rows(self) -> int:
-        """Images that wait for a batch now."""
+        """The number of images that wait for a batch."""
         return self._batcher.queued_rows if self._batcher else 0
 
     @property
     def batch_age_s(self) -> float:
-        """How long the engine has been in its present batch, in seconds; 0 between batches."""
+        """How long the engine has been running its current batch, in seconds; 0 between batches."""
         return self._batcher.batch_age_s if self._batcher else 0.0
 
     async def start(self) -> None:
-        """Loads and warms the engine on the thread that will own it, then begins to accept requests.
+        """Loads and warms the engine on the thread that will own it, then accepts requests.
 
         Raises:
-            ModelRejected: The model may not be served.
-            ProviderUnavailable: The provider that was asked for can't run it here.
+            ModelRejected: The model can't be served.
+            ProviderUnavailable: The requested provider can't run it on this machine.
         """
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         await asyncio.get_running_loop().run_in_executor(self._executor, self._start_engine)
@@ -135,21 +130,24 @@ class Deployment:
         self._decoder.start()
 
     async def drain(self, grace_s: float) -> bool:
-        """Refuses new requests from now on and answers those that were accepted.
+        """Refuses new requests and answers those that were accepted.
+
+        Args:
+            grace_s: How long to wait for the answers, in seconds.
 
         Returns:
-            Whether all were answered within the grace period, in seconds.
+            Whether all of them were answered in time.
         """
         if self._batcher is None:
             return True
         self._draining = True
         closing = asyncio.create_task(self._end(self._batcher))
-        # Even an idle batcher needs a turn of the event loop to end, also where no grace was given.
+        # Even an idle batcher needs one turn of the event loop to end, so there is always a short timeout.
         done, _ = await asyncio.wait({closing}, timeout=max(grace_s, 0.1))
         return bool(done)
 
     def close(self) -> None:
-        """Lets the threads end after the inference and the images that they may be in."""
+        """Lets the threads end once they have finished their current batch and images."""
         self._decoder.close()
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
@@ -157,7 +155,7 @@ class Deployment:
     async def prepare(
         self, contents: Sequence[bytes], *, deadline: float | None = None
     ) -> list[PreparedImage | InvalidImage]:
-        """Decodes and prepares images; see `DecoderPool.decode` for the errors."""
+        """Decodes and prepares encoded images; see `DecoderPool.decode` for the errors."""
         if self._draining:
             raise NotReady("not accepting requests")
         return await self._decoder.decode(contents, deadline=deadline)
@@ -169,8 +167,8 @@ class Deployment:
 
         Args:
             images: uint8 `[n, height, width, channels]`.
-            deadline: When the caller stops waiting, on the clock of `time.monotonic`.
-            prepared: They come straight from `prepare`, so they are answered even where no more are accepted.
+            deadline: When the caller stops waiting, by `time.monotonic`.
+            prepared: The images come from `prepare`, so they are answered even if the deployment drains by now.
         """
         if self._batcher is None:
             raise NotReady("the model is still loading")
@@ -198,11 +196,11 @@ class Deployment:
         except (ModelRejected, ProviderUnavailable):
             raise
         except Exception as error:
-            raise ModelRejected("model.onnx: its warm-up failed", detail=str(error)) from error
+            raise ModelRejected("model.onnx: warm-up failed", detail=str(error)) from error
         if not np.isfinite(blank.probabilities).all():
-            raise ModelRejected("model.onnx: in its warm-up it gave probabilities that are no numbers")
+            raise ModelRejected("model.onnx: its probabilities in the warm-up are not finite")
 
     def _infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Probabilities and logits side by side: the batcher hands rows out and needs not know what is in them."""
+        """Returns probabilities and logits side by side, because the batcher splits one array of rows."""
         prediction = self._engine.infer(images)
         return np.concatenate((prediction.probabilities, prediction.logits), axis=1)

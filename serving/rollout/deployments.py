@@ -1,4 +1,4 @@
-"""The deployments of a process: what answers for which model and version, exchanged while calls go on."""
+"""The deployments of one process: loads, routes to, and unloads model versions while calls are being answered."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ _Key = tuple[str, int, str]
 
 
 class RolloutObserver(Protocol):
-    """Is told what is served."""
+    """Observes what is served, such as metrics."""
 
     def batches_of(self, model: str, version: int) -> BatchObserver:
-        """What is told of the batches of one version."""
+        """Makes the observer of one version's batches."""
 
     def rolled_out(self, served: Sequence[Deployment], refusals: Sequence[Refusal]) -> None:
-        """These are served from now on, and those are not."""
+        """Called after a rollout with what is served now and what was refused."""
 
 
 class Deployments:
-    """The versions that this process answers for, found by name and version.
+    """The model versions that this process serves.
 
-    A rollout comes in three steps: `prepare` loads what is new, the number of the rollout changes (in all processes at
-    the same moment, where they share it), and `release` lets go what is no longer served, once it has answered.
+    A rollout has three steps. `prepare` loads what is new. Then the number of the current rollout changes, in all
+    processes at once if they share it. Last, `release` unloads old versions once they have answered their calls.
 
     Args:
         config: How models are run.
-        observer: Is told what is served.
-        number: The number of the rollout that calls are routed by.
+        observer: Observes what is served.
+        number: Returns the number of the current rollout.
 
     Attributes:
-        loading: What is being loaded for the next rollout.
+        loading: The versions still to be loaded for the next rollout.
     """
 
     def __init__(self, config: ServerConfig, observer: RolloutObserver, *, number: Callable[[], int]) -> None:
@@ -54,55 +54,56 @@ class Deployments:
         self._observer = observer
         self._number = number
         self._live: dict[_Key, Deployment] = {}
-        self._tables: dict[int, Router] = {}
+        self._routers: dict[int, Router] = {}
         self._retiring: dict[asyncio.Task[None], Deployment] = {}
         self._lingering: dict[tuple[str, int], Deployment] = {}
         self.loading: list[StoredModel] = []
 
     def __iter__(self) -> Iterator[Deployment]:
-        """All that calls can reach now."""
-        table = self._tables.get(self._number())
-        return iter(table if table else ())
+        """Iterates over the deployments of the current rollout."""
+        router = self._routers.get(self._number())
+        return iter(router if router else ())
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to answer with."""
-        return self._number() in self._tables
+        """Whether there is a current rollout."""
+        return self._number() in self._routers
 
     @property
     def rollout(self) -> Rollout:
-        """What is served.
+        """The current rollout.
 
         Raises:
-            NotReady: Nothing is, yet.
+            NotReady: There is none yet.
         """
-        return self._table().rollout
+        return self._router().rollout
 
     @property
     def batch_age_s(self) -> float:
-        """The longest time that an engine has been in its present batch, in seconds. Safe to use from any thread."""
+        """The longest time that an engine has been running its current batch, in seconds. Safe from any thread."""
         every = (*self._live.values(), *self._retiring.values())
         return max((deployment.batch_age_s for deployment in every), default=0.0)
 
     def find(self, name: str = "", version: int = 0, label: str = "") -> Deployment:
-        """Finds what answers a call.
+        """Finds the deployment that answers a call.
 
         Args:
-            name: Name of the model; empty for the default.
-            version: Its version; 0 for the one that is stable, or for the canary in its share of the calls.
-            label: `stable` or `canary`, in place of a version.
+            name: Name of the model; empty for the default one.
+            version: Its version; 0 for the stable version, or for the canary with the probability of its share.
+            label: `stable` or `canary`, instead of a version.
 
         Raises:
             ModelNotFound: No such model or version is served here.
-            InvalidRequest: No model is named and there is no default; or a version and a label are.
+            InvalidRequest: The call names no model and there is no default, or names both a version and a label.
             NotReady: Nothing is served yet.
         """
-        table = self._table()
-        deployment = self._lingering.get((name or table.default, version)) if version and not label else None
-        return table.find(name, version, label, lingering=deployment)
+        router = self._router()
+        key = name or router.rollout.default, version
+        lingering = self._lingering.get(key) if version and not label else None
+        return router.find(name, version, label, lingering=lingering)
 
-    def described(self, name: str = "", version: int = 0, label: str = "") -> Deployment:
-        """Finds what a question about a model is about: where no version is named, always the one that is stable.
+    def find_for_metadata(self, name: str = "", version: int = 0, label: str = "") -> Deployment:
+        """Finds the deployment that a question about a model refers to: without a version, always the stable one.
 
         Raises:
             DigitsError: As for `find`.
@@ -110,13 +111,13 @@ class Deployments:
         return self.find(name, version, label if version or label else STABLE)
 
     async def prepare(self, rollout: Rollout) -> list[Refusal]:
-        """Loads and warms what is new in a rollout. Calls are not routed by it yet.
+        """Loads and warms the new versions of a rollout. Calls are not routed by it yet.
 
         Returns:
-            The versions that can't be served; then the rollout is of no use.
+            The versions that can't be served. If there are any, the rollout can't become current.
 
         Raises:
-            ProviderUnavailable: The provider that was asked for runs nothing here.
+            ProviderUnavailable: The requested provider can't run any model on this machine.
         """
         refusals = []
         self.loading = [stored for stored in rollout.models if _key(stored) not in self._live]
@@ -136,13 +137,13 @@ class Deployments:
             self.loading = []
         if not refusals:
             deployments = [self._live[_key(stored)] for stored in rollout.models]
-            self._tables[rollout.number] = Router(rollout, deployments)
+            self._routers[rollout.number] = Router(rollout, deployments)
         return refusals
 
     def release(self, number: int) -> None:
-        """Ends all deployments that the rollout of this number does not have, a while later."""
-        self._tables = {each: table for each, table in self._tables.items() if each == number}
-        rollout = self._tables[number].rollout
+        """Unloads, after `linger_s`, what is not part of the current rollout, which has this number."""
+        self._routers = {each: router for each, router in self._routers.items() if each == number}
+        rollout = self._routers[number].rollout
         kept = {_key(stored) for stored in rollout.models}
         for key in self._live.keys() - kept:
             deployment = self._live.pop(key)
@@ -153,14 +154,17 @@ class Deployments:
         self._observer.rolled_out(list(self._live.values()), rollout.refusals)
 
     async def counts(self) -> dict[tuple[str, int], Counts]:
-        """What was counted of each version that is served."""
+        """Returns the counts of each served version, by model name and version."""
         return {(each.name, each.version): each.statistics.counts for each in self}
 
     async def drain(self, grace_s: float) -> bool:
-        """Refuses new requests from now on and answers those that were accepted.
+        """Refuses new requests and answers those that were accepted.
+
+        Args:
+            grace_s: How long to wait for the answers, in seconds.
 
         Returns:
-            Whether all were answered within the grace period, in seconds.
+            Whether all of them were answered in time.
         """
         drained = await asyncio.gather(
             *(each.drain(grace_s) for each in (*self._live.values(), *self._retiring.values()))
@@ -198,15 +202,15 @@ class Deployments:
         if not await deployment.drain(self._config.grace_s):
             _logger.error("%s version %d: calls were dropped", deployment.name, deployment.version)
         deployment.close()
-        _logger.info("%s version %d is not loaded any more", deployment.name, deployment.version)
+        _logger.info("%s version %d is unloaded", deployment.name, deployment.version)
         del deployment
-        gc.collect()  # engine and batcher refer to each other, and a model's memory is not to wait for chance
+        gc.collect()  # frees the model's memory now: the engine and the batcher refer to each other
 
-    def _table(self) -> Router:
-        table = self._tables.get(self._number())
-        if table is None:
+    def _router(self) -> Router:
+        router = self._routers.get(self._number())
+        if router is None:
             raise NotReady("the model is still loading")
-        return table
+        return router
 
 
 def _key(stored: StoredModel) -> _Key:

@@ -1,4 +1,4 @@
-"""A rollout: which versions a server answers for at one time, and which of them gets which calls."""
+"""A rollout: the versions that a server has loaded at one time, and which of them gets which calls."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from serving.repository.repository import StoredModel
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """Where the calls of one model go that name no version.
+    """Which versions of a model answer calls that name no version.
 
     Attributes:
-        stable: The version that gets them.
-        canary: A version on trial, which calls can also ask for by its label; None where there is none.
-        share: Of those calls that the canary gets, from 0 to 1.
+        stable: The version that answers them, apart from the canary's share.
+        canary: The version on trial; None if there is none.
+        share: The canary's share of these calls, from 0 to 1.
     """
 
     stable: int
@@ -25,13 +25,13 @@ class Route:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """Something in the repository that is not served as it stands.
+    """A version, or a model's labels, that can't be served as they are in the repository.
 
     Attributes:
         name: Name of the model.
-        version: The version; 0 where it is about the model's labels.
-        reason: Why, in words that clients may read too.
-        detail: What a library said about it, for the log alone.
+        version: The version; 0 if the model's labels are refused.
+        reason: The reason, in words that clients may read.
+        detail: The error text of a library, only for the log.
     """
 
     name: str
@@ -46,15 +46,15 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """Everything that one process needs to know to answer as all others do.
+    """Everything that a worker needs to know to answer calls the way all other workers do.
 
     Attributes:
-        number: Counts up; the highest is the newest.
-        default: The model of calls that name none; empty where they must name one.
-        models: Every version that is loaded.
-        routes: By the name of a model.
-        refusals: What is in the repository and not served as it stands there.
-        max_request_bytes: Of the largest request, whatever the model.
+        number: A number that increases with each rollout.
+        default: The model that answers calls which name no model; empty if calls must name one.
+        models: Every version to load.
+        routes: The route of each model, by its name.
+        refusals: What the repository contains but the server refuses.
+        max_request_bytes: Size of the largest request for any model.
     """
 
     number: int
@@ -67,6 +67,6 @@ class Rollout:
     def __str__(self) -> str:
         parts = []
         for name, route in self.routes.items():
-            trial = f" (canary {route.canary}, {route.share:.0%})" if route.canary else ""
-            parts.append(f"{name} version {route.stable}{trial}")
+            canary = f" (canary {route.canary}, {route.share:.0%})" if route.canary else ""
+            parts.append(f"{name} version {route.stable}{canary}")
         return ", ".join(parts) or "no model"

@@ -1,4 +1,4 @@
-"""The routing table: one rollout as calls are routed by it."""
+"""The router: finds the deployment that answers a call."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from serving.repository.labels import CANARY, STABLE
 from serving.rollout.deployment import Deployment
 from serving.rollout.rollout import Rollout
 
-# Of the models that an error lists: clients bound the metadata that it comes in.
-_MOST_NAMES = 10
+# The most models that an error lists, because clients limit the metadata that carries it.
+_MAX_NAMES = 10
 
 
 class Router:
-    """Which deployment gets which call.
+    """Routes calls by one rollout.
 
     Args:
-        rollout: What is served.
-        deployments: Those of its models, started, in any order.
+        rollout: The rollout.
+        deployments: The started deployments of its models, in any order.
     """
 
     def __init__(self, rollout: Rollout, deployments: Sequence[Deployment]) -> None:
@@ -37,22 +37,17 @@ class Router:
     def __iter__(self) -> Iterator[Deployment]:
         return iter(self._deployments.values())
 
-    @property
-    def default(self) -> str:
-        """The model of calls that name none; empty where there is no such."""
-        return self.rollout.default
-
     def find(self, name: str, version: int, label: str, *, lingering: Deployment | None = None) -> Deployment:
-        """Finds what answers a call, or else `lingering`; see `Deployments.find`."""
+        """Finds the deployment that answers a call, or else returns `lingering`; see `Deployments.find`."""
         found = self._routes.get(name or self.rollout.default)
         if found is None:
             raise self._no_model(name or self.rollout.default)
         stable, canary, share = found
         if not version and not label:
-            # Each call by itself: callers in step with each other would share a sequence unevenly.
+            # At random for each call: with a fixed sequence, callers in step would get uneven shares.
             return canary if canary is not None and random.random() < share else stable  # noqa: S311
         if version and label:
-            raise InvalidRequest.of("model_label", "a version is named already")
+            raise InvalidRequest.of("model_label", "the call already names a version")
         if label:
             return _labelled(label, stable, canary)
         deployment = self._deployments.get((stable.name, version)) or lingering
@@ -63,9 +58,9 @@ class Router:
 
     def _no_model(self, name: str) -> Exception:
         served = list(map(repr, self._routes))
-        known = ", ".join(served[:_MOST_NAMES]) + (", …" if len(served) > _MOST_NAMES else "")
+        known = ", ".join(served[:_MAX_NAMES]) + (", …" if len(served) > _MAX_NAMES else "")
         if not name:
-            return InvalidRequest.of("model_name", f"several models are served here, name one of {known}")
+            return InvalidRequest.of("model_name", f"several models are served here; name one of {known}")
         return ModelNotFound(f"no model {name[:128]!r} is served here{', only ' if known else ''}{known}")
 
 

@@ -1,4 +1,4 @@
-"""Versions of a model that are told apart by their answers: each gives every image the same label, its own."""
+"""Model versions that can be told apart by their answers: each one gives every image the same label."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from serving.repository.repository import Repository
 
 
 def constant_model(label: int, *, side: int = 28, classes: int = 10, ballast: int = 0) -> bytes:
-    """A model that labels every image of `side` x `side` pixels alike; `ballast` makes it so many bytes larger."""
+    """Makes a model that gives every image of `side` x `side` pixels the same label, with `ballast` extra bytes."""
     bias = np.zeros(classes, np.float32)
     bias[label] = 9
     weights = np.zeros((side * side, classes), np.float32)
@@ -45,7 +45,7 @@ def constant_model(label: int, *, side: int = 28, classes: int = 10, ballast: in
 
 
 def manifest_of(content: bytes, *, name: str = "net", side: int = 28, classes: int = 10) -> Manifest:
-    """A manifest that says of such a model what is true, and takes the shipped model's proof."""
+    """Makes a true manifest for such a model, with the shipped model's proof of parity."""
     shipped = Repository(PRETRAINED).read_manifest("mnist_convnet", 1)
     return dataclasses.replace(
         shipped,
@@ -57,14 +57,14 @@ def manifest_of(content: bytes, *, name: str = "net", side: int = 28, classes: i
 
 
 def publish(repository: Repository, label: int, *, name: str = "net", **shape: int) -> int:
-    """Publishes the next version, which labels every image alike; returns its number."""
+    """Publishes the next version, which gives every image the same label; returns its number."""
     content = constant_model(label, **shape)
     shape.pop("ballast", None)
     return repository.publish(content, manifest_of(content, name=name, **shape))
 
 
 def damage(repository: Repository, version: int, *, name: str = "net") -> None:
-    """Changes one byte of a version's model."""
+    """Changes one byte of a version's model file."""
     path = repository.root / name / str(version) / "model.onnx"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

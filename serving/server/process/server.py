@@ -86,7 +86,7 @@ class Server:
                 certificates or tokens can't be used.
         """
         tls, tokens = TlsFiles.of(self._config.security), TokenFile.of(self._config.security, self._config.host)
-        rollout = self.deployments.rollout if self._share_port else await self._controller.first()
+        rollout = self.deployments.rollout if self._share_port else await self._controller.plan_first()
         services = [DigitClassifierService.DESCRIPTOR.full_name, InferenceService.DESCRIPTOR.full_name]
         if self._config.security.reflection:
             services.append(_REFLECTION.full_name)
@@ -98,9 +98,9 @@ class Server:
                 await self._listen()
             else:
                 await self._listen()
-                await self._controller.update()
+                await self._controller.update_from_repository()
                 await health.set_serving()
-                self._watching = asyncio.create_task(self._controller.watch())
+                self._watching = asyncio.create_task(self._controller.poll_repository())
         except BaseException:
             await self.aclose(grace_s=0)
             raise
@@ -108,7 +108,7 @@ class Server:
     async def reload(self) -> None:
         """Reads the repository again, and serves what is to be served now; once it serves at all."""
         if self._watching is not None:
-            await self._controller.update()
+            await self._controller.update_from_repository()
 
     def _switch(self, number: int) -> None:
         self._number = number

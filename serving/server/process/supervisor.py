@@ -103,7 +103,7 @@ class Supervisor:
             await asyncio.wait({started, tasks[0]}, return_when=asyncio.FIRST_COMPLETED)
             if started.done():
                 tasks += [asyncio.create_task(self._keep(slot)) for slot in range(self._config.workers)]
-                tasks.append(asyncio.create_task(self._controller.watch()))
+                tasks.append(asyncio.create_task(self._controller.poll_repository()))
                 tasks.append(asyncio.ensure_future(ready(self, started.result())))
                 await self._until_stopped(tasks)
             started.cancel()
@@ -147,7 +147,7 @@ class Supervisor:
 
     def _reload_all(self) -> None:
         _logger.info("SIGHUP: reading the repository again, then restarting the workers one by one")
-        self._in_background(self._controller.update())
+        self._in_background(self._controller.update_from_repository())
         for reload in self._reload:
             reload.set()
 

@@ -65,7 +65,7 @@ class WorkerPool:
             DigitsError: There is nothing to serve; says why.
         """
         self.serving = set(workers)
-        await self._controller.update()
+        await self._controller.update_from_repository()
         for worker in workers:
             worker.listen()
         return (await asyncio.gather(*(worker.ready() for worker in workers)))[0]
@@ -83,7 +83,7 @@ class WorkerPool:
             if refusals:
                 await worker.kill()
                 raise WorkerFailed("; ".join(map(str, refusals)))
-            async with self._controller.switching:
+            async with self._controller.switch_lock:
                 joined = rollout is self._controller.rollout  # else there is a new one, to be prepared first
                 if joined:
                     self.serving.add(worker)

@@ -53,7 +53,7 @@ class DigitClassifierService:
 
     async def GetModel(self, request: digits_pb2.GetModelRequest, context: Context) -> digits_pb2.GetModelResponse:  # noqa: N802
         """Describes a deployment."""
-        deployment = self._deployments.described(request.model_name, request.model_version, request.model_label)
+        deployment = self._deployments.find_for_metadata(request.model_name, request.model_version, request.model_label)
         manifest, provider = deployment.manifest, deployment.provider
         figures = manifest.parity.get(provider)
         return digits_pb2.GetModelResponse(

@@ -95,7 +95,7 @@ def find(deployments: Deployments, name: str, version: str, *, trial: bool = Fal
     try:
         if not name:
             raise ModelNotFound
-        look = deployments.find if trial else deployments.described
+        look = deployments.find if trial else deployments.find_for_metadata
         return look(name, 0 if label else int(version or 0), label)
     except ModelNotFound as error:
         which = f" version {version}" if version else ""

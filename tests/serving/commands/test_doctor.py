@@ -139,7 +139,7 @@ def test_labels_are_told_and_those_that_point_nowhere(examined: Callable, tmp_pa
     repository.write_labels("mnist_convnet", Labels(stable=9, canary=Canary(version=3)))
     code, found, _ = examined(*options)
     assert code == 1
-    assert ("note", "mnist_convnet: stable is version 9, which is not there") in found["labels"]
+    assert ("note", "mnist_convnet: stable is version 9, which does not exist") in found["labels"]
     assert ("note", "mnist_convnet: canary is version 3, which can't be served") in found["labels"]
     (versions / "labels.json").write_text("{")
     code, found, _ = examined(*options)
@@ -267,7 +267,7 @@ def test_a_version_whose_warm_up_fails_is_not_the_one_that_it_names(
     assert code == 0
     assert [state for state, _ in found["models"]] == ["ok", "ok"]
     assert found["serving"][0] == ("ok", "mnist_convnet: version 1 on CPUExecutionProvider")
-    assert ["probabilities that are no numbers" in text for _, text in found["serving"]] == [False, True, False]
+    assert ["in the warm-up are not finite" in text for _, text in found["serving"]] == [False, True, False]
 
 
 def test_a_directory_without_models_is_a_problem(examined: Callable, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is served of a repository, as it changes: decided from its files alone."""
+"""What is served from a repository as its files change."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def test_a_damaged_one_is_refused_until_it_is_whole(repository: Repository) -> N
     assert rollout.refusals == ()
 
 
-def test_at_the_start_too_a_damaged_newest_gives_way_to_the_one_before(repository: Repository) -> None:
+def test_at_the_start_a_damaged_newest_version_gives_way_to_the_one_before(repository: Repository) -> None:
     damage(repository, 2)
     rollout = _next(_planner(repository))
     assert _versions(rollout) == [1]
     assert [refusal.version for refusal in rollout.refusals] == [2]
 
 
-def test_nothing_that_may_be_served_is_no_start(repository: Repository) -> None:
+def test_a_repository_of_damaged_versions_can_not_start(repository: Repository) -> None:
     damage(repository, 1)
     damage(repository, 2)
     with pytest.raises(ModelRejected, match=r"net version 1: net/1/model\.onnx: sha256 .*net version 2: net/2"):
@@ -102,7 +102,7 @@ def test_labels_decide(repository: Repository) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"format": 1, "stable": 9}', "labels.json: stable: no version 9; there are 1, 2"),
+        ('{"format": 1, "stable": 9}', "labels.json: stable: no version 9; available: 1, 2"),
         ('{"format": 1, "stable": 1', "net/labels.json: not JSON"),
         ('{"format": 1, "stable": 3}', "labels.json: stable: version 3: net/3/model.onnx: sha256"),
     ],
@@ -196,7 +196,7 @@ def test_several_models(repository: Repository) -> None:
     assert _next(planner).routes.keys() == {"net", "third"}
 
 
-def test_named_models_alone_are_served_the_first_by_default(repository: Repository) -> None:
+def test_only_named_models_are_served_the_first_by_default(repository: Repository) -> None:
     for name in ("other", "third"):
         publish(repository, 5, name=name)
     rollout = _next(_planner(repository, models=("third", "net", "third")))
@@ -216,7 +216,7 @@ def test_a_bad_model_does_not_keep_others_from_being_served(repository: Reposito
 def test_a_pinned_version_is_served_whatever_labels_say(repository: Repository) -> None:
     repository.write_labels("net", Labels(stable=2))
     assert _next(_planner(repository, version=1)).routes == {"net": Route(stable=1)}
-    with pytest.raises(ModelRejected, match="--version: no version 7; there are 1, 2"):
+    with pytest.raises(ModelRejected, match="--version: no version 7; available: 1, 2"):
         _planner(repository, version=7).plan()
     planner = _planner(repository, version=1)
     _next(planner)
@@ -226,16 +226,16 @@ def test_a_pinned_version_is_served_whatever_labels_say(repository: Repository) 
         _planner(repository, version=1).plan()
 
 
-def test_the_model_of_a_pinned_version_stays_the_one_whatever_becomes_of_it(repository: Repository) -> None:
+def test_the_model_of_a_pinned_version_stays_the_same_whatever_happens_to_it(repository: Repository) -> None:
     planner = _planner(repository, version=1)
     _next(planner)
     publish(repository, 1, name="other")
-    planner.withdraw("net")
+    planner.exclude("net")
     assert _next(planner).routes == {}
-    planner.restore("net")
+    planner.include("net")
     assert _next(planner).routes.keys() == {"net"}
     shutil.rmtree(repository.root / "net")
-    assert planner.plan() is None  # the only one is gone, which changes nothing
+    assert planner.plan() is None  # the only model is gone, so the rollout stays
 
 
 def test_the_first_of_the_named_models_stays_the_default_when_it_is_gone(repository: Repository) -> None:
@@ -248,7 +248,7 @@ def test_the_first_of_the_named_models_stays_the_default_when_it_is_gone(reposit
     assert rollout.default == "net"
 
 
-def test_what_is_said_of_a_refusal_is_short_enough_to_be_sent(repository: Repository) -> None:
+def test_the_reason_of_a_refusal_is_short_enough_to_be_sent(repository: Repository) -> None:
     planner = _planner(repository)
     _next(planner)
     (repository.root / "net" / "labels.json").write_text(json.dumps({"format": 1, "x" * 100_000: 1}))
@@ -266,36 +266,36 @@ def test_extra_versions_are_the_newest_others(repository: Repository) -> None:
     assert _versions(_next(_planner(repository, extra_versions=1))) == [1, 4]
 
 
-def test_a_later_model_whose_images_fit_no_message_is_refused(repository: Repository) -> None:
+def test_a_later_model_whose_images_do_not_fit_a_message_is_refused(repository: Repository) -> None:
     planner = _planner(repository, batcher=BatcherConfig(max_batch_rows=1), decoder=DecoderConfig(max_encoded_bytes=1))
     _next(planner)
     publish(repository, 3, side=300)
     rollout = _next(planner)
     assert _versions(rollout) == [2]
-    assert "an image of 90000 bytes is more than the messages" in rollout.refusals[0].reason
+    assert "an image of 90000 bytes does not fit into the messages" in rollout.refusals[0].reason
 
 
 def test_a_model_that_was_unloaded_stays_so_until_it_is_loaded(repository: Repository) -> None:
     publish(repository, 5, name="other")
     planner = _planner(repository)
     _next(planner)
-    planner.withdraw("other")
+    planner.exclude("other")
     assert _next(planner).routes.keys() == {"net"}
     publish(repository, 6, name="other")
     assert planner.plan() is None
-    planner.restore("other")
+    planner.include("other")
     assert _next(planner).routes["other"] == Route(stable=2)
-    for attempt in (planner.withdraw, planner.restore):
+    for attempt in (planner.exclude, planner.include):
         with pytest.raises(ModelNotFound):
             attempt("nobody")
 
 
-def test_an_empty_repository_is_no_start(tmp_path: Path) -> None:
+def test_an_empty_repository_can_not_start(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="no models here"):
         RolloutPlanner(ServerConfig(repository=tmp_path)).plan()
 
 
-def test_other_files_are_nobody_s_models(repository: Repository) -> None:
+def test_other_files_are_not_models(repository: Repository) -> None:
     (repository.root / "net" / "3.tmp").mkdir()
     (repository.root / "net" / "03").mkdir()
     (repository.root / "..hidden").mkdir()

@@ -1,4 +1,4 @@
-"""Models that change while they are called: nobody notices but by the version that an answer names."""
+"""Versions change while clients call: they notice it only by the version that each answer names."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ IMAGE = np.zeros((1, 28, 28, 1), np.uint8).tobytes()
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    """One version of `net`, which labels every image 1, as version n will label it n."""
+    """One version of `net`, which labels every image 1; version n will label every image n."""
     made = Repository(tmp_path / "models")
     publish(made, 1)
     return made
@@ -56,7 +56,7 @@ class Seen:
 
 
 class Callers:
-    """Callers with a connection each, half of them by each protocol, which write down every answer."""
+    """Callers that record every answer. Each has its own connection, and half of them use each protocol."""
 
     def __init__(self, address: str, count: int) -> None:
         self.answers: list[Seen] = []
@@ -76,7 +76,7 @@ class Callers:
         assert not self._thread.is_alive()
 
     def wait_for(self, wanted: Callable[[Seen], bool], count: int = 1) -> None:
-        """Returns once so many answers from now on are such."""
+        """Returns once `count` further answers are as wanted."""
         place, ends = len(self.answers), time.monotonic() + 60
         while count:
             if place == len(self.answers):
@@ -134,7 +134,7 @@ class Callers:
 
 
 def _backwards(answers: list[Seen]) -> list[tuple[Seen, Seen]]:
-    """Answers of a version lower than one that somebody had got before the call began."""
+    """Pairs of an answer and one of an older version whose call began after the first one had ended."""
     found, newest = [], None
     ended = sorted(answers, key=lambda seen: seen.ended)
     place = 0
@@ -150,7 +150,7 @@ def _backwards(answers: list[Seen]) -> list[tuple[Seen, Seen]]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ten_versions_under_traffic(start_server: Start, repository: Repository, workers: int) -> None:
-    """One is damaged, one is no model; then a canary and a rollback. No call fails, every answer names what made it."""
+    """One is damaged and one is not a model; then a canary and a rollback. No call fails or names a wrong version."""
     with (
         start_server("--workers", str(workers), "--repository", str(repository.root), *WATCH) as server,
         Callers(server.address, 50) as callers,
@@ -185,7 +185,7 @@ def test_ten_versions_under_traffic(start_server: Start, repository: Repository,
     assert after == {8}
 
 
-def test_a_version_that_is_refused_is_told_everywhere(start_server: Start, repository: Repository) -> None:
+def test_a_refused_version_is_reported_everywhere(start_server: Start, repository: Repository) -> None:
     with start_server("--repository", str(repository.root), "--metrics-port", "0") as server:
         metrics = _metrics_url(server)
         publish(repository, 2)
@@ -210,7 +210,7 @@ def test_a_version_that_is_refused_is_told_everywhere(start_server: Start, repos
 
 
 def test_a_model_that_only_the_engine_can_refuse(start_server: Start, repository: Repository) -> None:
-    """Its digest is right, what is behind it is no model; the text of a library stays in the log."""
+    """Its digest is right, but the file is not a model; the library's error text stays in the log."""
     content = constant_model(2)
     broken = content.replace(b"Softmax", b"Softmin")
     assert broken != content
@@ -226,13 +226,13 @@ def test_a_model_that_only_the_engine_can_refuse(start_server: Start, repository
 def test_a_worker_that_dies_is_replaced_by_one_that_serves_the_same(
     start_server: Start, repository: Repository, tmp_path: Path
 ) -> None:
-    """Even where the repository is gone by then."""
+    """Even if the repository is gone by then."""
     with start_server("--workers", "2", "--repository", str(repository.root), *WATCH) as server:
         with Callers(server.address, 4) as callers:
             publish(repository, 2)
             callers.wait_for_version(2)
             repository.root.rename(tmp_path / "elsewhere")
-            _read_until(server, "what is served stays as it is")
+            _read_until(server, "the served versions stay the same")
             workers = [child for child in psutil.Process(server.process.pid).children() if child.is_running()]
             for worker in workers:
                 worker.kill()
@@ -246,7 +246,7 @@ def test_a_worker_that_dies_is_replaced_by_one_that_serves_the_same(
     assert code == 0, stderr
 
 
-def test_workers_in_place_of_others_tell_metrics_what_they_serve(start_server: Start, repository: Repository) -> None:
+def test_replacement_workers_report_what_they_serve_in_the_metrics(start_server: Start, repository: Repository) -> None:
     publish(repository, 2)
     damage(repository, 2)
     with start_server("--workers", "2", "--repository", str(repository.root), "--metrics-port", "0") as server:
@@ -276,7 +276,7 @@ def test_callers_name_versions_and_labels(start_server: Start, repository: Repos
                 return stub.Classify(digits_pb2.ClassifyRequest(raw_images=raw, **choice)).model_version
 
             assert answered() == 3
-            assert stub.GetModel(digits_pb2.GetModelRequest()).model_version == 2  # a description is no trial
+            assert stub.GetModel(digits_pb2.GetModelRequest()).model_version == 2  # never the canary
             assert (
                 not oip.ModelStatistics(inference_pb2.ModelStatisticsRequest(name="net")).model_stats[0].inference_count
             )
@@ -301,7 +301,7 @@ def test_callers_name_versions_and_labels(start_server: Start, repository: Repos
 
 
 def test_a_batch_ends_with_the_version_that_it_began_with(start_server: Start, repository: Repository) -> None:
-    """Its later requests name that version, which is not current any more; a while later it is gone."""
+    """Its later requests name that version, which is no longer current; a while later it is unloaded."""
     options = ("--repository", str(repository.root), "--linger-s", "3", *WATCH)
     with start_server(*options) as server, grpc.insecure_channel(server.address) as channel:
         stub = digits_pb2_grpc.DigitClassifierServiceStub(channel)
@@ -309,7 +309,7 @@ def test_a_batch_ends_with_the_version_that_it_began_with(start_server: Start, r
         publish(repository, 2)
         _read_until(server, "serving net version 2 from now on")
         assert stub.Classify(request).labels == [1]
-        _read_until(server, "net version 1 is not loaded any more")
+        _read_until(server, "net version 1 is unloaded")
         with pytest.raises(grpc.RpcError) as failure:
             stub.Classify(request)
         assert failure.value.code() is grpc.StatusCode.NOT_FOUND
@@ -321,7 +321,7 @@ def test_several_models_side_by_side(start_server: Start, repository: Repository
     with start_server("--repository", str(repository.root)) as server:
         assert "serving net version 1, small version 1 on " in server.announcement
         with Client(server.address) as nobody, Client(server.address, model_name="small") as small:
-            with pytest.raises(CallFailed, match="several models are served here, name one of 'net', 'small'"):
+            with pytest.raises(CallFailed, match="several models are served here; name one of 'net', 'small'"):
                 nobody.classify(image)
             assert small.classify(image[:, :8, :8]).labels.tolist() == [4, 4]
     with (
@@ -334,7 +334,7 @@ def test_several_models_side_by_side(start_server: Start, repository: Repository
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_clients_load_and_unload_where_they_may(start_server: Start, repository: Repository, workers: int) -> None:
+def test_clients_load_and_unload_if_they_may(start_server: Start, repository: Repository, workers: int) -> None:
     publish(repository, 4, name="other")
     options = ("--workers", str(workers), "--repository", str(repository.root), "--model", "net", "--model", "other")
     load, unload = inference_pb2.RepositoryModelLoadRequest, inference_pb2.RepositoryModelUnloadRequest
@@ -379,7 +379,7 @@ def test_clients_load_and_unload_where_they_may(start_server: Start, repository:
             assert "--model-control" in failure.value.details()
 
 
-def test_the_only_model_unloaded_is_one_that_is_not_served(start_server: Start, repository: Repository) -> None:
+def test_the_only_model_is_not_served_once_it_is_unloaded(start_server: Start, repository: Repository) -> None:
     with (
         start_server("--repository", str(repository.root), "--model-control") as server,
         grpc.insecure_channel(server.address) as channel,
@@ -410,32 +410,32 @@ def test_an_error_names_no_more_models_than_a_client_takes(start_server: Start, 
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_disk_that_hangs_keeps_no_server_from_ending(
+def test_a_disk_that_hangs_does_not_keep_a_server_from_ending(
     start_server: Start, repository: Repository, workers: int
 ) -> None:
     labels = repository.root / "net" / "labels.json"
     with start_server("--repository", str(repository.root), "--workers", str(workers), *WATCH) as server:
         os.mkfifo(labels)
-        with labels.open("wb"), Client(server.address) as client:  # opens once somebody waits for what it says
+        with labels.open("wb"), Client(server.address) as client:  # blocks until the server reads it
             assert client.classify(np.zeros((1, 28, 28), np.uint8)).labels.tolist() == [1]
             assert server.stop()[0] == 0
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_disk_that_hangs_keeps_no_start_from_ending(repository: Repository, workers: str) -> None:
+def test_a_disk_that_hangs_does_not_keep_a_start_from_ending(repository: Repository, workers: str) -> None:
     labels = repository.root / "net" / "labels.json"
     os.mkfifo(labels)
     command = [Path(sys.executable).parent / "digits-serve", "--port", "0", "--repository", repository.root]
     with subprocess.Popen([*command, "--workers", workers]) as process:
         try:
-            with labels.open("wb"):  # opens once somebody waits for what it says
+            with labels.open("wb"):  # blocks until the server reads it
                 process.terminate()
                 assert process.wait(20) == 0
         finally:
             process.kill()
 
 
-def test_what_is_not_served_any_more_gives_its_memory_back(start_server: Start, repository: Repository) -> None:
+def test_a_version_that_is_no_longer_served_frees_its_memory(start_server: Start, repository: Repository) -> None:
     """Twelve versions of 40 MB, one after the other."""
     options = ("--repository", str(repository.root), "--linger-s", "0.1", *WATCH)
     with start_server(*options) as server, Client(server.address) as client:
@@ -444,7 +444,7 @@ def test_what_is_not_served_any_more_gives_its_memory_back(start_server: Start, 
             content = constant_model(version % 10, ballast=40_000_000)
             repository.publish(content, manifest_of(content))
             shutil.rmtree(repository.root / "net" / str(version - 1))
-            _read_until(server, f"net version {version - 1} is not loaded any more")
+            _read_until(server, f"net version {version - 1} is unloaded")
             assert client.get_model().model_version == version
             peaks.append(process.memory_info().rss / 1e6)
         assert max(peaks[4:]) < peaks[0] + 60, peaks
@@ -455,7 +455,7 @@ def _metrics_url(server) -> str:
 
 
 def _read_until(server, text: str) -> str:
-    """Reads the server's log up to a line that has the text in it."""
+    """Reads the server's log up to a line that contains the text."""
     for line in server.process.stderr:
         if text in line:
             return line
@@ -463,7 +463,7 @@ def _read_until(server, text: str) -> str:
 
 
 def _versions_when(client: Client, count: int) -> list:
-    """What the server says of the model's versions, once it knows so many."""
+    """Returns the versions that `GetModel` lists, once there are `count` of them."""
     ends = time.monotonic() + 20
     while len(versions := client.get_model().versions) < count:
         assert time.monotonic() < ends
