@@ -1,4 +1,4 @@
-"""Changes of a repository, one at a time: moves labels, publishes labelled versions and removes versions."""
+"""The editor of a repository: moves labels, publishes labelled versions and removes versions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serving.repository.labels import CANARY, CANARY_SHARE, Canary, LabelChange,
 from serving.repository.manifest import Manifest
 from serving.repository.repository import Repository
 
-# From the present labels, and the versions that can be served, to the new labels.
+# From the current labels, and the versions that can be served, to the new labels.
 _Change = Callable[[Labels, Collection[int]], Labels]
 
 
@@ -28,7 +28,7 @@ class RepositoryEditor:
         self._repository = repository
 
     def set_stable(self, name: str, version: int | None) -> LabelChange:
-        """Makes a version stable, so that it answers calls which name none. None follows the newest version.
+        """Makes a version stable, so that it answers calls which name none. With None, `stable` follows the newest one.
 
         Raises:
             ModelNotFound: There is no such model or version.
@@ -105,7 +105,7 @@ class RepositoryEditor:
 
         def change(before: Labels, servable: Collection[int]) -> Labels:
             if before.previous is None:
-                raise ChangeRefused(f"{name}: no earlier stable version is recorded; label a version stable instead")
+                raise ChangeRefused(f"{name}: no earlier stable version is recorded; set stable to a version instead")
             self._require(name, before.previous)
             return replace(_stable_at(name, before, before.previous, was=None), previous=None)
 

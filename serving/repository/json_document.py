@@ -20,7 +20,7 @@ T = TypeVar("T")
 OPTIONAL = {"optional": True}
 
 _MAX_NUMBER = 2**62
-# By the type of a field: what JSON may hold for it, and what an error calls that.
+# For each type of field: the parsed JSON that it accepts, and what errors call it.
 _JSON: dict[Any, tuple[Any, str]] = {
     bool: (bool, "true or false"),
     int: (int, "an integer"),

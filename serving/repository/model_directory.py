@@ -1,4 +1,4 @@
-"""The directory of one model: versions are added and removed atomically, and so are files replaced."""
+"""The directory of one model: versions are added and removed, and files replaced, atomically."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 # Hidden names, so that no reader takes them for a version.
 _ADDING, _REMOVING = ".publishing-", ".removing-"
 _LOCK = ".lock"
-# Holds the highest version ever removed, so that a number which callers know never means another model.
+# Holds the highest version ever removed, so that a number that callers know is never reused for another model.
 _HIGHEST_REMOVED = ".highest-removed"
 
 

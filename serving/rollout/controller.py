@@ -51,8 +51,8 @@ class RolloutController:
         set_number: Sets the number of the current rollout, which all workers share.
 
     Attributes:
-        switch_lock: Held while the current rollout changes. Whoever adds a worker holds it too, and checks that the
-            worker has prepared the current rollout.
+        switch_lock: Held while the current rollout changes. Hold it to add a worker too, and check that the worker has
+            prepared the current rollout.
     """
 
     def __init__(

@@ -98,8 +98,7 @@ class Deployments:
             NotReady: Nothing is served yet.
         """
         router = self._router()
-        key = name or router.rollout.default, version
-        lingering = self._lingering.get(key) if version and not label else None
+        lingering = self._lingering.get((name or router.rollout.default, version)) if version and not label else None
         return router.find(name, version, label, lingering=lingering)
 
     def find_for_metadata(self, name: str = "", version: int = 0, label: str = "") -> Deployment:

@@ -208,9 +208,7 @@ class RolloutPlanner:
     def _check_size(self, stored: StoredModel) -> None:
         image_bytes = stored.manifest.input.image_bytes
         if self.max_request_bytes and image_bytes > self.max_request_bytes - _ENVELOPE_BYTES:
-            raise ModelRejected(
-                f"an image of {image_bytes} bytes does not fit into the messages that this server accepts"
-            )
+            raise ModelRejected(f"an image of {image_bytes} bytes does not fit into this server's messages")
 
     def _make_rollout(self, names: Sequence[str], found: Sequence[tuple[str, Route, list[StoredModel]]]) -> Rollout:
         models = [stored for _, _, several in found for stored in several]

@@ -272,7 +272,7 @@ def test_a_later_model_whose_images_do_not_fit_a_message_is_refused(repository: 
     publish(repository, 3, side=300)
     rollout = _next(planner)
     assert _versions(rollout) == [2]
-    assert "an image of 90000 bytes does not fit into the messages" in rollout.refusals[0].reason
+    assert "an image of 90000 bytes does not fit into this server's messages" in rollout.refusals[0].reason
 
 
 def test_a_model_that_was_unloaded_stays_so_until_it_is_loaded(repository: Repository) -> None:
