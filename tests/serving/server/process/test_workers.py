@@ -1,4 +1,4 @@
-"""Several workers on one port: they share the work, die one by one, and nobody who asks notices."""
+"""Several workers on one port: they share the work, die one by one, and callers do not notice."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ Start = Callable[..., contextlib.AbstractContextManager]
 def _workers(server) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(server.process.pid).children():
-        with contextlib.suppress(psutil.Error):  # one that has just died
+        with contextlib.suppress(psutil.Error):  # it may have just died
             if "serving.server.process.worker" in child.cmdline():
                 found.append(child)
     return found
 
 
 def _eventually(what: Callable[[], object], limit_s: float = 20) -> object:
-    """Asks until the answer is true; nothing outside a process tells when its children change."""
+    """Polls until the answer is true, since nothing signals when the children of another process change."""
     ends = time.monotonic() + limit_s
     while not (answer := what()):
-        assert time.monotonic() < ends, "it never came true"
+        assert time.monotonic() < ends, "the condition did not become true in time"
         time.sleep(0.02)
     return answer
 
@@ -270,7 +270,7 @@ def test_workers_that_can_not_start_end_the_server_with_the_reason(start_server:
         before = {worker.pid for worker in _workers(server)}
         server.process.send_signal(signal.SIGHUP)
         lines = []
-        while sum("stays" in line for line in lines) < 2:
+        while sum("keeping worker" in line for line in lines) < 2:
             lines.append(server.process.stderr.readline())
             assert lines[-1], lines
         assert {worker.pid for worker in _workers(server)} == before
@@ -280,12 +280,12 @@ def test_workers_that_can_not_start_end_the_server_with_the_reason(start_server:
         died = time.monotonic()
         assert server.process.wait(30) == 1
         took, (_, stderr) = time.monotonic() - died, server.stop()
-        pauses = [float(found) for found in re.findall(r"starts in (\S+) s", stderr)]
+        pauses = [float(found) for found in re.findall(r"restarting in (\S+) s", stderr)]
         assert len(pauses) == 3
         assert pauses[1] < pauses[2]
         assert took >= sum(pauses)
     last = stderr.splitlines()[-1]
-    assert last.startswith(f"Error: workers died at their start 3 times in a row: can't read {tokens}")
+    assert last.startswith(f"Error: workers failed to start 3 times in a row: can't read {tokens}")
     assert "Traceback" not in stderr
 
 
@@ -325,7 +325,7 @@ def test_a_second_signal_ends_all_at_once(start_server: Start) -> None:
     with start_server("--workers", "2", "--drain-pause-s", "60") as server:
         workers = _workers(server)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(2 * SAME_SIGNAL_S)  # what comes sooner is the same signal, sent twice
+        time.sleep(2 * SAME_SIGNAL_S)  # a signal that comes sooner counts as the first one repeated
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 1
         assert psutil.wait_procs(workers, timeout=20)[1] == []
