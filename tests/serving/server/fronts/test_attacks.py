@@ -122,13 +122,13 @@ async def test_a_queue_that_stays_full_refuses_at_once_and_answers_the_rest(star
     images, codes = np.ascontiguousarray(digits[0][:256]), collections.Counter()
     raw = digits_pb2.RawImages(pixels=images.tobytes(), count=len(images))
     request = digits_pb2.ClassifyRequest(raw_images=raw)
-    ends = time.monotonic() + float(os.environ.get("FULL_QUEUE_S", "2"))
     options = "--max-batch-rows", "256", "--max-queue-rows", "1024", "--provider", "cpu", "--metrics-port", "0"
     with start_server(*options) as full:
         port = re.search(r"metrics on (\S+)", full.process.stderr.readline())[1]
         async with grpc.aio.insecure_channel(full.address) as channel:
             stub, health = digits_pb2_grpc.DigitClassifierServiceStub(channel), health_pb2_grpc.HealthStub(channel)
             expected = (await stub.Classify(request, timeout=20)).labels
+            ends = time.monotonic() + float(os.environ.get("FULL_QUEUE_S", "2"))
 
             async def insist() -> None:
                 while time.monotonic() < ends:
