@@ -124,11 +124,11 @@ class _Connection(H11Protocol):
         if 0 < self._limits.max_connections < len(self.connections):
             transport.abort()
         else:
-            self._watch()
+            self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._unwatch()
+        self._cancel_timer()
 
     def data_received(self, data: bytes) -> None:
         if not self._refused:
@@ -136,42 +136,42 @@ class _Connection(H11Protocol):
 
     def handle_events(self) -> None:
         super().handle_events()
-        self._watch()
+        self._update_timer()
 
     def on_response_complete(self) -> None:
-        self._unwatch()  # the next request has its own time limit
+        self._cancel_timer()  # the next request has its own time limit
         super().on_response_complete()
-        self._watch()
+        self._update_timer()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch()
+        self._update_timer()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._unwatch()
-        self._watch()
+        self._cancel_timer()
+        self._update_timer()
 
     def send_400_response(self, msg: str) -> None:
         """Answers data that is not HTTP."""
         self._refuse(400, msg)
 
-    def _watch(self) -> None:
+    def _update_timer(self) -> None:
         """Runs the timer if, and only if, the client must act next."""
         busy = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
         if self._refused:
             return
         if self.transport.is_closing() or (busy and not self.flow.write_paused):
-            self._unwatch()
+            self._cancel_timer()
         elif self._timer is None:
-            self._timer = self.loop.call_later(self._limits.http_timeout_s, self._too_slow)
+            self._timer = self.loop.call_later(self._limits.http_timeout_s, self._timed_out)
 
-    def _unwatch(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _too_slow(self) -> None:
+    def _timed_out(self) -> None:
         sending = self.conn.trailing_data[0] or self.conn.their_state is h11.SEND_BODY
         if sending and self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             self._refuse(408, "the request did not arrive in time")
@@ -179,12 +179,7 @@ class _Connection(H11Protocol):
             self.transport.abort()
 
     def _refuse(self, status: int, message: str) -> None:
-        body = error_body(message)
-        headers = [
-            ("content-type", "application/json"),
-            ("content-length", str(len(body))),
-            ("connection", "close"),
-        ]
+        headers, body = _closing_error(message)
         with contextlib.suppress(h11.LocalProtocolError):  # the answer has already begun
             for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
@@ -192,7 +187,7 @@ class _Connection(H11Protocol):
         self._refused = True
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._unwatch()
+        self._cancel_timer()
         self._timer = self.loop.call_later(_LINGER_S, self.transport.abort)
 
 
@@ -204,18 +199,20 @@ def _unambiguous(app: Any) -> Any:
 
     async def checked(scope: Any, receive: Any, send: Any) -> None:
         if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
-            body = error_body("a request can't have both Content-Length and Transfer-Encoding")
-            headers = [
-                (b"content-type", b"application/json"),
-                (b"content-length", str(len(body)).encode()),
-                (b"connection", b"close"),
-            ]
+            headers, body = _closing_error("a request can't have both Content-Length and Transfer-Encoding")
             await send({"type": "http.response.start", "status": 400, "headers": headers})
             await send({"type": "http.response.body", "body": body})
         else:
             await app(scope, receive, send)
 
     return checked
+
+
+def _closing_error(message: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Returns headers and body of an error after which the connection is closed."""
+    body = error_body(message)
+    length = str(len(body)).encode()
+    return [(b"content-type", b"application/json"), (b"content-length", length), (b"connection", b"close")], body
 
 
 def _context(files: TlsFiles) -> ssl.SSLContext:

@@ -9,10 +9,12 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serving.config import SAME_SIGNAL_S, ServerConfig
-from serving.server.process.server import Server
+
+if TYPE_CHECKING:  # the supervisor handles signals too, and does not load the server
+    from serving.server.process.server import Server
 
 _logger = logging.getLogger(__name__)
 
@@ -64,12 +66,19 @@ async def serve(
         stopped.cancel()
         if not await server.aclose():
             _logger.error("calls in flight did not end within %g s and were dropped", config.grace_s)
-            os._exit(1)  # a thread that hangs in an inference would keep the interpreter alive
+            exit_now()
         closed.set()
 
 
-def handle_signals(stopping: asyncio.Event, reload: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Sets `stopping` on SIGTERM or SIGINT, exits on a second one, and reloads on SIGHUP."""
+def exit_now() -> None:
+    """Exits without waiting for an inference in flight, which would keep the interpreter alive."""
+    os._exit(1)
+
+
+def handle_signals(
+    stopping: asyncio.Event, reload: Callable[[], Coroutine[Any, Any, None]], kill: Callable[[], None] = exit_now
+) -> None:
+    """Sets `stopping` on SIGTERM or SIGINT, kills on a second one, and reloads on SIGHUP."""
     reloads: set[asyncio.Task[None]] = set()
 
     def start_reload() -> None:
@@ -88,7 +97,7 @@ def handle_signals(stopping: asyncio.Event, reload: Callable[[], Coroutine[Any, 
             stopping.set()
         elif loop.time() - first_signal > SAME_SIGNAL_S:
             _logger.warning("second signal: stopping now, calls in flight are dropped")
-            os._exit(1)  # an inference in flight would keep the interpreter alive
+            kill()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
@@ -103,4 +112,4 @@ def _watchdog(server: Server, limit_s: float, closed: threading.Event, loop: asy
             _logger.critical("watchdog: a batch has run for %.1f s (limit %g s); exiting", age_s, limit_s)
             with contextlib.suppress(TimeoutError):
                 asyncio.run_coroutine_threadsafe(server.report_not_serving(), loop).result(1)
-            os._exit(1)
+            exit_now()

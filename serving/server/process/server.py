@@ -40,9 +40,9 @@ class Server:
     Args:
         config: What to serve, where and how.
         metrics: Counts calls and batches.
-        deployments: In a worker, the prepared versions; the supervisor decides what they are. None in a server without
-            a supervisor, which manages its own.
-        fleet: In a worker, all workers of the server.
+        deployments: In a worker, the versions that its supervisor made it prepare. None without a supervisor; then the
+            server chooses and loads versions itself.
+        fleet: In a worker, the connection to all workers.
 
     Attributes:
         address: Address of the gRPC port, once it is bound.
@@ -70,11 +70,10 @@ class Server:
         self._controller = RolloutController(config, lambda: [self.deployments], self._switch)
         self._fleet: Fleet = fleet or self._controller
         self._watching: asyncio.Task[None] | None = None
-        services = [DigitClassifierService.DESCRIPTOR, InferenceService.DESCRIPTOR]
+        self._service_names = [DigitClassifierService.DESCRIPTOR.full_name, InferenceService.DESCRIPTOR.full_name]
         if config.security.reflection:
-            services.append(_REFLECTION)
-        self._health = Health(tuple(service.full_name for service in services))
-        self._reflected = (*(service.full_name for service in services), Health.DESCRIPTOR.full_name)
+            self._service_names.append(_REFLECTION.full_name)
+        self._health = Health(tuple(self._service_names))
         self._services: tuple[DigitClassifierService | InferenceService, ...] = ()
         self._front: GrpcioFront | None = None
         self._http: HttpFront | None = None
@@ -118,14 +117,13 @@ class Server:
     def _make_fronts(self, max_request_bytes: int, tls: TlsFiles | None, tokens: TokenFile | None) -> None:
         """Composes services, guards and handlers, and the front ends that host them."""
         config = self._config
-        rows, rejected = config.batcher.max_batch_rows, self._metrics.rejected
+        rows, rejected, draining = config.batcher.max_batch_rows, self._metrics.rejected, self._health.draining
 
         digits = DigitClassifierService(self.deployments, max_stream_rows=rows, max_message_bytes=max_request_bytes)
-        draining = self._health.draining
         inference = InferenceService(self.deployments, max_stream_rows=rows, draining=draining, fleet=self._fleet)
         self._services = (digits, inference)
 
-        # Shared by gRPC and HTTP. Only inference has a limit, so health, metrics and reflection work under full load.
+        # gRPC and HTTP share the guards. Health, metrics and reflection have no limit, so they work under full load.
         limit = config.connections.max_concurrent_calls
         guard = Guard(tokens=tokens, max_concurrent_calls=limit, rejected=rejected)
         unlimited_guard = Guard(tokens=tokens, rejected=rejected)
@@ -139,7 +137,7 @@ class Server:
             handler(self._health.DESCRIPTOR, self._health, guard=health_guard),
         ]
         if config.security.reflection:
-            servicer = reflection.ReflectionServicer(self._reflected)
+            servicer = reflection.ReflectionServicer((*self._service_names, Health.DESCRIPTOR.full_name))
             handlers.append(handler(_REFLECTION, servicer, guard=unlimited_guard, until=draining))
 
         self._front = GrpcioFront(

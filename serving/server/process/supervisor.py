@@ -12,17 +12,18 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from serving.config import SAME_SIGNAL_S, ServerConfig
+from serving.config import ServerConfig
 from serving.errors import StartFailed
 from serving.inference.processors import available_processors
 from serving.rollout.controller import RolloutController
 from serving.rollout.rollout import Rollout
 from serving.server.fronts.shared_port import SharedPort
+from serving.server.process.lifecycle import handle_signals
 from serving.server.process.shared_number import SharedNumber
 from serving.server.process.worker_pool import WorkerPool
 from serving.server.process.worker_process import WorkerFailed, WorkerProcess
@@ -58,7 +59,6 @@ class Supervisor:
         self._reload = [asyncio.Event() for _ in range(config.workers)]
         self._one_reload = asyncio.Lock()
         self._failed_starts = 0
-        self._first_signal = 0.0
         self._metrics = AggregatedMetrics()
         self._number = SharedNumber()
         self._controller = RolloutController(config, lambda: self._pool.serving, self._number.set)
@@ -101,7 +101,9 @@ class Supervisor:
         try:
             if self._config.metrics_port is not None or self._config.http_port is not None:
                 self._metrics.start(host=self._config.host, port=self._config.metrics_port)
-            self._handle_signals()
+            handle_signals(self._stopping, self._reload_all, self._pool.kill_all)
+            if os.getpid() == 1:
+                asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, _reap_orphans)
             tasks.append(asyncio.create_task(self._stopping.wait()))
             started = asyncio.create_task(self._start_all())
             await asyncio.wait({started, tasks[0]}, return_when=asyncio.FIRST_COMPLETED)
@@ -132,28 +134,11 @@ class Supervisor:
         threads = self._config.engine.threads or max(1, available_processors() // self._config.workers)
         return replace(self._config, port=port, engine=replace(self._config.engine, threads=threads))
 
-    def _handle_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_all)
-        if os.getpid() == 1:
-            loop.add_signal_handler(signal.SIGCHLD, _reap_orphans)
-
-    def _stop(self) -> None:
-        now = time.monotonic()
-        if not self._stopping.is_set():
-            self._first_signal = now
-        elif now - self._first_signal > SAME_SIGNAL_S:
-            _logger.warning("second signal: stopping now, calls in flight are dropped")
-            self._pool.kill_all()
-        self._stopping.set()
-
-    def _reload_all(self) -> None:
-        _logger.info("SIGHUP: rereading the repository, then restarting the workers one by one")
-        self._in_background(self._controller.update())
+    async def _reload_all(self) -> None:
+        _logger.info("restarting the workers one by one")
         for reload in self._reload:
             reload.set()
+        await self._controller.update()
 
     async def _start_all(self) -> Ready:
         """Starts the first workers; if one of them fails, the server does not start."""
@@ -216,12 +201,9 @@ class Supervisor:
             return
         self._current[slot] = new
         _logger.info("worker %d has replaced worker %d", new.pid, old.pid)
-        self._in_background(self._pool.stop(old))
-
-    def _in_background(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        stopping = asyncio.create_task(self._pool.stop(old))
+        self._background.add(stopping)
+        stopping.add_done_callback(self._background.discard)
 
 
 def _exit_text(code: int) -> str:

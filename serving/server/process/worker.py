@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 
 async def main(descriptor: int, number_descriptor: int) -> int:
-    """Serves until the supervisor says otherwise or ends; returns the exit code."""
+    """Serves until SIGTERM or until the supervisor ends; returns the exit code."""
     reader, writer = await asyncio.open_unix_connection(sock=socket.socket(fileno=descriptor))
     start = await protocol.receive_command(reader)
     config = start.config
@@ -40,7 +40,7 @@ async def main(descriptor: int, number_descriptor: int) -> int:
 
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    # A terminal signals the whole foreground group. The supervisor handles that and stops its workers.
+    # The supervisor handles these and tells its workers.
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     metrics = Metrics(registry=None)
@@ -105,7 +105,7 @@ class SupervisorConnection:
             self._writer.close()
 
     async def send_heartbeats(self) -> None:
-        """Reports at intervals that the event loop runs."""
+        """Sends heartbeats at intervals until cancelled."""
         while True:
             self.report(protocol.Heartbeat())
             await asyncio.sleep(protocol.HEARTBEAT_S)

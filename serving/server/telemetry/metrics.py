@@ -80,7 +80,6 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
-        self._queued_rows = 0
         self._shown: set[Any] = set()
         self._ended: dict[tuple[str, str], tuple[Any, Any]] = {}
 
@@ -135,32 +134,25 @@ class Metrics:
         """Returns an observer for the batches of one model version."""
         return _Batches(self, self._images.labels(model, str(version)))
 
-    def queue_changed(self, change: int) -> None:
-        """Adds to the number of waiting images, or subtracts from it."""
-        self._queued_rows += change
-        self._queue_rows.set(self._queued_rows)
-
-    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
-        """Records a batch; see `BatchObserver.batch_ended`."""
-        self._batch_rows.observe(rows)
-        self._inference_s.observe(inference_s)
-        for waited in queue_s:
-            self._queue_s.observe(waited)
-
 
 class _Batches(BatchObserver):
+    """Records the batches of one model version. The queue's gauge is the sum over all versions."""
+
     def __init__(self, metrics: Metrics, images: Any) -> None:
         self._metrics = metrics
         self._images = images
         self._rows = 0
 
     def queue_changed(self, rows: int) -> None:
-        self._metrics.queue_changed(rows - self._rows)
+        self._metrics._queue_rows.inc(rows - self._rows)
         self._rows = rows
 
     def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
         self._images.inc(rows)
-        self._metrics.batch_ended(rows, inference_s, queue_s)
+        self._metrics._batch_rows.observe(rows)
+        self._metrics._inference_s.observe(inference_s)
+        for waited in queue_s:
+            self._metrics._queue_s.observe(waited)
 
     def rejected(self, reason: str) -> None:
         self._metrics.rejected(reason)

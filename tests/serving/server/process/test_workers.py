@@ -61,7 +61,7 @@ def _statistics(address: str) -> inference_pb2.ModelStatistics:
 
 
 class Load:
-    """Callers with a connection each, which check every answer; every other request is of hundreds of kilobytes."""
+    """Callers with one connection each that check every answer; every other request has hundreds of kilobytes."""
 
     def __init__(self, address: str, images: np.ndarray, callers: int = 6) -> None:
         self.failures: list[object] = []
@@ -111,7 +111,7 @@ def pair(start_server: Start) -> Iterator:
 
 
 def test_workers_share_the_connections(start_server: Start, digits: tuple) -> None:
-    """And the metrics of all are one sum, as are the statistics."""
+    """Their metrics are added up, and so are their statistics."""
     left_behind = set(Path("/dev/shm").glob("digits-metrics-*"))
     with start_server("--workers", "2", "--metrics-port", "0") as server:
         assert server.announcement.endswith("CPUExecutionProvider, 2 workers\n")
@@ -133,7 +133,7 @@ def test_workers_share_the_connections(start_server: Start, digits: tuple) -> No
             client.wait_until_serving(20)
         after = _metrics(port)
         (directory,) = set(Path("/dev/shm").glob("digits-metrics-*")) - left_behind
-        assert not list(directory.glob(f"gauge_live*_{victim.pid}.db"))  # what a dead worker said of its queue
+        assert not list(directory.glob(f"gauge_live*_{victim.pid}.db"))  # a dead worker's queue length
         assert server.stop()[0] == 0
     method = 'method="/digits.v1.DigitClassifierService/Classify"'
     assert {(each.inference_count, each.inference_stats.success.count) for each in counted} == {(6000, 12)}
@@ -149,7 +149,7 @@ def test_workers_share_the_connections(start_server: Start, digits: tuple) -> No
     (model,) = [name for name in values if name.startswith("digits_model_info")]
     assert 'provider="CPUExecutionProvider"' in model
     images = 'digits_images_total{model="mnist_convnet",version="1"}'
-    assert after[images] == values[images]  # what a dead worker counted stays
+    assert after[images] == values[images]  # a dead worker's counts remain
     assert float(values["digits_worker_restarts_total"]) == 0
     assert float(after["digits_worker_restarts_total"]) == 1
     assert set(Path("/dev/shm").glob("digits-metrics-*")) == left_behind
@@ -167,7 +167,7 @@ def test_a_worker_that_is_killed_under_load_is_replaced_and_no_caller_notices(pa
 
 
 def test_a_call_of_a_killed_worker_fails_with_unavailable_alone(start_server: Start, digits: tuple) -> None:
-    """Seen by clients that repeat nothing: those connected to the other worker lose no call."""
+    """As seen by clients without retries. Clients of the other worker lose no call."""
     options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
     request = digits_pb2.ClassifyRequest(raw_images=digits_pb2.RawImages(pixels=digits[0][:1].tobytes(), count=1))
     with start_server("--workers", "2") as server:
@@ -224,7 +224,7 @@ def test_a_worker_that_hangs_is_replaced(pair, digits: tuple) -> None:
 
 @pytest.mark.parametrize("count", [1, 64], ids=["on the event loop", "on the engine's thread"])
 def test_an_engine_that_hangs_ends_its_process(count: int) -> None:
-    """The watchdog of a process without a supervisor; what restarts it, restarts the service."""
+    """The watchdog of a process without a supervisor; whatever restarts the process restarts the service."""
     script = """
 import asyncio, sys, threading, logging
 from serving.client import Client
@@ -262,7 +262,7 @@ asyncio.run(main())
 
 
 def test_workers_that_can_not_start_end_the_server_with_the_reason(start_server: Start, tmp_path: Path) -> None:
-    """First a reload that must keep the old ones, then deaths that can't be made good."""
+    """First a reload that must keep the old workers, then a death whose replacements all fail."""
     tokens = tmp_path / "tokens"
     tokens.write_text("x" * 32)
     with start_server("--workers", "2", "--token-file", str(tokens)) as server:
@@ -300,7 +300,7 @@ def test_a_port_in_use_is_one_line(command: Callable, options: tuple[str, ...]) 
 
 
 def test_a_port_of_other_workers_is_in_use(pair, command: Callable) -> None:
-    """Workers share their port among themselves, not with a second server."""
+    """Workers share their port with each other, not with a second server."""
     for workers in ("1", "2"):
         done = command("digits-serve", "--port", pair.address.split(":")[1], "--workers", workers)
         assert (done.returncode, "the port is in use" in done.stderr) == (1, True)
@@ -368,7 +368,7 @@ def test_sighup_does_not_end_a_process_without_workers(start_server: Start, digi
 
 
 def test_as_a_container_s_first_process_it_leaves_no_zombies(tmp_path: Path) -> None:
-    """In a process namespace of its own, where the supervisor is process 1 and inherits an orphan."""
+    """In its own process namespace, the supervisor is process 1 and inherits an orphan."""
     unshare = shutil.which("unshare")
     if not unshare or os.geteuid() != 0:
         pytest.skip("needs unshare and root")
