@@ -56,7 +56,7 @@ class WorkerPool:
         starting = asyncio.create_task(self._start())
         self._starting.add(starting)
         starting.add_done_callback(self._starting.discard)
-        return await asyncio.shield(starting)  # a cancelled caller must not leave behind a process that nobody stops
+        return await asyncio.shield(starting)  # a cancelled caller must not leave an untracked process
 
     async def serve(self, workers: Sequence[WorkerProcess]) -> Ready:
         """Lets the first workers serve what the repository contains; returns once all of them do.

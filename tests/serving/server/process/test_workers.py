@@ -79,7 +79,7 @@ class Load:
                     if not np.array_equal(
                         client.classify(self._images[rows], timeout_s=20).labels, self._expected[rows]
                     ):
-                        self.failures.append("somebody else's answer")
+                        self.failures.append("an answer to another call")
                 except CallFailed as error:
                     self.failures.append(error)
                 self.answered.release()
@@ -383,7 +383,7 @@ def test_as_a_container_s_first_process_it_leaves_no_zombies(tmp_path: Path) -> 
         if "serving" not in process.stdout.readline():
             pytest.skip(f"no process namespaces here: {process.communicate(timeout=30)[1]}")
         (first,) = psutil.Process(process.pid).children()
-        # Enters the namespace and leaves a child behind, which becomes process 1's and ends.
+        # Enters the namespace and leaves a child there, which process 1 inherits.
         subprocess.run(
             ["nsenter", f"--target={first.pid}", "--pid", "--mount", "sh", "-c", "(true & exec true) & exit"],
             check=True,
