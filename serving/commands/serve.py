@@ -92,7 +92,7 @@ async def _serve(config: ServerConfig, announce: Announce) -> bool:
 async def _supervise(config: ServerConfig, logs: LogConfig, announce: Announce) -> bool:
     """Serves by workers."""
     from serving.server.process.supervisor import Supervisor
-    from serving.server.process.worker_process import Ready
+    from serving.server.process.worker_protocol import Ready
 
     async def ready(supervisor: Supervisor, first: Ready) -> None:
         await announce(str(supervisor.rollout), supervisor.address, supervisor.http_url, ", ".join(first.providers))

@@ -1,4 +1,4 @@
-"""The server: everything between the network and the core. Each of its rooms says its purpose and its imports.
+"""The server: everything between the network and the core.
 
-From the ground up: `security`, `telemetry`, `services`, `http`, `fronts`, `process`.
+Its rooms, from the bottom up: `security`, `telemetry`, `services`, `http`, `fronts`, `process`.
 """

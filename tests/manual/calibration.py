@@ -1,7 +1,8 @@
-"""What the confidences of a model are worth; `make calibration` runs it. Prints the tables of docs/calibration.md.
+"""Measures how far a model's confidences can be trusted; `make calibration` runs it.
 
-Expected calibration error on MNIST's test images with a temperature of 1 and with the model's own; and the share of
-images that come out unsure at some values of `min_confidence`: of digits, and of what is no digit at all.
+Prints the tables of docs/calibration.md: the expected calibration error on MNIST's test images with a temperature of 1
+and with the model's own, and the share of unsure images at several values of `min_confidence`, for digits and for
+images that show no digit.
 """
 
 from __future__ import annotations
@@ -21,13 +22,18 @@ from training.datasets import load
 
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 COUNT = 2000
-# Letters that are digits too, or nearly so, in many hands.
+# Letters that look like digits, or nearly so, in many handwritings.
 ALIKE = "BIOQSZbgiloqsz"
 
 
 @click.command()
-@click.option("--repository", type=click.Path(path_type=Path), default=PRETRAINED, help="The newest model in it.")
-@click.option("--data-dir", type=click.Path(path_type=Path), envvar="MNIST_DIR", help="MNIST's files.")
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path),
+    default=PRETRAINED,
+    help="The newest model in it.",
+)
+@click.option("--data-dir", type=click.Path(path_type=Path), envvar="MNIST_DIR", help="Directory with MNIST's files.")
 def main(repository: Path, data_dir: Path | None) -> None:
     """Measures a model for 28 x 28 gray digits."""
     models = Repository(repository)
@@ -65,13 +71,13 @@ def main(repository: Path, data_dir: Path | None) -> None:
 
 
 def blank_pages(generator: np.random.Generator) -> np.ndarray:
-    """Black, with the faint noise that cameras add; uint8 `[n, 28, 28]`."""
+    """Draws black pages with the faint noise of a camera; uint8 `[n, 28, 28]`."""
     noise = generator.normal(0, generator.uniform(0, 12, (COUNT, 1, 1)), (COUNT, 28, 28))
     return noise.clip(0, 255).astype(np.uint8)
 
 
 def letters(generator: np.random.Generator, *, alike: bool) -> np.ndarray:
-    """Letters of Pillow's font, turned and stretched a little, laid out as MNIST does; uint8 `[n, 28, 28]`."""
+    """Draws letters in Pillow's font, slightly rotated, laid out like MNIST's digits; uint8 `[n, 28, 28]`."""
     alphabet = [chr(code) for code in (*range(65, 91), *range(97, 123)) if (chr(code) in ALIKE) == alike]
     drawn = []
     for number in range(COUNT):
@@ -91,7 +97,7 @@ def letters(generator: np.random.Generator, *, alike: bool) -> np.ndarray:
 
 
 def textures(generator: np.random.Generator) -> np.ndarray:
-    """Noise whose amplitude falls with frequency as in photos of nature, over all brightness; uint8 `[n, 28, 28]`.
+    """Makes noise with the spectrum of nature photos, over the full range of brightness; uint8 `[n, 28, 28]`.
 
     Source: D. J. Field, "Relations between the statistics of natural images and the response properties of cortical
     cells", 1987: amplitudes fall about as 1 / frequency.

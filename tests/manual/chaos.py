@@ -1,9 +1,9 @@
-"""Two minutes in the life of a server that nobody would wish for; `make chaos` runs it, a test runs some seconds of it.
+"""Two minutes of chaos for a server; `make chaos` runs it, and a test runs a few seconds of it.
 
-Callers of all kinds check every answer, while workers are killed and hung and reloaded, versions published, damaged and
-removed, certificates renewed, calls cancelled or given no time, and strangers send garbage, half messages, nothing at
-all. Prints what happened how often. Ends with exit code 1 after a wrong answer, a failure that a caller should not have
-seen, or a caller that hangs.
+Callers of all kinds check every answer. Meanwhile workers are killed, suspended and reloaded, versions are published,
+damaged and removed, certificates are renewed, calls are cancelled or get too little time, and strangers send garbage,
+partial messages or nothing. Prints how often each event happened. Exits with code 1 after a wrong answer, a failure
+that a caller should not have seen, or a caller that hangs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from serving.config import PRETRAINED
 from serving.repository.repository import Repository
 from training.synthetic import draw_digits
 
-# A caller that waits longer hangs.
+# A caller that waits longer counts as hanging.
 PATIENCE_S = 60.0
 
 
@@ -49,7 +50,7 @@ class Chaos:
         self._random = random.Random(seed)
         self._images, _ = draw_digits(2000, seed=seed)
         self._expected: np.ndarray = np.empty(0)
-        self._ended = False
+        self._ended = asyncio.Event()
 
     def _client(self) -> AsyncClient:
         return AsyncClient(self._address, credentials=Credentials(root_certificates=self._folder / "ca.crt"))
@@ -72,13 +73,18 @@ class Chaos:
             self._every(3, self._publish),
         ]
         tasks = [asyncio.create_task(job) for job in jobs]
-        await asyncio.sleep(self._seconds)
-        self._ended = True
+        await self._pause(self._seconds)
+        self._ended.set()
         done, hanging = await asyncio.wait(tasks, timeout=PATIENCE_S)
         self.faults += [f"hangs: {task.get_coro()}" for task in hanging]
         self.faults += [f"{task.get_coro()}: {task.exception()!r}" for task in done if task.exception()]
         async with self._client() as client:
             self._check("afterwards", (await client.classify(self._images)).labels, slice(None))
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits for a time, or until the chaos ends."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), seconds)
 
     def _check(self, what: str, labels: np.ndarray, rows: slice) -> None:
         self.counts[what] += 1
@@ -90,8 +96,8 @@ class Chaos:
         return slice(start, start + self._random.randint(1, largest))
 
     async def _call(self) -> None:
-        """Callers as they should be: with retries, each on a connection of its own for a while."""
-        while not self._ended:
+        """Well-behaved callers: with retries, each on its own connection for a while."""
+        while not self._ended.is_set():
             async with self._client() as client:
                 for _ in range(self._random.randint(1, 200)):
                     rows = self._rows(self._random.choice([1, 1, 1, 30, 1500]))
@@ -101,7 +107,7 @@ class Chaos:
                         self.faults.append(f"a call failed: {error}")
                     else:
                         self._check("calls", answer.labels, rows)
-                    if self._ended:
+                    if self._ended.is_set():
                         return
 
     async def _stub(self) -> tuple[grpc.aio.Channel, digits_pb2_grpc.DigitClassifierServiceStub]:
@@ -114,8 +120,8 @@ class Chaos:
         return digits_pb2.ClassifyRequest(raw_images=digits_pb2.RawImages(pixels=images.tobytes(), count=len(images)))
 
     async def _stream(self) -> None:
-        """A stream ends with its worker, as it must; until then each of its answers is the next request's."""
-        while not self._ended:
+        """A stream ends when its worker ends; until then it answers its requests in order."""
+        while not self._ended.is_set():
             channel, stub = await self._stub()
             sent: list[slice] = []
 
@@ -137,8 +143,8 @@ class Chaos:
             await channel.close()
 
     async def _cancel(self) -> None:
-        """Leaves calls at every moment."""
-        while not self._ended:
+        """Cancels calls at random moments."""
+        while not self._ended.is_set():
             channel, stub = await self._stub()
             calls = [stub.Classify(self._request(self._rows(200)), timeout=PATIENCE_S) for _ in range(20)]
             for call in calls:
@@ -149,7 +155,7 @@ class Chaos:
 
     async def _hurry(self) -> None:
         """Gives calls less time than they need."""
-        while not self._ended:
+        while not self._ended.is_set():
             channel, stub = await self._stub()
             for _ in range(20):
                 code = await self._settled(
@@ -159,9 +165,9 @@ class Chaos:
             await channel.close()
 
     async def _overload(self) -> None:
-        """Sends more than the queue takes: what is not answered is refused, at once and for this reason."""
-        allowed = {"RESOURCE_EXHAUSTED", "UNAVAILABLE", "CANCELLED"}  # the latter two from a worker that ends
-        while not self._ended:
+        """Sends more than the queue holds: each call is either answered or refused at once for this reason."""
+        allowed = {"RESOURCE_EXHAUSTED", "UNAVAILABLE", "CANCELLED"}  # the last two come from a worker that ends
+        while not self._ended.is_set():
             channel, stub = await self._stub()
             rows = [self._rows(1024) for _ in range(30)]
             calls = [stub.Classify(self._request(each), timeout=PATIENCE_S) for each in rows]
@@ -186,7 +192,7 @@ class Chaos:
 
     async def _disturb(self, how: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
         host, port = self._address.split(":")
-        while not self._ended:
+        while not self._ended.is_set():
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(3):
                     reader, writer = await asyncio.open_connection(host, int(port))
@@ -195,7 +201,7 @@ class Chaos:
                     finally:
                         writer.close()
             self.counts[f"strangers: {how.__name__.strip('_').replace('_', ' ')}"] += 1
-            await asyncio.sleep(0.05)
+            await self._pause(0.05)
 
     async def _garbage(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(self._random.randbytes(self._random.randint(1, 5000)))
@@ -206,7 +212,7 @@ class Chaos:
         await reader.read()
 
     async def _half_a_message(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Within TLS, so that it gets as far as gRPC."""
+        """Sends it within TLS, so that it reaches gRPC."""
         channel, _ = await self._stub()
         call = channel.stream_unary("/digits.v1.DigitClassifierService/Classify")(timeout=1)
         with contextlib.suppress(grpc.RpcError):
@@ -222,23 +228,39 @@ class Chaos:
         await channel.close()
 
     async def _every(self, seconds: float, what: Callable[[], None]) -> None:
-        """Does something now and then, and first after a part of the time, so that short runs have it too."""
-        await asyncio.sleep(min(seconds, self._seconds * self._random.uniform(0.2, 0.5)))
-        while not self._ended:
+        """Does something at intervals; the first time early enough that short runs include it."""
+        await self._pause(min(seconds, self._seconds * self._random.uniform(0.2, 0.5)))
+        while not self._ended.is_set():
             with contextlib.suppress(psutil.Error, IndexError):
                 what()
                 self.counts[f"operator: {what.__name__.strip('_').replace('_', ' ')}"] += 1
-            await asyncio.sleep(seconds)
+            await self._pause(seconds)
 
     def _workers(self) -> list[psutil.Process]:
         children = psutil.Process(self._server.pid).children()
         return [child for child in children if "serving.server.process.worker" in child.cmdline()]
 
+    def wait_for_recovery(self) -> None:
+        """Waits until killed and suspended workers are replaced; those can't shut down gracefully."""
+        ends = time.monotonic() + PATIENCE_S
+        while not self._all_run():  # nothing signals the state of another program's children
+            if time.monotonic() > ends:
+                self.faults.append("the workers were not replaced")
+                return
+            time.sleep(0.05)
+
+    def _all_run(self) -> bool:
+        try:
+            states = [worker.status() for worker in self._workers()]
+        except psutil.Error:  # one has died, and its supervisor has not noticed yet
+            return False
+        return len(states) >= 2 and psutil.STATUS_STOPPED not in states
+
     def _kill(self) -> None:
         self._random.choice(self._workers()).kill()
 
     def _hang(self) -> None:
-        """The oldest, which serves: one that hangs before its first word is given half a minute."""
+        """Suspends the oldest worker, since the supervisor gives a new one half a minute for its first report."""
         min(self._workers(), key=psutil.Process.create_time).suspend()
 
     def _reload(self) -> None:
@@ -251,7 +273,7 @@ class Chaos:
         )
 
     def _publish(self) -> None:
-        """Publishes what is served once more; every third time it is damaged. The old ones go."""
+        """Publishes the served model again, every third time damaged, and removes old versions."""
         repository = Repository(self._folder / "models")
         shipped = Repository(PRETRAINED).load("mnist_convnet", 1)
         content = shipped.content
@@ -263,7 +285,7 @@ class Chaos:
 
 
 def _issue(authority: trustme.CA, folder: Path) -> None:
-    """Puts a new certificate in place, as a pair that is never complete for a moment."""
+    """Installs a new certificate and key one after the other, so that for a moment they do not match."""
     pair = authority.issue_cert("127.0.0.1")
     for name, content in (
         ("tls.key", pair.private_key_pem.bytes()),
@@ -275,7 +297,7 @@ def _issue(authority: trustme.CA, folder: Path) -> None:
 
 @click.command()
 @click.option("--seconds", default=120.0, help="How long the chaos lasts.")
-@click.option("--seed", default=0, help="Of everything that is drawn by lot.")
+@click.option("--seed", default=0, help="Seed of all random choices.")
 def main(seconds: float, seed: int) -> None:
     """Runs a server of two workers through chaos."""
     with tempfile.TemporaryDirectory() as name:
@@ -300,6 +322,7 @@ def main(seconds: float, seed: int) -> None:
                 raise click.ClickException("the server did not start")
             chaos = Chaos(server, found[1], folder, seconds, seed)
             asyncio.run(chaos.run())
+            chaos.wait_for_recovery()
             server.send_signal(signal.SIGTERM)
             if code := server.wait(60):
                 chaos.faults.append(f"the server ended with exit code {code}")

@@ -1,9 +1,9 @@
-"""A million images scored in the process and through a server; `make million` runs it.
+"""Scores a million images, in the process and through a server; `make million` runs it.
 
-Prints the CPU time of each image beside the bare engine's, measured before and after, and the peak memory; then kills
-the scoring five times at random, resumes it, and compares the output with the undisturbed one. Ends with exit code 1
-where an output differs or a target is missed: 1.1 x the engine's CPU in the process, 1.25 x through a server, client
-and server together, and 1.1 x the memory of a tenth of the images.
+Prints the CPU time per image and the bare engine's, measured before and after, and the peak memory. Then kills the
+scoring five times at random, resumes it, and compares the output with the undisturbed one. Exits with code 1 if an
+output differs or a target is missed: 1.1 x the engine's CPU time in the process, 1.25 x through a server for client and
+server together, and 1.1 x the memory that a tenth of the images needs.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from training.synthetic import draw_digits
 
 KILLS = 5
 LOCAL_TARGET, SERVED_TARGET, MEMORY_TARGET = 1.1, 1.25, 1.1
-# As many as measure the bare engine.
+# How many images measure the bare engine.
 ENGINE_IMAGES = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a process took: CPU time and time in seconds, and its peak memory in bytes."""
+    """What a process used: CPU time and elapsed time in seconds, and its peak memory in bytes."""
 
     cpu_s: float
     wall_s: float
@@ -46,9 +46,9 @@ class Cost:
 
 
 @click.command()
-@click.option("--images", default=1_000_000, show_default=True, help="How many.")
+@click.option("--images", default=1_000_000, show_default=True, help="Number of images.")
 def main(images: int) -> None:
-    """Scores many images, undisturbed and killed."""
+    """Scores many images, undisturbed and with kills."""
     problems: list[str] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -59,7 +59,9 @@ def main(images: int) -> None:
         tenth = _score(folder, "tenth.npy", "tenth.csv", "--local")
         local = _score(folder, "images.npy", "local.csv", "--local")
         between_us = _engine_us(folder / "images.npy", engines)
-        click.echo(f"engine, {engines} at a time  {before_us:.2f} us of CPU an image before, {between_us:.2f} us after")
+        click.echo(
+            f"engine, {engines} at a time  {before_us:.2f} us of CPU per image before, {between_us:.2f} us after"
+        )
         together = (before_us + between_us) / 2
         _tell("local", images, local.cpu_s, local, together, LOCAL_TARGET, problems)
         _tell_marginal(images, local.cpu_s - tenth.cpu_s, together)
@@ -88,13 +90,13 @@ def main(images: int) -> None:
             _tell_memory("served", served.peak_bytes, tenth.peak_bytes, problems)
             _tell_memory("server", _peak_bytes(server.pid), warm_bytes, problems)
             if (folder / "served.csv").read_bytes() != (folder / "local.csv").read_bytes():
-                problems.append("what the server gave differs from what the process gave")
+                problems.append("the server's output differs from the process's output")
             for kind, where in (("local", ("--local",)), ("served", target)):
                 _kill_and_resume(folder, kind, where, local.wall_s)
                 if (folder / f"{kind}-killed.csv").read_bytes() != (folder / f"{kind}.csv").read_bytes():
-                    problems.append(f"{kind}: killed and resumed, the output differs")
+                    problems.append(f"{kind}: the output differs after kills and resumes")
                 else:
-                    click.echo(f"{kind}: killed {KILLS} times with -9 and resumed, the output is the same")
+                    click.echo(f"{kind}: killed {KILLS} times with -9 and resumed, same output")
         finally:
             server.terminate()
             server.wait(30)
@@ -103,7 +105,7 @@ def main(images: int) -> None:
 
 
 def _make(path: Path, count: int) -> None:
-    """MNIST's training images again and again, or drawn ones."""
+    """Writes MNIST's training images, repeated, or drawn ones."""
     if os.environ.get("MNIST_DIR"):
         source = load("mnist", data_dir=Path(os.environ["MNIST_DIR"])).train_images[..., 0]
     else:
@@ -115,7 +117,7 @@ def _make(path: Path, count: int) -> None:
 
 
 def _engine_us(path: Path, engines: int) -> float:
-    """CPU time that the bare engine takes for an image, in microseconds, with so many at work at a time."""
+    """CPU time of the bare engine per image, in microseconds, with this many engines at work at the same time."""
     stored = Repository(PRETRAINED).load("mnist_convnet", 1)
     images = np.load(path, mmap_mode="r")[..., np.newaxis]
     rows = min(ENGINE_IMAGES, len(images)) // engines
@@ -149,9 +151,9 @@ def _score(folder: Path, source: str, out: str, *options: str) -> Cost:
     began_s = time.monotonic()
     process = _start(folder, source, out, *options)
     peak_bytes = ended = 0
-    while not ended:  # not ru_maxrss, which counts what this process had when it started the other
+    while not ended:  # not ru_maxrss, which includes this process's memory at the fork
         peak_bytes = max(peak_bytes, _peak_bytes(process.pid))
-        time.sleep(0.05)
+        time.sleep(0.05)  # between samples
         ended, status, usage = os.wait4(process.pid, os.WNOHANG)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -184,7 +186,7 @@ def _cpu_s(pid: int) -> float:
 
 def _peak_bytes(pid: int) -> int:
     found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    return int(found[1]) * 1024 if found else 0  # a process that ended has none
+    return int(found[1]) * 1024 if found else 0  # a process that has ended has none
 
 
 def _tell(
@@ -192,7 +194,7 @@ def _tell(
 ) -> None:
     each_us = cpu_s / images * 1e6
     click.echo(
-        f"{kind:<18} {each_us:6.2f} us of CPU an image, {each_us / engine_us:.3f} x the engine's (target {target} x); "
+        f"{kind:<18} {each_us:6.2f} us of CPU per image, {each_us / engine_us:.3f} x the engine's (target {target} x); "
         f"{images / cost.wall_s:,.0f} images/s"
     )
     if each_us > target * engine_us:
@@ -200,7 +202,7 @@ def _tell(
 
 
 def _tell_marginal(images: int, more_s: float, engine_us: float) -> None:
-    """What the images beyond the first tenth took: the start of a process is not in it."""
+    """Prints the CPU time of the images after the first tenth, without the start of the process."""
     each_us = more_s / (images - images // 10) * 1e6
     click.echo(f"  without the start {each_us:.2f} us, {each_us / engine_us:.3f} x")
 

@@ -1,6 +1,6 @@
-"""How well preparation brings back what was done to MNIST's test images: prints a table; `make preparation`.
+"""Measures how well image preparation undoes damage to MNIST's test images; `make preparation` runs it.
 
-Each row does something to the images that people's scans and photos have, encodes them as files, prepares them as the
+Prints a table. For each row it damages the images as scans and photos do, encodes them as files, prepares them as the
 server does, and classifies them with the shipped model.
 """
 
@@ -38,7 +38,7 @@ def _jpeg(image: np.ndarray) -> bytes:
 
 
 def _enlarged(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The image at 40 to 400 pixels, with margins of up to half of that on each side, each side its own."""
+    """Enlarges the image to 40 to 400 pixels, with a random margin of up to half of that on each side."""
     side = int(generator.integers(40, 401))
     how = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)[generator.integers(2)]
     top, bottom, left, right = generator.integers(0, side // 2 + 1, 4)
@@ -47,7 +47,7 @@ def _enlarged(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def _on_gray(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Ink down to black or up to white on a gray of 96 to 160, and noise with a standard deviation of 10 on all."""
+    """Draws the image in black or white on a gray of 96 to 160, with noise of standard deviation 10."""
     background = generator.uniform(96, 160)
     ink = 255.0 * generator.integers(2)
     share = image / 255
@@ -56,7 +56,7 @@ def _on_gray(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def _photo(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Dark ink on paper in a light that falls off to a half, from any side, with some noise."""
+    """Draws dark ink on paper, in light that falls off by half from a random side, with some noise."""
     share = _enlarged(image, generator) / 255
     paper = 230 * (1 - share) + 40 * share
     angle = generator.uniform(0, 2 * np.pi)
@@ -67,7 +67,7 @@ def _photo(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def _dusty(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A dark scan with ten specks of dust, each a hundredth to a fortieth of the side."""
+    """Draws dark ink on a light page with ten specks of dust, each 1 to 2.5 % of the side."""
     large = _enlarged(image, generator).copy()
     for _ in range(10):
         side = max(1, round(large.shape[0] * generator.uniform(0.01, 0.025)))
@@ -91,7 +91,7 @@ DAMAGES: dict[str, Damage] = {
 
 
 class Comparison:
-    """The shipped model's answers for images before and after something was done to them."""
+    """Compares the shipped model's answers for images before and after damage."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         stored = Repository(PRETRAINED).load("mnist_convnet", 1)
@@ -107,7 +107,7 @@ class Comparison:
         self.raw = self._classify(images[..., np.newaxis])
 
     def after(self, damage: Damage, seed: int = 0) -> tuple[float, float, np.ndarray]:
-        """Accuracy, share of the labels that are those of the raw pixels, and what was prepared."""
+        """Returns the accuracy, the share of labels equal to those of the raw pixels, and the prepared images."""
         generator = np.random.default_rng(seed)
         prepared = np.stack([self._preparation.decode(damage(image, generator)).pixels for image in self._images])
         labels = self._classify(prepared)
@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mnist-dir", type=Path, default=os.environ.get("MNIST_DIR"))
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument("--only", default="", help="only rows whose name contains this")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     data = load("mnist", data_dir=arguments.mnist_dir)

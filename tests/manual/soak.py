@@ -1,7 +1,7 @@
-"""Ten minutes of mixed load, and how much memory the workers have before and after; `make soak` runs it.
+"""Ten minutes of mixed load, and the memory of the workers before and after; `make soak` runs it.
 
-The first part of the time is warm-up: arenas grow until every size of request has been there. Ends with exit code 1
-where a worker's memory grew by more than 5 % after it, or an answer was wrong.
+The first part is warm-up: memory arenas grow until requests of every size have arrived. Exits with code 1 if a worker's
+memory grew by more than 5 % after the warm-up, or if an answer was wrong.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 
 import click
 import numpy as np
@@ -28,7 +27,7 @@ GROWTH = 1.05
 @click.command()
 @click.option("--seconds", default=600.0, help="How long the load lasts.")
 def main(seconds: float) -> None:
-    """Watches the memory of a server of two workers under load."""
+    """Measures the memory of a server with two workers under load."""
     command = [sys.executable, "-m", "serving", "serve", "--port", "0", "--workers", "2", "--metrics-port", "0"]
     server = subprocess.Popen([*command, "--log-level", "error"], stdout=subprocess.PIPE, text=True)
     try:
@@ -41,7 +40,7 @@ def main(seconds: float) -> None:
         def call(number: int) -> None:
             lot = random.Random(number)
             while not ended.is_set():
-                with Client(address) as client:  # a connection of its own, now and then a new one
+                with Client(address) as client:  # its own connection, and a new one from time to time
                     for _ in range(200):
                         rows = lot.choice([1, 1, 1, 7, 64, 300, 2500])
                         start = lot.randrange(len(images) - rows)
@@ -55,9 +54,9 @@ def main(seconds: float) -> None:
         threads = [threading.Thread(target=call, args=(number,)) for number in range(CALLERS)]
         for thread in threads:
             thread.start()
-        time.sleep(WARM_UP_SHARE * seconds)
+        wrong.wait(WARM_UP_SHARE * seconds)  # a wrong answer ends the load early
         before = _memory(server.pid)
-        time.sleep((1 - WARM_UP_SHARE) * seconds)
+        wrong.wait((1 - WARM_UP_SHARE) * seconds)
         after = _memory(server.pid)
         ended.set()
         for thread in threads:

@@ -1,4 +1,4 @@
-"""grpcio's own asyncio server."""
+"""The gRPC front end: grpcio's own asyncio server."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import grpc
 import grpc.aio
 
-from serving.config import ConnectionConfig
+from serving.config import ConnectionConfig, ServerConfig
 from serving.errors import StartFailed
+from serving.server.fronts.shared_port import format_address
 from serving.server.security.tls import TlsFiles, TlsIdentity
 
 _NO_LIMIT = 2**31 - 1
@@ -21,11 +22,9 @@ class GrpcioFront:
 
     Args:
         handlers: The services.
-        host: Address to listen on.
-        port: Port; 0 for any free one.
-        max_request_bytes: Larger messages are refused by gRPC itself with RESOURCE_EXHAUSTED.
-        share_port: Let other processes of this user listen on the same port, and share its connections with them.
-        connections: How many, and when they end.
+        config: Its address, port and connections are used.
+        max_request_bytes: gRPC refuses larger messages with RESOURCE_EXHAUSTED.
+        share_port: Whether other processes of this user may listen on the same port and share its connections.
         tls: The certificates, loaded; None for plain text.
         interceptors: See every call first.
     """
@@ -33,21 +32,17 @@ class GrpcioFront:
     def __init__(
         self,
         handlers: Sequence[grpc.GenericRpcHandler],
+        config: ServerConfig,
         *,
-        host: str,
-        port: int,
         max_request_bytes: int,
         share_port: bool,
-        connections: ConnectionConfig,
         tls: TlsFiles | None,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
         self._handlers = handlers
-        self._host = host
-        self._port = port
+        self._config = config
         self._max_request_bytes = max_request_bytes
         self._share_port = share_port
-        self._connections = connections
         self._tls = tls
         self._interceptors = interceptors
         self._server: grpc.aio.Server | None = None
@@ -58,36 +53,37 @@ class GrpcioFront:
         Raises:
             StartFailed: The port is in use, or the address is not this machine's.
         """
-        logging.getLogger("grpc._cython.cygrpc").addFilter(_tells_no_header)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_shows_no_header)
         self._server = grpc.aio.server(
             interceptors=self._interceptors,
             options=[
-                # On by default: a second server on the port would bind in silence and take half of the calls.
+                # On by default. A second server would silently bind the same port and take half of the calls.
                 ("grpc.so_reuseport", int(self._share_port)),
                 ("grpc.max_receive_message_length", self._max_request_bytes),
-                # Admission is the batcher's: gRPC would answer a bare CANCELLED to some of 1,000 waiting calls.
+                # The batcher limits the queue. gRPC would end some of 1,000 waiting calls with a bare CANCELLED.
                 ("grpc.server.max_pending_requests", _NO_LIMIT),
                 ("grpc.server.max_pending_requests_hard_limit", _NO_LIMIT),
-                *_connection_options(self._connections),
+                *_connection_options(self._config.connections),
             ],
         )
         self._server.add_generic_rpc_handlers(tuple(self._handlers))
-        host = f"[{self._host}]" if ":" in self._host else self._host
+        host, port = self._config.host, self._config.port
+        address = format_address(host, port)
         try:
-            socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
-            raise StartFailed(f"can't listen on {host}:{self._port}: no address is known for {self._host!r}") from error
+            raise StartFailed(f"can't listen on {address}: no address is known for {host!r}") from error
         try:
             if self._tls is None:
-                port = self._server.add_insecure_port(f"{host}:{self._port}")
+                port = self._server.add_insecure_port(address)
             else:
-                port = self._server.add_secure_port(f"{host}:{self._port}", _credentials(self._tls))
+                port = self._server.add_secure_port(address, _credentials(self._tls))
         except RuntimeError as error:
             raise StartFailed(
-                f"can't listen on {host}:{self._port}: the port is in use or the address is not this machine's"
+                f"can't listen on {address}: the port is in use or the address is not this machine's"
             ) from error
         await self._server.start()
-        return f"{host}:{port}"
+        return format_address(host, port)
 
     async def stop(self, grace_s: float) -> None:
         """Takes no new calls, and cancels those that are still in flight after the grace period, in seconds."""
@@ -95,23 +91,23 @@ class GrpcioFront:
             await self._server.stop(grace_s)
 
 
-def _tells_no_header(record: logging.LogRecord) -> bool:
-    """Keeps grpcio from logging the values of headers that are not UTF-8: one may be a token with a slip in it."""
+def _shows_no_header(record: logging.LogRecord) -> bool:
+    """Filters out grpcio's messages that show a header that is not UTF-8, since it may be a mistyped token."""
     return not record.getMessage().startswith("Invalid encoding")
 
 
 def _connection_options(config: ConnectionConfig) -> list[tuple[str, int]]:
-    """For what each means: https://github.com/grpc/grpc/blob/master/include/grpc/impl/channel_arg_names.h."""
+    """Each option is described in https://github.com/grpc/grpc/blob/master/include/grpc/impl/channel_arg_names.h."""
     options = [
         ("grpc.max_concurrent_streams", config.max_streams_per_connection),
         ("grpc.keepalive_time_ms", _milliseconds(config.keepalive_s)),
         ("grpc.keepalive_timeout_ms", _milliseconds(config.keepalive_timeout_s)),
-        # What grpcio 1.85 really goes by; a minute by default, whatever the line above says.
+        # grpcio 1.85 uses this option instead of the one above; its default is a minute.
         ("grpc.http2.ping_timeout_ms", _milliseconds(config.keepalive_timeout_s)),
-        # Else a client without a call is asked twice, and its end is never noticed after that.
+        # Otherwise a client without calls gets only two pings, and the server does not notice when it vanishes later.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        # gRPC ends connections of clients that ping more often than every five minutes; many proxies and clients do.
+        # By default gRPC closes connections of clients that ping more than every five minutes, as many clients do.
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.server_handshake_timeout_ms", _milliseconds(config.handshake_timeout_s)),
     ]
@@ -130,7 +126,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Credentials that look at the files again whenever a client connects."""
+    """Credentials that check for changed files whenever a client connects."""
     used = files.current()
 
     def changed() -> grpc.ServerCertificateConfiguration | None:
@@ -142,7 +138,7 @@ def _credentials(files: TlsFiles) -> grpc.ServerCredentials:
 
     return grpc.dynamic_ssl_server_credentials(
         _certificate_configuration(used),
-        changed,  # type: ignore[arg-type]  # the stubs don't know that None stands for no change
+        changed,  # type: ignore[arg-type]  # the stubs don't allow None, which means no change
         require_client_authentication=used.client_ca is not None,
     )
 

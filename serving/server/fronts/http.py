@@ -1,4 +1,4 @@
-"""uvicorn, on the event loop of this process: HTTP/1.1, in plain text or TLS."""
+"""The HTTP front end: uvicorn on this process's event loop, HTTP/1.1 in plain text or TLS."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from serving.config import ConnectionConfig, ServerConfig
-from serving.server.fronts.shared_port import bind, shown_host
+from serving.server.fronts.shared_port import bind, format_address
 from serving.server.http.errors import error_body
 from serving.server.security.tls import TlsFiles
 
 _MAX_HEAD_BYTES = 32 << 10
-# How long a client that is told to go may take to read that.
-_FAREWELL_S = 1.0
+# How long a client that was refused may take to read the answer.
+_LINGER_S = 1.0
 
 _logger = logging.getLogger(__name__)
 
@@ -32,15 +32,14 @@ class HttpFront:
 
     Args:
         app: An ASGI application.
-        config: Has the address, and when connections end.
-        port: Port; 0 for any free one.
-        share_port: Let other processes of this user listen on the same port, and share its connections with them.
+        config: Its address, HTTP port and connections are used.
+        share_port: Whether other processes of this user may listen on the same port and share its connections.
         tls: The certificates, loaded; None for plain text.
     """
 
-    def __init__(self, app: Any, config: ServerConfig, *, port: int, share_port: bool, tls: TlsFiles | None) -> None:
+    def __init__(self, app: Any, config: ServerConfig, *, share_port: bool, tls: TlsFiles | None) -> None:
         self._host = config.host
-        self._port = port
+        self._port = config.http_port or 0
         self._share_port = share_port
         self._scheme = "http" if tls is None else "https"
         self._server = _Server(
@@ -51,7 +50,7 @@ class HttpFront:
                 lifespan="off",
                 interface="asgi3",
                 log_config=None,
-                log_level="error",  # what clients do is logged by us, or not at all
+                log_level="error",  # uvicorn would log what clients do wrong
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
@@ -77,15 +76,15 @@ class HttpFront:
         listening.cancel()
         if self._serving.done():
             self._serving.result()
-        url = f"{self._scheme}://{shown_host(self._host)}:{port}"
+        url = f"{self._scheme}://{format_address(self._host, port)}"
         _logger.info("HTTP on %s", url)
         return url
 
     async def stop(self, grace_s: float) -> None:
-        """Takes no new connections, ends idle ones, and the others after the grace period, in seconds."""
+        """Takes no new connections, closes idle ones now and the others after the grace period, in seconds."""
         if self._serving is None:
             return
-        self._server.config.timeout_graceful_shutdown = grace_s  # type: ignore[assignment]  # a fraction will do
+        self._server.config.timeout_graceful_shutdown = grace_s  # type: ignore[assignment]  # a float works too
         self._server.should_exit = True
         await self._serving
         for connection in tuple(self._server.server_state.connections):
@@ -93,7 +92,7 @@ class HttpFront:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server without hands on the process's signals; says when it listens."""
+    """uvicorn's server, which leaves signals alone and sets an event once it listens."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -109,9 +108,9 @@ class _Server(uvicorn.Server):
 
 
 class _Connection(H11Protocol):
-    """A connection whose client has so long to send a request, to take an answer, and to send the next request.
+    """A connection with a time limit for each step: sending a request, reading the answer, sending the next request.
 
-    uvicorn itself waits for ever for a head or a body that trickles, and for a client that does not read.
+    uvicorn itself waits forever for a request that arrives slowly, and for a client that does not read.
     """
 
     def __init__(self, *args: Any, limits: ConnectionConfig, **kwargs: Any) -> None:
@@ -125,11 +124,11 @@ class _Connection(H11Protocol):
         if 0 < self._limits.max_connections < len(self.connections):
             transport.abort()
         else:
-            self._watch()
+            self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._unwatch()
+        self._cancel_timer()
 
     def data_received(self, data: bytes) -> None:
         if not self._refused:
@@ -137,42 +136,42 @@ class _Connection(H11Protocol):
 
     def handle_events(self) -> None:
         super().handle_events()
-        self._watch()
+        self._update_timer()
 
     def on_response_complete(self) -> None:
-        self._unwatch()  # the next request has its own time
+        self._cancel_timer()  # the next request has its own time limit
         super().on_response_complete()
-        self._watch()
+        self._update_timer()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch()
+        self._update_timer()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._unwatch()
-        self._watch()
+        self._cancel_timer()
+        self._update_timer()
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP."""
+        """Answers data that is not HTTP."""
         self._refuse(400, msg)
 
-    def _watch(self) -> None:
-        """Sees to it that there is a limit if, and only if, it is the client's turn."""
-        ours = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+    def _update_timer(self) -> None:
+        """Runs the timer if, and only if, the client must act next."""
+        busy = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
         if self._refused:
             return
-        if self.transport.is_closing() or (ours and not self.flow.write_paused):
-            self._unwatch()
+        if self.transport.is_closing() or (busy and not self.flow.write_paused):
+            self._cancel_timer()
         elif self._timer is None:
-            self._timer = self.loop.call_later(self._limits.http_timeout_s, self._too_slow)
+            self._timer = self.loop.call_later(self._limits.http_timeout_s, self._timed_out)
 
-    def _unwatch(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _too_slow(self) -> None:
+    def _timed_out(self) -> None:
         sending = self.conn.trailing_data[0] or self.conn.their_state is h11.SEND_BODY
         if sending and self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             self._refuse(408, "the request did not arrive in time")
@@ -180,37 +179,27 @@ class _Connection(H11Protocol):
             self.transport.abort()
 
     def _refuse(self, status: int, message: str) -> None:
-        body = error_body(message)
-        headers = [
-            ("content-type", "application/json"),
-            ("content-length", str(len(body))),
-            ("connection", "close"),
-        ]
-        with contextlib.suppress(h11.LocalProtocolError):  # the answer has begun already
+        headers, body = _closing_error(message)
+        with contextlib.suppress(h11.LocalProtocolError):  # the answer has already begun
             for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
-        # To close with something unread would take the answer back, so what still comes is read for a moment.
+        # Closing with unread data would reset the connection and lose the answer, so keep reading for a moment.
         self._refused = True
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._unwatch()
-        self._timer = self.loop.call_later(_FAREWELL_S, self.transport.abort)
+        self._cancel_timer()
+        self._timer = self.loop.call_later(_LINGER_S, self.transport.abort)
 
 
 def _unambiguous(app: Any) -> Any:
-    """The application, but for requests whose length is said in two ways: no other may follow on their connection.
+    """Wraps the application; refuses requests that state their length in two ways, and closes their connection.
 
-    What this server takes for the next request may be a part of the body to a proxy before it.
+    What this server takes for the next request, a proxy in front of it may take for a part of the body.
     """
 
     async def checked(scope: Any, receive: Any, send: Any) -> None:
         if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
-            body = error_body("Content-Length and Transfer-Encoding exclude each other")
-            headers = [
-                (b"content-type", b"application/json"),
-                (b"content-length", str(len(body)).encode()),
-                (b"connection", b"close"),
-            ]
+            headers, body = _closing_error("a request can't have both Content-Length and Transfer-Encoding")
             await send({"type": "http.response.start", "status": 400, "headers": headers})
             await send({"type": "http.response.body", "body": body})
         else:
@@ -219,8 +208,15 @@ def _unambiguous(app: Any) -> Any:
     return checked
 
 
+def _closing_error(message: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Returns headers and body of an error after which the connection is closed."""
+    body = error_body(message)
+    length = str(len(body)).encode()
+    return [(b"content-type", b"application/json"), (b"content-length", length), (b"connection", b"close")], body
+
+
 def _context(files: TlsFiles) -> ssl.SSLContext:
-    """A context that looks at the files again whenever a client connects."""
+    """A context that checks for changed files whenever a client connects."""
     used = files.current()
     context = first = used.server_context()
 
@@ -230,5 +226,5 @@ def _context(files: TlsFiles) -> ssl.SSLContext:
             used, context = now, now.server_context()
         connection.context = context
 
-    first.sni_callback = changed  # is called for clients that name no server too
+    first.sni_callback = changed  # also called for clients that name no server
     return first

@@ -1,4 +1,4 @@
-"""Ports: bound for one process, or held for several that will share one before any of them starts."""
+"""Listening ports: bound by one process, or reserved by a supervisor for workers that will share them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from serving.errors import StartFailed
 
 
 class SharedPort:
-    """Holds a port by sockets that are bound but don't listen: nobody else gets it while no worker listens.
+    """Reserves a port with sockets that are bound but don't listen, so that no other program can take it.
 
     Args:
         host: Address to listen on.
@@ -21,15 +21,15 @@ class SharedPort:
 
     def __init__(self, host: str, port: int) -> None:
         if port:
-            # Without SO_REUSEPORT this fails where anybody listens, also those who would share.
+            # Without SO_REUSEPORT, binding fails if any process listens, even one that would share the port.
             for bound in bind(host, port, share=False):
                 bound.close()
         self._holders = bind(host, port, share=True)
         self.number = self._holders[0].getsockname()[1]
-        self.address = f"{shown_host(host)}:{self.number}"
+        self.address = format_address(host, self.number)
 
     def close(self) -> None:
-        """Lets the port go."""
+        """Releases the port."""
         for holder in self._holders:
             holder.close()
 
@@ -38,14 +38,14 @@ def bind(host: str, port: int, *, share: bool) -> list[socket.socket]:
     """Binds a socket for each address of a host, all with the same port.
 
     Args:
-        host: Address, or name of some.
+        host: Address, or a name that has one or more addresses.
         port: Port; 0 for any free one.
-        share: Whether other processes of this user may bind it too.
+        share: Whether other processes of this user may bind the same port.
 
     Raises:
         StartFailed: The port is in use, or the address is not this machine's.
     """
-    made: list[socket.socket] = []
+    sockets: list[socket.socket] = []
     failure: OSError | None = None
     try:
         addresses = dict.fromkeys(
@@ -53,34 +53,34 @@ def bind(host: str, port: int, *, share: bool) -> list[socket.socket]:
         )
         for family, address in addresses:
             try:
-                made.append(_bind(family, str(address), port, share=share))
+                sockets.append(_bind(family, str(address), port, share=share))
             except OSError as error:
                 failure = error
                 if error.errno == errno.EADDRINUSE:
                     raise
-                continue  # a name's IPv6 address where there is no IPv6: gRPC does without it too
-            port = made[-1].getsockname()[1]
-        if not made and failure:
+                continue  # such as an IPv6 address without IPv6; gRPC ignores it too
+            port = sockets[-1].getsockname()[1]
+        if not sockets and failure:
             raise failure
     except socket.gaierror as error:
-        raise StartFailed(f"can't listen on {shown_host(host)}:{port}: no address is known for {host!r}") from error
+        raise StartFailed(f"can't listen on {format_address(host, port)}: no address is known for {host!r}") from error
     except OSError as error:
-        for bound in made:
+        for bound in sockets:
             bound.close()
         reason = "the port is in use" if error.errno == errno.EADDRINUSE else "the address is not this machine's"
-        raise StartFailed(f"can't listen on {shown_host(host)}:{port}: {reason}") from error
-    return made
+        raise StartFailed(f"can't listen on {format_address(host, port)}: {reason}") from error
+    return sockets
 
 
-def shown_host(host: str) -> str:
-    """A host as it stands before a port."""
-    return f"[{host}]" if ":" in host else host
+def format_address(host: str, port: int) -> str:
+    """Joins a host and a port, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _bind(family: int, address: str, port: int, *, share: bool) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a former server may linger
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections may still occupy the port
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if share:

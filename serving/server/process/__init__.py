@@ -1,4 +1,4 @@
-"""One serving process from start to end, and the supervisor of several.
+"""Runs one serving process from start to shutdown, and supervises several of them as workers.
 
 Imports grpc, uvloop and every room below it.
 """

@@ -1,4 +1,4 @@
-"""The event loop that serves calls: uvloop, at some three quarters of the CPU that asyncio's own takes for a call."""
+"""The event loop of a serving process: uvloop, which uses about three quarters of asyncio's CPU time per call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine to its end, as `asyncio.run` does; on asyncio's own loop where uvloop is not installed."""
+    """Runs a coroutine like `asyncio.run`, on uvloop if it is installed."""
     try:
         import uvloop
     except ModuleNotFoundError:

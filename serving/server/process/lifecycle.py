@@ -1,4 +1,4 @@
-"""The life of one serving process: start, signals, watchdog, an end that loses no answer."""
+"""The lifecycle of one serving process: start, signals, watchdog and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serving.config import SAME_SIGNAL_S, ServerConfig
-from serving.server.process.server import Server
+
+if TYPE_CHECKING:  # the supervisor handles signals too, and does not load the server
+    from serving.server.process.server import Server
 
 _logger = logging.getLogger(__name__)
 
@@ -24,29 +26,29 @@ async def serve(
     ready: Callable[[Server], Awaitable[None]],
     stopping: asyncio.Event,
 ) -> None:
-    """Serves until `stopping` is set, then stops gracefully. Ends the whole process where that hangs.
+    """Serves until `stopping` is set, then shuts down gracefully. Exits the process if an inference hangs.
 
     Args:
-        server: Is started here and closed.
+        server: The server to start and close.
         config: Its configuration.
         ready: Awaited once the server reports SERVING.
-        stopping: Ends it.
+        stopping: Starts the shutdown.
 
     Raises:
         DigitsError: The server can't start as configured.
     """
     starting, stopped = asyncio.ensure_future(server.start()), asyncio.create_task(stopping.wait())
     await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done():  # nobody has to wait for a disk that hangs
+    if not starting.done():  # don't wait for a disk that hangs
         starting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await starting
         return
     starting.result()
-    watched = threading.Event()
-    # A thread, since small batches run on the event loop.
+    closed = threading.Event()
+    # In a thread, since small batches run on the event loop.
     threading.Thread(
-        target=_watch, args=(server, config.watchdog_s, watched, asyncio.get_running_loop()), daemon=True
+        target=_watchdog, args=(server, config.watchdog_s, closed, asyncio.get_running_loop()), daemon=True
     ).start()
     announcing = asyncio.ensure_future(ready(server))
     try:
@@ -54,26 +56,33 @@ async def serve(
         if announcing.done():
             announcing.result()
         await stopped
-        await server.announce_end()
+        await server.report_not_serving()
         if config.drain_pause_s:
-            _logger.info("stopping: not serving any more, calls are taken for another %g s", config.drain_pause_s)
+            _logger.info("stopping: reporting NOT_SERVING, still accepting calls for %g s", config.drain_pause_s)
             await asyncio.sleep(config.drain_pause_s)
-        _logger.info("stopping: calls in flight have %g s", config.grace_s)
+        _logger.info("stopping: calls in flight have %g s to finish", config.grace_s)
     finally:
         announcing.cancel()
         stopped.cancel()
         if not await server.aclose():
             _logger.error("calls in flight did not end within %g s and were dropped", config.grace_s)
-            os._exit(1)  # the thread that hangs in an inference would keep the interpreter
-        watched.set()
+            exit_now()
+        closed.set()
 
 
-def handle_signals(stopping: asyncio.Event, reload: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Sets `stopping` on SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reloads."""
+def exit_now() -> None:
+    """Exits without waiting for an inference in flight, which would keep the interpreter alive."""
+    os._exit(1)
+
+
+def handle_signals(
+    stopping: asyncio.Event, reload: Callable[[], Coroutine[Any, Any, None]], kill: Callable[[], None] = exit_now
+) -> None:
+    """Sets `stopping` on SIGTERM or SIGINT, kills on a second one, and reloads on SIGHUP."""
     reloads: set[asyncio.Task[None]] = set()
 
     def start_reload() -> None:
-        _logger.info("SIGHUP: reading the repository again")
+        _logger.info("SIGHUP: rereading the repository")
         task = asyncio.create_task(reload())
         reloads.add(task)
         task.add_done_callback(reloads.discard)
@@ -87,20 +96,20 @@ def handle_signals(stopping: asyncio.Event, reload: Callable[[], Coroutine[Any, 
             first_signal = loop.time()
             stopping.set()
         elif loop.time() - first_signal > SAME_SIGNAL_S:
-            _logger.warning("second signal: stopping at once, calls in flight are dropped")
-            os._exit(1)  # an inference in flight would keep the interpreter until it ends
+            _logger.warning("second signal: stopping now, calls in flight are dropped")
+            kill()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, start_reload)
 
 
-def _watch(server: Server, limit_s: float, ended: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
-    """Ends the process when a batch hangs: nothing else frees the thread that it holds."""
-    while not ended.wait(min(1.0, limit_s / 4)):
+def _watchdog(server: Server, limit_s: float, closed: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
+    """Exits the process if a batch hangs, since nothing else frees the engine's thread."""
+    while not closed.wait(min(1.0, limit_s / 4)):
         age_s = server.deployments.batch_age_s
         if age_s > limit_s:
-            _logger.critical("a batch has been in the engine for %.1f s (watchdog: %g s); ending", age_s, limit_s)
+            _logger.critical("watchdog: a batch has run for %.1f s (limit %g s); exiting", age_s, limit_s)
             with contextlib.suppress(TimeoutError):
-                asyncio.run_coroutine_threadsafe(server.announce_end(), loop).result(1)
-            os._exit(1)
+                asyncio.run_coroutine_threadsafe(server.report_not_serving(), loop).result(1)
+            exit_now()

@@ -1,11 +1,10 @@
-"""The server: reads models, binds its port, warms up, serves, and stops without losing an answer."""
+"""The server: composes services, guards and front ends; starts, and stops without losing an answer."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from grpc_reflection.v1alpha import reflection_pb2
@@ -31,21 +30,24 @@ if TYPE_CHECKING:
     from serving.server.telemetry.traces import Traces
 
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-# How long calls are refused before connections end: most callers have been told by then, and pause.
+# How long calls are refused before connections close: most clients have noticed by then, and back off.
 _REFUSE_S = 0.1
-
-_logger = logging.getLogger(__name__)
 
 
 class Server:
-    """Serves what the repository holds.
+    """Serves the models of a repository.
 
     Args:
-        config: What, where and how.
-        metrics: Where its calls and batches are counted.
-        deployments: What a worker serves, prepared; its supervisor says when what is served changes. None where the
-            server sees to that itself.
-        fleet: All workers; needed with `deployments` alone.
+        config: What to serve, where and how.
+        metrics: Counts calls and batches.
+        deployments: In a worker, the versions that its supervisor made it prepare. None without a supervisor; then the
+            server chooses and loads versions itself.
+        fleet: In a worker, the connection to all workers.
+
+    Attributes:
+        address: Address of the gRPC port, once it is bound.
+        http_url: URL of the HTTP port, once it is bound; empty if there is none.
+        deployments: The versions that this process serves.
     """
 
     def __init__(
@@ -60,21 +62,21 @@ class Server:
         self._metrics = metrics or Metrics(registry=None)
         self._observers = (self._metrics, AccessLog(config.access_log_share))
         self._traces: Traces | None = None
-        # The system hands connections to whoever listens, so of several processes each binds once it is warm. One alone
-        # binds before, so that a port in use is known at once.
-        self._share_port = deployments is not None
-        self._number = 0
+        self._is_worker = deployments is not None
+        self._rollout_number = 0
         self.address = ""
         self.http_url = ""
-        self.deployments = deployments or Deployments(config, self._metrics, number=lambda: self._number)
+        self.deployments = deployments or Deployments(config, self._metrics, number=lambda: self._rollout_number)
         self._controller = RolloutController(config, lambda: [self.deployments], self._switch)
         self._fleet: Fleet = fleet or self._controller
         self._watching: asyncio.Task[None] | None = None
+        self._service_names = [DigitClassifierService.DESCRIPTOR.full_name, InferenceService.DESCRIPTOR.full_name]
+        if config.security.reflection:
+            self._service_names.append(_REFLECTION.full_name)
+        self._health = Health(tuple(self._service_names))
+        self._services: tuple[DigitClassifierService | InferenceService, ...] = ()
         self._front: GrpcioFront | None = None
         self._http: HttpFront | None = None
-        self._health: Health | None = None
-        self._service: DigitClassifierService | None = None
-        self._inference: InferenceService | None = None
 
     async def start(self) -> None:
         """Reads the models, binds the address, warms up, and reports SERVING.
@@ -82,88 +84,67 @@ class Server:
         Health answers NOT_SERVING and calls get UNAVAILABLE while the models warm up.
 
         Raises:
-            DigitsError: No model may be served, the provider is not to be had, the port is in use, or a file of
-                certificates or tokens can't be used.
+            DigitsError: No model can be served, the execution provider is unavailable, the port is in use, or a file
+                of certificates or tokens is unusable.
         """
-        tls, tokens = TlsFiles.of(self._config.security), TokenFile.of(self._config.security, self._config.host)
-        rollout = self.deployments.rollout if self._share_port else await self._controller.plan_first()
-        services = [DigitClassifierService.DESCRIPTOR.full_name, InferenceService.DESCRIPTOR.full_name]
-        if self._config.security.reflection:
-            services.append(_REFLECTION.full_name)
-        self._health = health = Health(tuple(services))
-        self._make_fronts(health, services, rollout.max_request_bytes, tls, tokens)
+        security = self._config.security
+        tls, tokens = TlsFiles.of(security), TokenFile.of(security, self._config.host)
+        rollout = self.deployments.rollout if self._is_worker else await self._controller.plan_first()
+        self._make_fronts(rollout.max_request_bytes, tls, tokens)
         try:
-            if self._share_port:
-                await health.set_serving()
+            if self._is_worker:
+                # The kernel gives connections to every process that listens, so a worker binds once it is warm.
+                await self._health.set_serving()
                 await self._listen()
             else:
+                # A single process binds first, to fail early if the port is in use.
                 await self._listen()
                 await self._controller.update_from_repository()
-                await health.set_serving()
+                await self._health.set_serving()
                 self._watching = asyncio.create_task(self._controller.poll_repository())
         except BaseException:
             await self.aclose(grace_s=0)
             raise
 
     async def reload(self) -> None:
-        """Reads the repository again, and serves what is to be served now; once it serves at all."""
+        """Rereads the repository and serves what it contains now; does nothing until the server has started."""
         if self._watching is not None:
             await self._controller.update_from_repository()
 
     def _switch(self, number: int) -> None:
-        self._number = number
+        self._rollout_number = number
 
-    def _make_fronts(
-        self,
-        health: Health,
-        services: Sequence[str],
-        max_request_bytes: int,
-        tls: TlsFiles | None,
-        tokens: TokenFile | None,
-    ) -> None:
-        config, rows = self._config, self._config.batcher.max_batch_rows
-        self._service = DigitClassifierService(
-            self.deployments, max_stream_rows=rows, max_message_bytes=max_request_bytes
-        )
-        self._inference = InferenceService(
-            self.deployments, max_stream_rows=rows, draining=health.draining, fleet=self._fleet
-        )
-        guard = Guard(
-            tokens=tokens,
-            max_concurrent_calls=config.connections.max_concurrent_calls,
-            rejected=self._metrics.rejected,
-        )
-        # Without a limit on calls: what asks about health is answered under full load.
-        health_guard = Guard(tokens=None if config.security.open_health else tokens, rejected=self._metrics.rejected)
+    def _make_fronts(self, max_request_bytes: int, tls: TlsFiles | None, tokens: TokenFile | None) -> None:
+        """Composes services, guards and handlers, and the front ends that host them."""
+        config = self._config
+        rows, rejected, draining = config.batcher.max_batch_rows, self._metrics.rejected, self._health.draining
+
+        digits = DigitClassifierService(self.deployments, max_stream_rows=rows, max_message_bytes=max_request_bytes)
+        inference = InferenceService(self.deployments, max_stream_rows=rows, draining=draining, fleet=self._fleet)
+        self._services = (digits, inference)
+
+        # gRPC and HTTP share the guards. Health, metrics and reflection have no limit, so they work under full load.
+        limit = config.connections.max_concurrent_calls
+        guard = Guard(tokens=tokens, max_concurrent_calls=limit, rejected=rejected)
+        unlimited_guard = Guard(tokens=tokens, rejected=rejected)
+        health_guard = Guard(tokens=None, rejected=rejected) if config.security.open_health else unlimited_guard
+
+        handler = partial(service_handler, observers=self._observers)
+        health_methods = {"ServerLive": health_guard, "ServerReady": health_guard}
         handlers = [
-            service_handler(self._service.DESCRIPTOR, self._service, guard=guard, observers=self._observers),
-            service_handler(
-                self._inference.DESCRIPTOR,
-                self._inference,
-                guard=guard,
-                guards={"ServerLive": health_guard, "ServerReady": health_guard},
-                observers=self._observers,
-            ),
-            service_handler(health.DESCRIPTOR, health, guard=health_guard, observers=self._observers),
+            handler(digits.DESCRIPTOR, digits, guard=guard),
+            handler(inference.DESCRIPTOR, inference, guard=guard, guards=health_methods),
+            handler(self._health.DESCRIPTOR, self._health, guard=health_guard),
         ]
         if config.security.reflection:
-            servicer = reflection.ReflectionServicer((*services, health.DESCRIPTOR.full_name))
-            handlers.append(
-                service_handler(
-                    _REFLECTION,
-                    servicer,
-                    guard=Guard(tokens=tokens, rejected=self._metrics.rejected),
-                    until=health.draining,
-                    observers=self._observers,
-                )
-            )
+            servicer = reflection.ReflectionServicer((*self._service_names, Health.DESCRIPTOR.full_name))
+            handlers.append(handler(_REFLECTION, servicer, guard=unlimited_guard, until=draining))
+
         self._front = GrpcioFront(
             handlers,
-            host=config.host,
-            port=config.port,
+            config,
             max_request_bytes=max_request_bytes,
-            connections=config.connections,
-            share_port=self._share_port,
+            share_port=self._is_worker,
             tls=tls,
             interceptors=self._start_traces(),
         )
@@ -172,16 +153,16 @@ class Server:
             from serving.server.http.app import HttpService
 
             service = HttpService(
-                self._inference,
+                inference,
                 guard=guard,
                 health_guard=health_guard,
-                metrics_guard=Guard(tokens=tokens, rejected=self._metrics.rejected),
+                metrics_guard=unlimited_guard,
                 observers=self._observers,
-                draining=health.draining,
+                draining=draining,
                 max_body_bytes=max_request_bytes,
                 metrics=self._metrics.exposition,
             )
-            self._http = HttpFront(service.app, config, port=config.http_port, share_port=self._share_port, tls=tls)
+            self._http = HttpFront(service.app, config, share_port=self._is_worker, tls=tls)
 
     async def _listen(self) -> None:
         if self._front is not None:
@@ -189,33 +170,30 @@ class Server:
         if self._http is not None:
             self.http_url = await self._http.start()
 
-    async def announce_end(self) -> None:
-        """Reports NOT_SERVING while calls are still taken."""
-        if self._health is not None:
-            await self._health.drain()
+    async def report_not_serving(self) -> None:
+        """Makes health report NOT_SERVING while calls are still accepted."""
+        await self._health.drain()
 
     async def aclose(self, grace_s: float | None = None) -> bool:
-        """Reports NOT_SERVING, takes no new calls, answers those in flight, and lets the model go.
+        """Reports NOT_SERVING, refuses new calls, answers those in flight, and unloads the models.
 
         Args:
-            grace_s: How long calls in flight may take, in seconds; the configuration's by default.
+            grace_s: How long calls in flight may take, in seconds; the configured time by default.
 
         Returns:
-            Whether every inference that was accepted has ended. Where not, one may still hold its thread.
+            Whether every accepted inference has ended. If not, one may still occupy its thread.
         """
-        if self._health is not None:
-            await self._health.drain()
-        for service in (self._service, self._inference):
-            if service is not None:
-                service.drain()
+        await self._health.drain()
+        for service in self._services:
+            service.drain()
         if self._watching is not None:
             self._watching.cancel()
         grace_s = self._config.grace_s if grace_s is None else grace_s
         ends = time.monotonic() + grace_s
         draining = asyncio.create_task(self.deployments.drain(grace_s))
-        # Calls that arrive while grpcio shuts down get CANCELLED, which few clients repeat. So those of the next moment
-        # are refused with UNAVAILABLE, and their callers pause; then connections are told to go elsewhere, without
-        # waiting for what is still in the engine, or the callers would run out of attempts here.
+        # Calls that arrive while grpcio shuts down get CANCELLED, which few clients retry. So new calls first get
+        # UNAVAILABLE for a moment, and their clients back off. Then the front ends close their connections, without
+        # waiting for the engine: otherwise the clients would use up their retries here.
         await asyncio.wait({draining}, timeout=_REFUSE_S)
         left_s = max(0.0, ends - time.monotonic())
         await asyncio.gather(*(front.stop(left_s) for front in (self._front, self._http) if front is not None))

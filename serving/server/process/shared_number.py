@@ -1,4 +1,7 @@
-"""A number that a supervisor sets and its workers read: all of them see a change at the same moment."""
+"""A number in shared memory that the supervisor sets and its workers read, so that all see a change at the same moment.
+
+Ours, since `multiprocessing` shares a value only with processes that it spawns itself.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ _BYTES = struct.calcsize("Q")
 
 
 class SharedNumber:
-    """Eight bytes of memory that processes share. Its file descriptor is handed to those that read it.
+    """An unsigned 64-bit integer in memory that several processes map.
 
     Args:
-        descriptor: What `descriptor` of the process that made it was, as this process inherited it; None to make it.
+        descriptor: File descriptor of the memory, inherited from the process that created it; None to create it.
     """
 
     def __init__(self, descriptor: int | None = None) -> None:
@@ -21,19 +24,19 @@ class SharedNumber:
         if descriptor is None:
             os.ftruncate(self.descriptor, _BYTES)
         self._memory = mmap.mmap(self.descriptor, _BYTES)
-        # Aligned and as long as a register: a reader sees the old number or the new one, nothing in between.
+        # An aligned word: a reader gets either the old number or the new one.
         self._view = memoryview(self._memory).cast("Q")
 
     def get(self) -> int:
-        """The number; 0 until it is set."""
+        """Returns the number; 0 until it is set."""
         return self._view[0]
 
     def set(self, number: int) -> None:
-        """Changes it for every process."""
+        """Changes the number for every process."""
         self._view[0] = number
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Unmaps the memory and closes its descriptor."""
         self._view.release()
         self._memory.close()
         os.close(self.descriptor)

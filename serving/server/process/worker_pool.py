@@ -1,4 +1,4 @@
-"""The crew: all workers that live. They are started, let in once they can serve what the others do, and retired."""
+"""The worker pool: starts workers, lets them serve once they can serve what the others do, and stops them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 from serving.config import ServerConfig
 from serving.rollout.controller import RolloutController
 from serving.server.process.shared_number import SharedNumber
-from serving.server.process.worker_process import Ready, WorkerFailed, WorkerProcess
+from serving.server.process.worker_process import WorkerFailed, WorkerProcess
+from serving.server.process.worker_protocol import Ready
 from serving.server.telemetry.aggregated_metrics import AggregatedMetrics
 from serving.server.telemetry.logs import LogConfig
 
-# What a worker may need beyond its grace period to end.
-_EXIT_S = 5.0
+# How long a worker may take to exit after its grace period.
+_EXIT_TIMEOUT_S = 5.0
 
 _logger = logging.getLogger(__name__)
 
@@ -25,13 +26,13 @@ class WorkerPool:
 
     Args:
         logs: How they log.
-        metrics: Sums theirs.
-        controller: Says what they serve.
-        number: Of the rollout that they serve.
+        metrics: Adds up their metrics.
+        controller: Decides what they serve.
+        number: The number of the rollout that they serve.
 
     Attributes:
-        config: What each of them gets; set before the first is started.
-        serving: Those that serve or are about to.
+        config: Configuration of each worker; set before the first one is started.
+        serving: The workers that serve or are about to.
     """
 
     def __init__(
@@ -47,31 +48,31 @@ class WorkerPool:
         self.serving: set[WorkerProcess] = set()
 
     async def spawn(self) -> WorkerProcess:
-        """Starts a worker.
+        """Starts a worker, which does not serve yet.
 
         Raises:
-            WorkerFailed: The system has no room for a process.
+            WorkerFailed: The system could not start another process.
         """
         starting = asyncio.create_task(self._start())
         self._starting.add(starting)
         starting.add_done_callback(self._starting.discard)
-        return await asyncio.shield(starting)  # who gives up half-way must not leave a process that nobody knows
+        return await asyncio.shield(starting)  # a cancelled caller must not leave an untracked process
 
-    async def begin(self, workers: Sequence[WorkerProcess]) -> Ready:
-        """Lets the first workers serve what the repository holds; returns once all do.
+    async def serve(self, workers: Sequence[WorkerProcess]) -> Ready:
+        """Lets the first workers serve what the repository contains; returns once all of them do.
 
         Raises:
             WorkerFailed: One of them ended.
-            DigitsError: There is nothing to serve; says why.
+            DigitsError: There is nothing to serve; gives the reason.
         """
         self.serving = set(workers)
         await self._controller.update_from_repository()
         for worker in workers:
             worker.listen()
-        return (await asyncio.gather(*(worker.ready() for worker in workers)))[0]
+        return (await asyncio.gather(*(worker.wait_ready() for worker in workers)))[0]
 
-    async def join(self, worker: WorkerProcess) -> None:
-        """Lets a new worker serve what all others do; returns once it does.
+    async def add(self, worker: WorkerProcess) -> None:
+        """Lets a later worker serve what all others do; returns once it does.
 
         Raises:
             WorkerFailed: It ended, or can't load what the others have loaded.
@@ -81,53 +82,55 @@ class WorkerPool:
             rollout = self._controller.rollout
             refusals = await worker.prepare(rollout)
             if refusals:
-                await worker.kill()
+                worker.kill()
+                await worker.wait()
                 raise WorkerFailed("; ".join(map(str, refusals)))
             async with self._controller.switch_lock:
-                joined = rollout is self._controller.rollout  # else there is a new one, to be prepared first
+                joined = rollout is self._controller.rollout  # otherwise it must prepare the newer one first
                 if joined:
                     self.serving.add(worker)
-                    worker.release(rollout.number)  # which also makes its metrics say what it serves
+                    worker.release(rollout.number)  # also updates the worker's metrics
                     worker.listen()
-        await worker.ready()
+        await worker.wait_ready()
 
-    def forget(self, worker: WorkerProcess) -> None:
-        """A worker has ended."""
+    def remove(self, worker: WorkerProcess) -> None:
+        """Removes a worker that has ended."""
         self._live.discard(worker)
         self.serving.discard(worker)
-        self._metrics.forget(worker.pid)
+        self._metrics.remove(worker.pid)
 
     def kill_all(self) -> None:
-        """Ends all of them at once."""
+        """Kills all workers."""
         for worker in self._live:
-            worker.kill_now()
+            worker.kill()
 
-    async def retire_all(self) -> Collection[int]:
-        """Drains all of them, also those that are being started; returns their exit codes."""
+    async def stop_all(self) -> Collection[int]:
+        """Stops all workers gracefully, including those that are starting; returns their exit codes."""
         await asyncio.gather(*self._starting, return_exceptions=True)
-        return await asyncio.gather(*(self.retire(worker) for worker in self._live))
+        return await asyncio.gather(*(self.stop(worker) for worker in self._live))
 
-    async def retire(self, worker: WorkerProcess) -> int:
-        """Drains a worker, and kills it where that takes longer than it may; returns its exit code."""
+    async def stop(self, worker: WorkerProcess) -> int:
+        """Drains a worker, and kills it if that takes too long; returns its exit code, 0 if it never served."""
         worker.drain()
-        limit_s = self.config.drain_pause_s + self.config.grace_s + _EXIT_S
+        limit_s = self.config.drain_pause_s + self.config.grace_s + _EXIT_TIMEOUT_S
         try:
-            code = await asyncio.wait_for(worker.ended(), limit_s)
+            code = await asyncio.wait_for(worker.wait(), limit_s)
         except TimeoutError:
-            _logger.error("worker %d did not end within %g s: killing it", worker.pid, limit_s)
-            code = await worker.kill()
-        self.forget(worker)
-        return code if worker.served else 0  # one that never served has dropped nothing, however it ended
+            _logger.error("killing worker %d: it did not end within %g s", worker.pid, limit_s)
+            worker.kill()
+            code = await worker.wait()
+        self.remove(worker)
+        return code if worker.served else 0  # a worker that never served has dropped no call
 
     async def _start(self) -> WorkerProcess:
         worker = await WorkerProcess.start(
-            self.config, self._logs, self._metrics.environment, self._number.descriptor, self._ask
+            self.config, self._logs, self._metrics.environment, self._number.descriptor, self._handle_request
         )
         self._live.add(worker)
         return worker
 
-    async def _ask(self, action: str, name: str) -> Any:
-        """Does what a client asked of a worker."""
+    async def _handle_request(self, action: str, name: str) -> Any:
+        """Executes what a client of one worker wants from all workers."""
         if action == "count":
             return await self._controller.counts()
         await (self._controller.load(name) if action == "load" else self._controller.unload(name))

@@ -1,9 +1,8 @@
-"""A worker as its supervisor sees it: a process that reports its state and can be stopped."""
+"""The supervisor's handle on one worker: starts the process, sends commands, receives reports, stops it."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -11,51 +10,35 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from serving.config import ServerConfig
 from serving.errors import DigitsError
 from serving.inference.statistics import Counts
 from serving.rollout.rollout import Refusal, Rollout
-from serving.server.process.worker import HEARTBEAT_S
-from serving.server.process.worker_messages import Count, Listen, Prepare, Release, Reply, counts_of, framed
+from serving.server.process import worker_protocol as protocol
 from serving.server.telemetry.logs import LogConfig
 
-# From its start to its first word: imports. It gives signs of life from then on.
-_FIRST_WORD_S = 30.0
-# Until it has loaded what it was told to: models, their warm-up; and until it serves.
-_START_S = 120.0
+# From the start of the process to its first report. It only imports modules in this time.
+_FIRST_REPORT_TIMEOUT_S = 30.0
+# For loading and warming models, and for starting to serve.
+_START_TIMEOUT_S = 120.0
+_COUNT_TIMEOUT_S = 3.0
 
-# How long somebody who asks for counts waits for a worker that hangs.
-_COUNT_S = 3.0
-# Of a worker's reports: counts of batches of a thousand sizes are the longest.
-_MAX_LINE_BYTES = 1 << 20
+T = TypeVar("T")
+
+# Executes what a client wants from all workers: an action of `Request`, and the name of a model.
+RequestHandler = Callable[[str, str], Awaitable[Any]]
 
 _logger = logging.getLogger(__name__)
 
 
 class WorkerFailed(Exception):
-    """A worker ended before it served. Says why, where the worker knew."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ready:
-    """How a worker serves.
-
-    Attributes:
-        providers: The execution providers that run its models.
-    """
-
-    providers: tuple[str, ...]
-
-
-# Loads or unloads the model of this name for every worker, or counts what all have done.
-Ask = Callable[[str, str], Awaitable[Any]]
+    """A worker ended before it served. Gives the reason, if the worker reported one."""
 
 
 class WorkerProcess:
-    """One worker process. Made by `start`."""
+    """One worker process. Created by `start`."""
 
     def __init__(
         self,
@@ -63,192 +46,195 @@ class WorkerProcess:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         *,
-        silence_s: float,
-        ask: Ask,
+        heartbeat_timeout_s: float,
+        handle_request: RequestHandler,
     ) -> None:
         self.started = time.monotonic()
-        self._silence_s = silence_s
+        self._heartbeat_timeout_s = heartbeat_timeout_s
         self._process = process
         self._reader = reader
         self._writer = writer
-        self._ask = ask
-        self._asking: set[asyncio.Task[None]] = set()
-        self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self._handle_request = handle_request
+        self._requests: set[asyncio.Task[None]] = set()
+        self._ready: asyncio.Future[protocol.Ready] = asyncio.get_running_loop().create_future()
         self._prepared: asyncio.Future[list[Refusal]] | None = None
         self._counted: asyncio.Future[dict[tuple[str, int], Counts]] | None = None
-        self._silent = False  # nothing will be heard of it any more
-        self._listening = asyncio.create_task(self._listen())
+        self._disconnected = False
+        self._reading = asyncio.create_task(self._read_reports())
 
     @classmethod
     async def start(
-        cls, config: ServerConfig, logs: LogConfig, environment: dict[str, str], number_descriptor: int, ask: Ask
+        cls,
+        config: ServerConfig,
+        logs: LogConfig,
+        environment: dict[str, str],
+        number_descriptor: int,
+        handle_request: RequestHandler,
     ) -> WorkerProcess:
-        """Starts one, in a session of its own: the terminal's signals are the supervisor's.
+        """Starts a process, in its own session so that the terminal's signals reach only the supervisor.
 
         Args:
             config: What it serves.
             logs: How it logs.
-            environment: Is added to this process's own.
-            number_descriptor: Memory that holds the number of the rollout.
-            ask: Does what clients ask of it.
+            environment: Variables to add to this process's own.
+            number_descriptor: Shared memory that contains the number of the current rollout.
+            handle_request: Executes what clients want from all workers.
 
         Raises:
-            WorkerFailed: The system has no room for a process.
+            WorkerFailed: The system could not start another process.
         """
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                process = await cls._launch(theirs, number_descriptor, environment)
-            ours.sendall(framed((config, logs)))
-        except OSError as error:  # one that runs already sees the socket's end and ends too
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "serving.server.process.worker",
+                    str(theirs.fileno()),
+                    str(number_descriptor),
+                    pass_fds=(theirs.fileno(), number_descriptor),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,
+                    env={**os.environ, **environment},
+                )
+            ours.sendall(protocol.encode_command(protocol.Start(config=config, logs=logs)))
+        except OSError as error:  # a process that did start sees the closed socket, and ends
             ours.close()
-            raise WorkerFailed(f"no process could be started: {error.strerror}") from error
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_MAX_LINE_BYTES)
-        # The watchdog within sees a hanging engine; the one here a hanging event loop.
-        silence_s = max(config.watchdog_s, 3 * HEARTBEAT_S)
-        return cls(process, reader, writer, silence_s=silence_s, ask=ask)
-
-    @staticmethod
-    async def _launch(
-        theirs: socket.socket, number_descriptor: int, environment: dict[str, str]
-    ) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "serving.server.process.worker",
-            str(theirs.fileno()),
-            str(number_descriptor),
-            pass_fds=(theirs.fileno(), number_descriptor),
-            stdin=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, **environment},
-        )
+            raise WorkerFailed(f"can't start a process: {error.strerror}") from error
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=protocol.MAX_REPORT_BYTES)
+        # The worker's own watchdog detects a stuck engine. Missing heartbeats show a stuck event loop.
+        timeout_s = max(config.watchdog_s, 3 * protocol.HEARTBEAT_S)
+        return cls(process, reader, writer, heartbeat_timeout_s=timeout_s, handle_request=handle_request)
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     @property
     def served(self) -> bool:
-        """Whether it has ever reported to serve."""
+        """Whether it has ever reported `Ready`."""
         return self._ready.done() and self._ready.exception() is None
 
     async def prepare(self, rollout: Rollout) -> list[Refusal]:
-        """Loads what is new in a rollout; returns the versions that can't be served, none where the worker ended."""
-        if self._silent:
+        """Loads the new versions of a rollout; returns the versions that can't be served, none if the worker ended."""
+        if self._disconnected:
             return []
         self._prepared = asyncio.get_running_loop().create_future()
-        self._send(Prepare(rollout=rollout))
+        self._send(protocol.Prepare(rollout=rollout))
         try:
-            return await asyncio.wait_for(asyncio.shield(self._prepared), _START_S)
+            return await asyncio.wait_for(asyncio.shield(self._prepared), _START_TIMEOUT_S)
         except TimeoutError:
-            _logger.error("killing worker %d: it did not load what is new within %g s", self.pid, _START_S)
-            self.kill_now()
+            _logger.error("killing worker %d: it did not load the new versions within %g s", self.pid, _START_TIMEOUT_S)
+            self.kill()
             return []
 
     def release(self, number: int) -> None:
-        """Lets go what the rollout of this number does not have."""
-        self._send(Release(number=number))
+        """Unloads every version that the rollout with this number does not contain."""
+        self._send(protocol.Release(number=number))
 
     async def counts(self) -> dict[tuple[str, int], Counts]:
-        """What it has counted; nothing where it does not say so within some seconds."""
-        if self._silent:
+        """Asks for its counts, by model name and version; empty if it does not answer within a few seconds."""
+        if self._disconnected:
             return {}
         if self._counted is None or self._counted.done():
             self._counted = asyncio.get_running_loop().create_future()
-            self._send(Count())
+            self._send(protocol.Count())
         try:
-            return await asyncio.wait_for(asyncio.shield(self._counted), _COUNT_S)
+            return await asyncio.wait_for(asyncio.shield(self._counted), _COUNT_TIMEOUT_S)
         except TimeoutError:
             return {}
 
     def listen(self) -> None:
-        """Lets it bind the port and serve what it has prepared."""
-        self._send(Listen())
+        """Makes it bind the port and serve what it has prepared."""
+        self._send(protocol.Listen())
 
-    async def ready(self) -> Ready:
+    async def wait_ready(self) -> protocol.Ready:
         """Waits until it serves.
 
         Raises:
-            WorkerFailed: It ended before, or did not serve in time and was killed.
+            WorkerFailed: It ended first, or did not serve in time and was killed.
         """
         try:
-            return await asyncio.wait_for(asyncio.shield(self._ready), _START_S)
+            return await asyncio.wait_for(asyncio.shield(self._ready), _START_TIMEOUT_S)
         except TimeoutError as error:
-            await self.kill()
-            raise WorkerFailed(f"it did not serve within {_START_S:g} s") from error
+            self.kill()
+            await self.wait()
+            raise WorkerFailed(f"it did not serve within {_START_TIMEOUT_S:g} s") from error
 
-    async def ended(self) -> int:
-        """Waits for its end; returns its exit code, negative for a signal."""
+    async def wait(self) -> int:
+        """Waits until it ends; returns its exit code, or the negative number of the signal that killed it."""
         code = await self._process.wait()
-        await asyncio.wait({self._listening})
+        await asyncio.wait({self._reading})
         self._writer.close()
         return code
 
     def drain(self) -> None:
-        """Asks it to answer what it has and to end."""
+        """Asks it to answer the calls in flight and to end."""
         self._signal(signal.SIGTERM)
 
-    def kill_now(self) -> None:
-        """Ends it at once."""
+    def kill(self) -> None:
+        """Kills it."""
         self._signal(signal.SIGKILL)
-
-    async def kill(self) -> int:
-        """Ends it at once and waits for that; returns its exit code."""
-        self.kill_now()
-        return await self.ended()
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process.returncode is None:
             self._process.send_signal(number)
 
-    async def _listen(self) -> None:
-        """Takes its reports until it ends; one that falls silent is killed."""
-        reason, patience_s = "", _FIRST_WORD_S
+    async def _read_reports(self) -> None:
+        """Handles reports until the worker ends; kills it if its heartbeats stop."""
+        reason, timeout_s = "", _FIRST_REPORT_TIMEOUT_S
         while True:
             try:
-                line = await asyncio.wait_for(self._reader.readline(), patience_s)
+                line = await asyncio.wait_for(self._reader.readline(), timeout_s)
             except TimeoutError:
-                reason = f"it said nothing for {patience_s:g} s"
+                reason = f"no heartbeat for {timeout_s:g} s"
                 _logger.error("killing worker %d: %s", self.pid, reason)
-                self.kill_now()
+                self.kill()
                 continue
             except ConnectionError:
                 line = b""
             if not line:
                 break
-            patience_s = self._silence_s
-            report = json.loads(line)
-            if report["state"] == "ready" and not self._ready.done():
-                self._ready.set_result(Ready(providers=tuple(report["providers"])))
-            elif report["state"] == "prepared" and self._prepared is not None and not self._prepared.done():
-                self._prepared.set_result([Refusal(**refusal) for refusal in report["refusals"]])
-            elif report["state"] == "counted" and self._counted is not None and not self._counted.done():
-                self._counted.set_result(counts_of(report["counts"]))
-            elif report["state"] == "asks":
-                task = asyncio.create_task(self._do(report["request"], report["action"], report["name"]))
-                self._asking.add(task)
-                task.add_done_callback(self._asking.discard)
-            elif report["state"] == "failed":
-                reason = report["reason"]
-        self._silent = True
-        if self._prepared is not None and not self._prepared.done():
-            self._prepared.set_result([])
+            timeout_s = self._heartbeat_timeout_s
+            report = protocol.decode_report(line)
+            if isinstance(report, protocol.Failed):
+                reason = report.reason
+            else:
+                self._handle(report)
+        self._disconnected = True
+        _resolve(self._prepared, [])
         if not self._ready.done():
             code = await self._process.wait()
             self._ready.set_exception(WorkerFailed(reason or f"exit code {code}"))
-            self._ready.exception()  # somebody may not have asked
+            self._ready.exception()  # marks it as retrieved, since nothing may wait for it
 
-    async def _do(self, request: int, action: str, name: str) -> None:
-        """Does what a client asked of this worker, and tells it."""
+    def _handle(self, report: protocol.Report) -> None:
+        match report:
+            case protocol.Ready():
+                _resolve(self._ready, report)
+            case protocol.Prepared():
+                _resolve(self._prepared, report.refusals)
+            case protocol.Counted():
+                _resolve(self._counted, {(name, version): counts for name, version, counts in report.counts})
+            case protocol.Request():
+                task = asyncio.create_task(self._reply(report))
+                self._requests.add(task)
+                task.add_done_callback(self._requests.discard)
+
+    async def _reply(self, request: protocol.Request) -> None:
         result, error = None, None
         try:
-            result = await self._ask(action, name)
+            result = await self._handle_request(request.action, request.name)
         except (DigitsError, NotImplementedError) as refused:
             error = refused
-        self._send(Reply(request=request, result=result, error=error))
+        self._send(protocol.Reply(request=request.number, result=result, error=error))
 
-    def _send(self, message: object) -> None:
+    def _send(self, command: protocol.Command) -> None:
         if not self._writer.is_closing():
-            self._writer.write(framed(message))
+            self._writer.write(protocol.encode_command(command))
+
+
+def _resolve(future: asyncio.Future[T] | None, result: T) -> None:
+    if future is not None and not future.done():
+        future.set_result(result)

@@ -1,4 +1,4 @@
-"""What operators see: metrics, logs and traces.
+"""Metrics, logs and traces.
 
 Imports prometheus_client, python-json-logger, OpenTelemetry and the core.
 """

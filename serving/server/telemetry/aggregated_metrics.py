@@ -1,8 +1,8 @@
-"""The port that shows a process's metrics, and the sum of all workers' in their supervisor.
+"""The metrics port of a process, and the metrics of all workers added up.
 
-Their sum is prometheus_client's multiprocess mode: each worker keeps its values in files of the directory that
-`PROMETHEUS_MULTIPROC_DIR` names, and whoever shows them adds them up. The library reads that variable when it is
-imported, so a supervisor sets it in the environment of its workers.
+The sum is prometheus_client's multiprocess mode: each worker writes its values to files in the directory that
+`PROMETHEUS_MULTIPROC_DIR` names, and the collector adds them up. Ours is only the directory, one per run, which the
+library leaves to its users. The supervisor sets the variable for its workers, since the library reads it on import.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from serving.errors import StartFailed
 
-_TMPFS = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
+_TMPFS = Path("/dev/shm")  # noqa: S108 - mkdtemp creates a private directory in it
 
 _logger = logging.getLogger(__name__)
 
 
 class AggregatedMetrics:
-    """The metrics of all workers, and those of their supervisor."""
+    """The metrics of all workers and of their supervisor."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._restarts = Counter(
-            "digits_worker_restarts", "Workers that were started in place of dead ones.", registry=self._registry
+            "digits_worker_restarts", "Number of workers restarted after they died.", registry=self._registry
         )
         self._directory = ""
         self._port: MetricsServer | None = None
 
     @property
     def environment(self) -> dict[str, str]:
-        """What tells workers where to keep their values, if anybody is to see them."""
+        """The variable that tells workers where to write their values; empty if no port shows them."""
         return {"PROMETHEUS_MULTIPROC_DIR": self._directory} if self._directory else {}
 
     def start(self, *, host: str, port: int | None) -> None:
-        """Makes the directory of this run, in memory where that can be; shows the sum, if there is a port for it.
+        """Creates the directory, in memory if possible, and serves the sum if there is a port for it.
 
         Raises:
-            StartFailed: The port is in use, or there is no place for the directory.
+            StartFailed: The port is in use, or the directory can't be created.
         """
         in_memory = _TMPFS if os.access(_TMPFS, os.W_OK) else None
         try:
             self._directory = tempfile.mkdtemp(prefix="digits-metrics-", dir=in_memory)
         except OSError as error:
-            raise StartFailed(f"no place for the workers' metrics: {error.strerror}") from error
+            raise StartFailed(f"can't create a directory for the workers' metrics: {error.strerror}") from error
         MultiProcessCollector(self._registry, path=self._directory)  # type: ignore[no-untyped-call]
         if port is not None:
             self._port = MetricsServer(self._registry, host=host, port=port)
@@ -59,13 +59,13 @@ class AggregatedMetrics:
         """Counts a restart."""
         self._restarts.inc()
 
-    def forget(self, pid: int) -> None:
-        """Takes a worker that ended out of what is now; what it counted stays."""
+    def remove(self, pid: int) -> None:
+        """Removes the gauges of a worker that has ended; its counters remain in the sum."""
         if self._directory:
             mark_process_dead(pid, path=self._directory)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Stops showing, and removes the directory."""
+        """Closes the port, and deletes the directory."""
         if self._port:
             self._port.close()
         if self._directory:
@@ -73,10 +73,10 @@ class AggregatedMetrics:
 
 
 class MetricsServer:
-    """Shows a registry over HTTP.
+    """Serves the metrics of a registry over HTTP.
 
     Args:
-        registry: What it shows.
+        registry: The metrics.
         host: Address to listen on.
         port: Port; 0 for any free one.
 
@@ -89,7 +89,7 @@ class MetricsServer:
             self._server, self._thread = start_http_server(port, addr=host, registry=registry)
         except OSError as error:
             reason = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
-            raise StartFailed(f"can't show metrics on {host}:{port}: {reason}") from error
+            raise StartFailed(f"can't serve metrics on {host}:{port}: {reason}") from error
         _logger.info("metrics on http://%s:%d/metrics", host, self._server.server_port)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Logs on stderr, as text for people or as one JSON object a line for collectors."""
+"""Logs on stderr, as text for people or as one JSON object per line for collectors."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
 
 
-# The id of the request that is being answered, as its client gave it; empty where it gave none.
+# The id that the client gave the current request; empty if it gave none.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """What is logged and how.
+    """What to log and how.
 
     Attributes:
-        level: The least important messages that are logged, one of `LEVELS`.
+        level: Lowest level that is logged, one of `LEVELS`.
         format: One of `FORMATS`.
     """
 
@@ -30,21 +30,20 @@ class LogConfig:
 
 
 class _RequestId(logging.Filter):
-    """Adds the request's id to what is logged while it is answered."""
+    """Adds the current request's id to log records."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        known = request_id.get()
-        if known:
+        if known := request_id.get():
             record.request_id = known
-        record.of_request = f" request {known}:" if known else ""
+        record.request_prefix = f" request {known}:" if known else ""
         return True
 
 
 class AccessLog:
-    """Logs a line for some of the calls, as an observer of them.
+    """Logs a line for a random sample of the calls.
 
     Args:
-        share: Of the calls, from 0 to 1.
+        share: Share of the calls to log, from 0 to 1.
     """
 
     def __init__(self, share: float) -> None:
@@ -53,14 +52,14 @@ class AccessLog:
 
     def call_ended(self, method: str, code: str, seconds: float) -> None:
         """See `serving.server.services.handlers.CallObserver`."""
-        if self._share and random.random() < self._share:  # noqa: S311 - which calls are logged is no secret
+        if self._share and random.random() < self._share:  # noqa: S311 - not a security decision
             self._logger.info(
                 "%s %s %.6f s", method, code, seconds, extra={"method": method, "code": code, "seconds": seconds}
             )
 
 
 def start_logging(config: LogConfig) -> None:
-    """Sends this process's logs to stderr."""
+    """Configures this process to log to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     if config.format == "json":
         from pythonjsonlogger.core import RESERVED_ATTRS
@@ -71,12 +70,12 @@ def start_logging(config: LogConfig) -> None:
                 "{asctime}{levelname}{name}{process}{message}",
                 style="{",
                 rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
-                reserved_attrs=[*RESERVED_ATTRS, "of_request"],
+                reserved_attrs=[*RESERVED_ATTRS, "request_prefix"],
             )
         )
     else:
         handler.setFormatter(
-            logging.Formatter("%(asctime)s %(levelname)s %(name)s[%(process)d]:%(of_request)s %(message)s")
+            logging.Formatter("%(asctime)s %(levelname)s %(name)s[%(process)d]:%(request_prefix)s %(message)s")
         )
     handler.addFilter(_RequestId())
     logging.basicConfig(level=config.level.upper(), handlers=[handler])

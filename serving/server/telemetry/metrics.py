@@ -24,69 +24,73 @@ class Metrics:
     """The metrics of one process.
 
     Args:
-        registry: Where they are registered; none in a worker, whose values go to files (see `aggregated_metrics`).
+        registry: Contains the metrics; None in a worker, which writes them to files (see `aggregated_metrics`).
     """
 
     def __init__(self, registry: CollectorRegistry | None) -> None:
         self._registry = registry
         self._requests = Counter(
             "digits_requests",
-            "Calls that ended, by method and gRPC status code.",
+            "Number of finished calls, by method and gRPC status code.",
             ("method", "code"),
             registry=registry,
         )
         self._request_s = Histogram(
             "digits_request_duration_seconds",
-            "Time from the arrival of a call to its end.",
+            "Time from the arrival of a call to its end, in seconds.",
             ("method",),
             buckets=_SECONDS,
             registry=registry,
         )
         self._rejected = Counter(
-            "digits_rejected", "Requests that were refused before inference, by reason.", ("reason",), registry=registry
+            "digits_rejected", "Number of requests refused before inference, by reason.", ("reason",), registry=registry
         )
         for reason in ("queue_full", "decoder_full", "deadline", "too_many_calls", "unauthenticated"):
             self._rejected.labels(reason)
         self._queue_s = Histogram(
             "digits_queue_duration_seconds",
-            "Time that requests waited for their first batch.",
+            "Time that requests waited for their first batch, in seconds.",
             buckets=_SECONDS,
             registry=registry,
         )
         self._inference_s = Histogram(
-            "digits_inference_duration_seconds", "Time of a batch in the engine.", buckets=_SECONDS, registry=registry
+            "digits_inference_duration_seconds",
+            "Time of a batch in the engine, in seconds.",
+            buckets=_SECONDS,
+            registry=registry,
         )
-        self._batch_rows = Histogram("digits_batch_rows", "Images in a batch.", buckets=_ROWS, registry=registry)
+        self._batch_rows = Histogram(
+            "digits_batch_rows", "Number of images in a batch.", buckets=_ROWS, registry=registry
+        )
         self._queue_rows = Gauge(
-            "digits_queue_rows", "Images that wait for a batch.", registry=registry, multiprocess_mode="livesum"
+            "digits_queue_rows", "Number of images waiting for a batch.", registry=registry, multiprocess_mode="livesum"
         )
-        self._images = Counter("digits_images", "Images that were classified.", ("model", "version"), registry=registry)
+        self._images = Counter("digits_images", "Number of classified images.", ("model", "version"), registry=registry)
         self._model = Gauge(
             "digits_model_info",
-            "1 for each model that is served, with its digest and execution provider.",
+            "1 for each served model version, with its digest and execution provider.",
             ("model", "version", "sha256", "provider"),
             registry=registry,
             multiprocess_mode="livemax",
         )
         self._refused = Gauge(
             "digits_model_refused",
-            "1 for each version in the repository that is not served as it lies there, version 0 for a model's labels.",
+            "1 for each version that is refused as it is in the repository; version 0 for a model's labels.",
             ("model", "version"),
             registry=registry,
             multiprocess_mode="livemax",
         )
-        self._queued_rows = 0
         self._shown: set[Any] = set()
         self._ended: dict[tuple[str, str], tuple[Any, Any]] = {}
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The metrics as text, of all workers where this is one; may block.
+        """Formats the metrics, in a worker those of all workers. May block.
 
         Args:
-            accept: The formats that whoever asks can read, as HTTP's header has them; empty for any.
+            accept: HTTP's Accept header; empty for any format.
 
         Returns:
-            The text, and the type of its format.
+            The text and its media type.
         """
         registry = self._registry
         if registry is None:
@@ -97,7 +101,7 @@ class Metrics:
         return encode(registry), media_type
 
     def rolled_out(self, served: Sequence[Deployment], refusals: Sequence[Refusal]) -> None:
-        """Records what is served and what is not."""
+        """Records which versions are served and which are refused."""
         now = {
             self._model.labels(each.name, str(each.version), each.manifest.sha256, each.provider) for each in served
         } | {self._refused.labels(each.name, str(each.version)) for each in refusals}
@@ -111,51 +115,44 @@ class Metrics:
         """Records the end of a call.
 
         Args:
-            method: Its full name, `/package.Service/Method`.
-            code: Name of its gRPC status code.
-            seconds: Time since it arrived.
+            method: Full name, `/package.Service/Method`.
+            code: Name of the gRPC status code.
+            seconds: Time since the call arrived.
         """
         counters = self._ended.get((method, code))
-        if counters is None:  # looking a metric up by its labels costs more than counting
+        if counters is None:  # looking up a metric by its labels costs more than counting
             counters = self._requests.labels(method, code), self._request_s.labels(method)
             self._ended[method, code] = counters
         counters[0].inc()
         counters[1].observe(seconds)
 
     def rejected(self, reason: str) -> None:
-        """Records a refusal."""
+        """Counts a refused request."""
         self._rejected.labels(reason).inc()
 
     def batches_of(self, model: str, version: int) -> BatchObserver:
-        """Makes the observer of one model's batches."""
+        """Returns an observer for the batches of one model version."""
         return _Batches(self, self._images.labels(model, str(version)))
-
-    def queue_changed(self, more: int) -> None:
-        """Records that so many more images wait, or fewer."""
-        self._queued_rows += more
-        self._queue_rows.set(self._queued_rows)
-
-    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
-        """Records a batch; see `BatchObserver`."""
-        self._batch_rows.observe(rows)
-        self._inference_s.observe(inference_s)
-        for waited in queue_s:
-            self._queue_s.observe(waited)
 
 
 class _Batches(BatchObserver):
+    """Records the batches of one model version. The queue's gauge is the sum over all versions."""
+
     def __init__(self, metrics: Metrics, images: Any) -> None:
         self._metrics = metrics
         self._images = images
         self._rows = 0
 
     def queue_changed(self, rows: int) -> None:
-        self._metrics.queue_changed(rows - self._rows)
+        self._metrics._queue_rows.inc(rows - self._rows)
         self._rows = rows
 
     def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
         self._images.inc(rows)
-        self._metrics.batch_ended(rows, inference_s, queue_s)
+        self._metrics._batch_rows.observe(rows)
+        self._metrics._inference_s.observe(inference_s)
+        for waited in queue_s:
+            self._metrics._queue_s.observe(waited)
 
     def rejected(self, reason: str) -> None:
         self._metrics.rejected(reason)

@@ -1,4 +1,4 @@
-"""OpenTelemetry: a span for every call, a part of its client's trace, sent by OTLP over HTTP. Extra `otel`."""
+"""OpenTelemetry traces: a span for every call, in its client's trace, exported with OTLP over HTTP. Extra `otel`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CLOSE_S = 3.0
 
 
 class Traces:
-    """Makes spans and sends them in the background.
+    """Creates spans and exports them in the background.
 
     Args:
         endpoint: The collector's address, `http://host:4318`.
@@ -28,12 +28,12 @@ class Traces:
 
     @property
     def interceptor(self) -> Any:
-        """A `grpc.aio.ServerInterceptor` that makes the spans."""
+        """A `grpc.aio.ServerInterceptor` that creates the spans."""
         return aio_server_interceptor(tracer_provider=self._provider)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Sends what is left; blocks until that is done, for a few seconds at most."""
-        # A thread that nobody waits for at exit: with a collector that does not answer, this takes half a minute.
+        """Exports the remaining spans; blocks until done, for a few seconds at most."""
+        # A daemon thread, since shutdown takes half a minute if the collector does not answer.
         sending = threading.Thread(target=self._provider.shutdown, daemon=True)
         sending.start()
         sending.join(_CLOSE_S)

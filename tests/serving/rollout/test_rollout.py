@@ -236,7 +236,7 @@ def test_a_worker_that_dies_is_replaced_by_one_that_serves_the_same(
             workers = [child for child in psutil.Process(server.process.pid).children() if child.is_running()]
             for worker in workers:
                 worker.kill()
-                _read_until(server, "another starts")
+                _read_until(server, "restarting in")
             callers.wait_for_version(2)
             (tmp_path / "elsewhere").rename(repository.root)
             publish(repository, 3)
@@ -254,7 +254,7 @@ def test_replacement_workers_report_what_they_serve_in_the_metrics(start_server:
         first = psutil.Process(server.process.pid).children()
         server.process.send_signal(signal.SIGHUP)
         for _ in first:
-            _read_until(server, "in place of")
+            _read_until(server, "has replaced")
         psutil.wait_procs(first, timeout=30)
         shown = urllib.request.urlopen(metrics).read().decode()
         assert re.search(r'digits_model_info\{model="net",.*version="1"\} 1\.0', shown)

@@ -1,4 +1,4 @@
-"""Clients that want the worst: the server refuses or bears them, and answers the others right."""
+"""Hostile clients: the server refuses or survives them, and answers the others correctly."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Start = Callable[..., contextlib.AbstractContextManager]
 
 @pytest.fixture(autouse=True)
 def still_right(server, digits: tuple) -> Iterator[None]:
-    """Whatever a test did, the server still answers right."""
+    """Whatever a test did, the server still answers correctly."""
     yield
     with Client(server.address) as client:
         assert np.array_equal(client.classify(digits[0][:50], timeout_s=30).labels, digits[1][:50])
@@ -37,7 +37,7 @@ def still_right(server, digits: tuple) -> Iterator[None]:
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """As many open files as this machine lets a process have."""
+    """Raises the limit on open files as far as this machine allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 16), hard))
     yield
@@ -80,7 +80,7 @@ def _peak_bytes(process: int) -> int:
 
 
 def test_a_compressed_bomb_is_refused_before_it_fills_the_memory(server) -> None:
-    """The limit on messages holds for what they become: 256 MiB of zeros out of a quarter of one."""
+    """The size limit applies to decompressed messages: 256 MiB of zeros, compressed to a quarter of one."""
     before = _peak_bytes(server.process.pid)
     with grpc.insecure_channel(server.address) as channel:
         call = channel.unary_unary("/digits.v1.DigitClassifierService/Classify")
@@ -94,7 +94,7 @@ def test_thousands_of_silent_connections_leave_room_for_others(server, digits: t
     with contextlib.ExitStack() as stack:
         for number in range(1000):
             connection = stack.enter_context(_connect(server.address))
-            # A third says nothing, a third introduces itself, a third begins a call and stops in its middle.
+            # A third sends nothing, a third only the preface, a third starts a call and stops in the middle.
             if number % 3:
                 connection.sendall(PREFACE)
             if number % 3 == 2:
@@ -118,17 +118,17 @@ async def test_thousands_of_streams_are_all_answered(server, digits: tuple) -> N
 
 
 async def test_a_queue_that_stays_full_refuses_at_once_and_answers_the_rest(start_server: Start, digits: tuple) -> None:
-    """For seconds here, for a minute by `make soak`."""
+    """For a few seconds here, for a minute in `make soak`."""
     images, codes = np.ascontiguousarray(digits[0][:256]), collections.Counter()
     raw = digits_pb2.RawImages(pixels=images.tobytes(), count=len(images))
     request = digits_pb2.ClassifyRequest(raw_images=raw)
-    ends = time.monotonic() + float(os.environ.get("FULL_QUEUE_S", "2"))
     options = "--max-batch-rows", "256", "--max-queue-rows", "1024", "--provider", "cpu", "--metrics-port", "0"
     with start_server(*options) as full:
         port = re.search(r"metrics on (\S+)", full.process.stderr.readline())[1]
         async with grpc.aio.insecure_channel(full.address) as channel:
             stub, health = digits_pb2_grpc.DigitClassifierServiceStub(channel), health_pb2_grpc.HealthStub(channel)
             expected = (await stub.Classify(request, timeout=20)).labels
+            ends = time.monotonic() + float(os.environ.get("FULL_QUEUE_S", "2"))
 
             async def insist() -> None:
                 while time.monotonic() < ends:
@@ -154,7 +154,7 @@ async def test_a_queue_that_stays_full_refuses_at_once_and_answers_the_rest(star
 
 
 def test_a_flood_of_streams_that_are_reset_at_once_hurts_nobody(server) -> None:
-    """Rapid reset, CVE-2023-44487: requests that are taken back as soon as they are sent."""
+    """Rapid reset, CVE-2023-44487: requests that are cancelled as soon as they are sent."""
     with _connect(server.address) as connection:
         connection.sendall(PREFACE)
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""How many calls and connections the server takes, and what becomes of clients that are silent, gone or eager."""
+"""Limits on calls and connections, and what happens to clients that are silent, vanish or ping too often."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Stream:
 
 
 class _Relay:
-    """Stands between clients and a server, counts their connections, and can fall silent as a broken network does."""
+    """A proxy between clients and a server that counts connections and can go silent like a broken network."""
 
     def __init__(self, address: str) -> None:
         host, port = address.split(":")
@@ -227,7 +227,7 @@ def test_an_idle_client_that_vanishes_is_noticed_too(start_server: Start, digits
 
 
 def test_clients_that_ping_often_keep_their_connection(server, digits: tuple, relay: Callable) -> None:
-    """gRPC's servers answer the third such ping with too_many_pings, unless told otherwise."""
+    """By default gRPC servers answer the third such ping with too_many_pings."""
     between = relay(server.address)
     options = [
         ("grpc.keepalive_time_ms", 200),
@@ -252,7 +252,7 @@ def test_age_moves_a_client_to_a_new_connection_without_a_failed_call(
     with start_server("--max-connection-age-s", "0.3") as server:
         between = relay(server.address)
         with grpc.insecure_channel(between.address) as channel:
-            # Without retries of ours: gRPC's transparent ones, on by default, do for what crosses the server's GOAWAY.
+            # Without our retries: gRPC's transparent ones, on by default, cover calls that meet the server's GOAWAY.
             stub = digits_pb2_grpc.DigitClassifierServiceStub(channel)
             expected = stub.Classify(_request(digits[0][:50]), timeout=20).labels[:]
             assert between.accepted.acquire(timeout=1)

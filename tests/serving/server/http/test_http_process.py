@@ -495,7 +495,7 @@ async def test_a_stopping_server_says_so_answers_what_it_has_and_ends_idle_conne
     assert await asyncio.to_thread(idle.recv, 12) == b"HTTP/1.1 200"
     first = _asking(address, INFER, GOOD)
     assert await asyncio.to_thread(held.began.wait, 20)
-    await held.server.announce_end()
+    await held.server.report_not_serving()
     assert (await _asking(address, "/readyz"))[0] == 503
     assert (await _asking(address, "/healthz"))[0] == 200
     later = _asking(address, INFER, GOOD)  # what comes before the end is still taken

@@ -1,4 +1,4 @@
-"""Some seconds of chaos; `make chaos` has two minutes of it."""
+"""A few seconds of chaos; `make chaos` runs two minutes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_chaos_ends_with_right_answers() -> None:
 
 
 def test_a_moment_of_soak_has_right_answers() -> None:
-    """Memory is judged over the ten minutes of `make soak`; a moment of it tells nothing."""
+    """Only the ten minutes of `make soak` can show that memory grows, so this test ignores memory."""
     soak = Path(__file__).parents[3] / "manual" / "soak.py"
     done = subprocess.run(
         [sys.executable, soak, "--seconds", "3"], capture_output=True, text=True, check=False, timeout=120

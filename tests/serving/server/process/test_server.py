@@ -1,4 +1,4 @@
-"""The process: starts or says why not, stops without losing an answer, touches nothing it was not told to."""
+"""The process starts or gives the reason, stops without losing an answer, and writes only what it was told to."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_one_line_tells_what_is_served_where(start_server: Start, digits: tuple)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_under_load_loses_no_answer(start_server: Start, digits: tuple, number: int) -> None:
-    """Every call that the server took is answered; later ones find no server. None fails in any other way."""
+    """Every accepted call is answered; later calls find no server. No call fails in any other way."""
     images, _ = digits
     with start_server() as server:
         with Client(server.address) as client:
@@ -192,7 +192,7 @@ def test_every_option_is_an_environment_variable(start_server: Start) -> None:
 
 
 def test_serving_writes_nothing_at_home_and_loads_no_training_code(tmp_path: Path) -> None:
-    """Telemetry, caches and byte code would all show in an empty home; TensorFlow is installed here, yet not loaded."""
+    """Telemetry, caches and byte code would all show in an empty home. TensorFlow is installed here but not loaded."""
     home = tmp_path / "home"
     home.mkdir()
     program = """

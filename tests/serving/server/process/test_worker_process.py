@@ -1,4 +1,4 @@
-"""A worker as its supervisor sees it, when it dies at the wrong moment."""
+"""The supervisor's handle on a worker that dies at the wrong moment."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ _CONFIG = ServerConfig(engine=EngineConfig(provider="cpu"))
 
 @pytest.fixture
 async def worker() -> AsyncIterator[WorkerProcess]:
-    """One that has not been told to serve."""
+    """A worker that has not been told to serve."""
     number = SharedNumber()
     started = await WorkerProcess.start(
         _CONFIG, LogConfig(level="error", format="text"), {}, number.descriptor, lambda action, name: asyncio.sleep(0)
     )
     yield started
-    await started.kill()
+    started.kill()
+    await started.wait()
     number.close()
 
 
@@ -36,17 +37,17 @@ async def test_one_that_dies_while_it_loads_keeps_nobody_waiting(worker: WorkerP
     os.kill(worker.pid, signal.SIGSTOP)
     loading = asyncio.create_task(worker.prepare(rollout))
     await asyncio.sleep(0)
-    worker._reader.feed_eof()  # its end of the socket is closed some moments before its exit code is known
+    worker._reader.feed_eof()  # the socket closes moments before the exit code is known
     assert await asyncio.wait_for(loading, 10) == []
     assert await asyncio.wait_for(worker.prepare(rollout), 10) == []
-    worker.kill_now()
+    worker.kill()
     with pytest.raises(WorkerFailed, match="exit code -9"):
-        await asyncio.wait_for(worker.ready(), 10)
+        await asyncio.wait_for(worker.wait_ready(), 10)
 
 
 async def test_one_that_hangs_keeps_nobody_waiting_who_asks_for_counts(worker: WorkerProcess) -> None:
     os.kill(worker.pid, signal.SIGSTOP)
     assert await asyncio.wait_for(worker.counts(), 10) == {}
     os.kill(worker.pid, signal.SIGKILL)
-    await worker.ended()
+    await worker.wait()
     assert await asyncio.wait_for(worker.counts(), 10) == {}

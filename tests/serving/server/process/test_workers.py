@@ -1,4 +1,4 @@
-"""Several workers on one port: they share the work, die one by one, and nobody who asks notices."""
+"""Several workers on one port: they share the work, die one by one, and callers do not notice."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ Start = Callable[..., contextlib.AbstractContextManager]
 def _workers(server) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(server.process.pid).children():
-        with contextlib.suppress(psutil.Error):  # one that has just died
+        with contextlib.suppress(psutil.Error):  # it may have just died
             if "serving.server.process.worker" in child.cmdline():
                 found.append(child)
     return found
 
 
 def _eventually(what: Callable[[], object], limit_s: float = 20) -> object:
-    """Asks until the answer is true; nothing outside a process tells when its children change."""
+    """Polls until the answer is true, since nothing signals when the children of another process change."""
     ends = time.monotonic() + limit_s
     while not (answer := what()):
-        assert time.monotonic() < ends, "it never came true"
+        assert time.monotonic() < ends, "the condition did not become true in time"
         time.sleep(0.02)
     return answer
 
@@ -61,7 +61,7 @@ def _statistics(address: str) -> inference_pb2.ModelStatistics:
 
 
 class Load:
-    """Callers with a connection each, which check every answer; every other request is of hundreds of kilobytes."""
+    """Callers with one connection each that check every answer; every other request has hundreds of kilobytes."""
 
     def __init__(self, address: str, images: np.ndarray, callers: int = 6) -> None:
         self.failures: list[object] = []
@@ -79,7 +79,7 @@ class Load:
                     if not np.array_equal(
                         client.classify(self._images[rows], timeout_s=20).labels, self._expected[rows]
                     ):
-                        self.failures.append("somebody else's answer")
+                        self.failures.append("an answer to another call")
                 except CallFailed as error:
                     self.failures.append(error)
                 self.answered.release()
@@ -111,7 +111,7 @@ def pair(start_server: Start) -> Iterator:
 
 
 def test_workers_share_the_connections(start_server: Start, digits: tuple) -> None:
-    """And the metrics of all are one sum, as are the statistics."""
+    """Their metrics are added up, and so are their statistics."""
     left_behind = set(Path("/dev/shm").glob("digits-metrics-*"))
     with start_server("--workers", "2", "--metrics-port", "0") as server:
         assert server.announcement.endswith("CPUExecutionProvider, 2 workers\n")
@@ -133,7 +133,7 @@ def test_workers_share_the_connections(start_server: Start, digits: tuple) -> No
             client.wait_until_serving(20)
         after = _metrics(port)
         (directory,) = set(Path("/dev/shm").glob("digits-metrics-*")) - left_behind
-        assert not list(directory.glob(f"gauge_live*_{victim.pid}.db"))  # what a dead worker said of its queue
+        assert not list(directory.glob(f"gauge_live*_{victim.pid}.db"))  # a dead worker's queue length
         assert server.stop()[0] == 0
     method = 'method="/digits.v1.DigitClassifierService/Classify"'
     assert {(each.inference_count, each.inference_stats.success.count) for each in counted} == {(6000, 12)}
@@ -149,7 +149,7 @@ def test_workers_share_the_connections(start_server: Start, digits: tuple) -> No
     (model,) = [name for name in values if name.startswith("digits_model_info")]
     assert 'provider="CPUExecutionProvider"' in model
     images = 'digits_images_total{model="mnist_convnet",version="1"}'
-    assert after[images] == values[images]  # what a dead worker counted stays
+    assert after[images] == values[images]  # a dead worker's counts remain
     assert float(values["digits_worker_restarts_total"]) == 0
     assert float(after["digits_worker_restarts_total"]) == 1
     assert set(Path("/dev/shm").glob("digits-metrics-*")) == left_behind
@@ -167,7 +167,7 @@ def test_a_worker_that_is_killed_under_load_is_replaced_and_no_caller_notices(pa
 
 
 def test_a_call_of_a_killed_worker_fails_with_unavailable_alone(start_server: Start, digits: tuple) -> None:
-    """Seen by clients that repeat nothing: those connected to the other worker lose no call."""
+    """As seen by clients without retries. Clients of the other worker lose no call."""
     options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
     request = digits_pb2.ClassifyRequest(raw_images=digits_pb2.RawImages(pixels=digits[0][:1].tobytes(), count=1))
     with start_server("--workers", "2") as server:
@@ -224,7 +224,7 @@ def test_a_worker_that_hangs_is_replaced(pair, digits: tuple) -> None:
 
 @pytest.mark.parametrize("count", [1, 64], ids=["on the event loop", "on the engine's thread"])
 def test_an_engine_that_hangs_ends_its_process(count: int) -> None:
-    """The watchdog of a process without a supervisor; what restarts it, restarts the service."""
+    """The watchdog of a process without a supervisor; whatever restarts the process restarts the service."""
     script = """
 import asyncio, sys, threading, logging
 from serving.client import Client
@@ -262,7 +262,7 @@ asyncio.run(main())
 
 
 def test_workers_that_can_not_start_end_the_server_with_the_reason(start_server: Start, tmp_path: Path) -> None:
-    """First a reload that must keep the old ones, then deaths that can't be made good."""
+    """First a reload that must keep the old workers, then a death whose replacements all fail."""
     tokens = tmp_path / "tokens"
     tokens.write_text("x" * 32)
     with start_server("--workers", "2", "--token-file", str(tokens)) as server:
@@ -270,7 +270,7 @@ def test_workers_that_can_not_start_end_the_server_with_the_reason(start_server:
         before = {worker.pid for worker in _workers(server)}
         server.process.send_signal(signal.SIGHUP)
         lines = []
-        while sum("stays" in line for line in lines) < 2:
+        while sum("keeping worker" in line for line in lines) < 2:
             lines.append(server.process.stderr.readline())
             assert lines[-1], lines
         assert {worker.pid for worker in _workers(server)} == before
@@ -280,12 +280,12 @@ def test_workers_that_can_not_start_end_the_server_with_the_reason(start_server:
         died = time.monotonic()
         assert server.process.wait(30) == 1
         took, (_, stderr) = time.monotonic() - died, server.stop()
-        pauses = [float(found) for found in re.findall(r"starts in (\S+) s", stderr)]
+        pauses = [float(found) for found in re.findall(r"restarting in (\S+) s", stderr)]
         assert len(pauses) == 3
         assert pauses[1] < pauses[2]
         assert took >= sum(pauses)
     last = stderr.splitlines()[-1]
-    assert last.startswith(f"Error: workers died at their start 3 times in a row: can't read {tokens}")
+    assert last.startswith(f"Error: workers failed to start 3 times in a row: can't read {tokens}")
     assert "Traceback" not in stderr
 
 
@@ -300,7 +300,7 @@ def test_a_port_in_use_is_one_line(command: Callable, options: tuple[str, ...]) 
 
 
 def test_a_port_of_other_workers_is_in_use(pair, command: Callable) -> None:
-    """Workers share their port among themselves, not with a second server."""
+    """Workers share their port with each other, not with a second server."""
     for workers in ("1", "2"):
         done = command("digits-serve", "--port", pair.address.split(":")[1], "--workers", workers)
         assert (done.returncode, "the port is in use" in done.stderr) == (1, True)
@@ -325,7 +325,7 @@ def test_a_second_signal_ends_all_at_once(start_server: Start) -> None:
     with start_server("--workers", "2", "--drain-pause-s", "60") as server:
         workers = _workers(server)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(2 * SAME_SIGNAL_S)  # what comes sooner is the same signal, sent twice
+        time.sleep(2 * SAME_SIGNAL_S)  # a signal that comes sooner counts as the first one repeated
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 1
         assert psutil.wait_procs(workers, timeout=20)[1] == []
@@ -368,7 +368,7 @@ def test_sighup_does_not_end_a_process_without_workers(start_server: Start, digi
 
 
 def test_as_a_container_s_first_process_it_leaves_no_zombies(tmp_path: Path) -> None:
-    """In a process namespace of its own, where the supervisor is process 1 and inherits an orphan."""
+    """In its own process namespace, the supervisor is process 1 and inherits an orphan."""
     unshare = shutil.which("unshare")
     if not unshare or os.geteuid() != 0:
         pytest.skip("needs unshare and root")
@@ -383,7 +383,7 @@ def test_as_a_container_s_first_process_it_leaves_no_zombies(tmp_path: Path) -> 
         if "serving" not in process.stdout.readline():
             pytest.skip(f"no process namespaces here: {process.communicate(timeout=30)[1]}")
         (first,) = psutil.Process(process.pid).children()
-        # Enters the namespace and leaves a child behind, which becomes process 1's and ends.
+        # Enters the namespace and leaves a child there, which process 1 inherits.
         subprocess.run(
             ["nsenter", f"--target={first.pid}", "--pid", "--mount", "sh", "-c", "(true & exec true) & exit"],
             check=True,

@@ -590,7 +590,7 @@ def test_tokens_in_plain_text_on_a_network_are_warned_of(token_file: Path) -> No
     """Without a model to serve, so that nothing listens on the network."""
     program = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from serving.config import *; from serving.server import Server\n"
+        "from serving.config import *; from serving.server.process.server import Server\n"
         "config = ServerConfig(host=sys.argv[1], repository=Path('/nowhere'),\n"
         "                      security=SecurityConfig(token_file=Path(sys.argv[2])))\n"
         "asyncio.run(Server(config).start())"

@@ -447,7 +447,7 @@ async def test_a_stopping_server_says_so_and_ends_streams_behind_their_answers(
     stream = stub.ModelStreamInfer()
     await stream.write(_request(digits[0][:2], id="last"))
     assert await asyncio.to_thread(held.began.wait, 20)
-    await held.server.announce_end()
+    await held.server.report_not_serving()
     assert (await stub.ServerLive(pb.ServerLiveRequest())).live
     assert not (await stub.ServerReady(pb.ServerReadyRequest())).ready
     assert not (await stub.ModelReady(pb.ModelReadyRequest(name="mnist_convnet"))).ready

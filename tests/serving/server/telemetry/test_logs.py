@@ -1,4 +1,4 @@
-"""What the log of a server tells, and how a client finds its own request in it."""
+"""What a server logs, and how a client finds its own request there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A span for every call, in the trace of its client, at a real collector's door."""
+"""Every call becomes a span in its client's trace, received by an HTTP server as by a collector."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 @pytest.fixture
 def collector() -> Iterator[tuple[str, queue.Queue]]:
-    """Address of an HTTP server that keeps what is sent to it."""
+    """Address of an HTTP server that keeps what it receives."""
     received: queue.Queue = queue.Queue()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -44,7 +44,7 @@ def test_a_call_is_a_span_of_its_client_s_trace(start_server: Callable, collecto
             stub.Classify(request, metadata=(("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01"),), timeout=20)
             with pytest.raises(grpc.RpcError):
                 stub.Classify(digits_pb2.ClassifyRequest(), timeout=20)
-        assert server.stop()[0] == 0  # sends what is left
+        assert server.stop()[0] == 0  # exports the remaining spans
     path, content = received.get(timeout=20)
     assert path == "/v1/traces"
     (resource,) = ExportTraceServiceRequest.FromString(content).resource_spans
@@ -55,7 +55,7 @@ def test_a_call_is_a_span_of_its_client_s_trace(start_server: Callable, collecto
     assert codes == [0, grpc.StatusCode.INVALID_ARGUMENT.value[0]]
 
 
-def test_a_collector_s_address_that_is_none_is_told(command: Callable) -> None:
+def test_an_invalid_collector_address_is_a_clear_error(command: Callable) -> None:
     done = command("digits-serve", "--port", "0", "--traces-endpoint", "collector:4318")
     assert done.returncode == 2
     assert "traces_endpoint must be like http://host:4318, not 'collector:4318'" in done.stderr
