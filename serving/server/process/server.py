@@ -16,13 +16,13 @@ from serving.errors import StartFailed
 from serving.rollout.controller import RolloutController
 from serving.rollout.deployments import Deployments
 from serving.server.fronts.grpcio import GrpcioFront
-from serving.server.security.guard import Guard
+from serving.server.security.admission import AdmissionControl
 from serving.server.security.tls import TlsFiles
 from serving.server.security.tokens import TokenFile
 from serving.server.services.digits_service import DigitClassifierService
-from serving.server.services.handlers import service_handler
+from serving.server.services.handlers import generic_handler
 from serving.server.services.health import Health
-from serving.server.services.oip_service import Fleet, InferenceService
+from serving.server.services.oip_service import InferenceService, ModelControl
 from serving.server.telemetry.logs import AccessLog
 from serving.server.telemetry.metrics import Metrics
 
@@ -54,7 +54,7 @@ class Server:
         *,
         metrics: Metrics | None = None,
         deployments: Deployments | None = None,
-        fleet: Fleet | None = None,
+        fleet: ModelControl | None = None,
     ) -> None:
         self._config = config
         self._metrics = metrics or Metrics(registry=None)
@@ -68,7 +68,7 @@ class Server:
         self.http_url = ""
         self.deployments = deployments or Deployments(config, self._metrics, number=lambda: self._number)
         self._controller = RolloutController(config, lambda: [self.deployments], self._switch)
-        self._fleet: Fleet = fleet or self._controller
+        self._fleet: ModelControl = fleet or self._controller
         self._watching: asyncio.Task[None] | None = None
         self._front: GrpcioFront | None = None
         self._http: HttpFront | None = None
@@ -126,34 +126,36 @@ class Server:
             self.deployments, max_stream_rows=rows, max_message_bytes=max_request_bytes
         )
         self._inference = InferenceService(
-            self.deployments, max_stream_rows=rows, draining=health.draining, fleet=self._fleet
+            self.deployments, max_stream_rows=rows, draining=health.draining, control=self._fleet
         )
-        guard = Guard(
+        admission = AdmissionControl(
             tokens=tokens,
             max_concurrent_calls=config.connections.max_concurrent_calls,
-            rejected=self._metrics.rejected,
+            on_rejected=self._metrics.rejected,
         )
         # Without a limit on calls: what asks about health is answered under full load.
-        health_guard = Guard(tokens=None if config.security.open_health else tokens, rejected=self._metrics.rejected)
+        health_admission = AdmissionControl(
+            tokens=None if config.security.open_health else tokens, on_rejected=self._metrics.rejected
+        )
         handlers = [
-            service_handler(self._service.DESCRIPTOR, self._service, guard=guard, observers=self._observers),
-            service_handler(
+            generic_handler(self._service.DESCRIPTOR, self._service, admission=admission, observers=self._observers),
+            generic_handler(
                 self._inference.DESCRIPTOR,
                 self._inference,
-                guard=guard,
-                guards={"ServerLive": health_guard, "ServerReady": health_guard},
+                admission=admission,
+                method_admission={"ServerLive": health_admission, "ServerReady": health_admission},
                 observers=self._observers,
             ),
-            service_handler(health.DESCRIPTOR, health, guard=health_guard, observers=self._observers),
+            generic_handler(health.DESCRIPTOR, health, admission=health_admission, observers=self._observers),
         ]
         if config.security.reflection:
             servicer = reflection.ReflectionServicer((*services, health.DESCRIPTOR.full_name))
             handlers.append(
-                service_handler(
+                generic_handler(
                     _REFLECTION,
                     servicer,
-                    guard=Guard(tokens=tokens, rejected=self._metrics.rejected),
-                    until=health.draining,
+                    admission=AdmissionControl(tokens=tokens, on_rejected=self._metrics.rejected),
+                    draining=health.draining,
                     observers=self._observers,
                 )
             )
@@ -169,19 +171,19 @@ class Server:
         )
         if config.http_port is not None:
             from serving.server.fronts.http import HttpFront
-            from serving.server.http.app import HttpService
+            from serving.server.http.app import HttpApp
 
-            service = HttpService(
+            app = HttpApp(
                 self._inference,
-                guard=guard,
-                health_guard=health_guard,
-                metrics_guard=Guard(tokens=tokens, rejected=self._metrics.rejected),
+                admission=admission,
+                health_admission=health_admission,
+                metrics_admission=AdmissionControl(tokens=tokens, on_rejected=self._metrics.rejected),
                 observers=self._observers,
                 draining=health.draining,
                 max_body_bytes=max_request_bytes,
                 metrics=self._metrics.exposition,
             )
-            self._http = HttpFront(service.app, config, port=config.http_port, share_port=self._share_port, tls=tls)
+            self._http = HttpFront(app, config, port=config.http_port, share_port=self._share_port, tls=tls)
 
     async def _listen(self) -> None:
         if self._front is not None:

@@ -452,7 +452,7 @@ async def test_an_internal_error_tells_the_client_an_id_alone(held: _HeldServer)
     held.released.set()
     status, _, body = await _asking(address, INFER, GOOD)
     assert status == 500
-    assert re.fullmatch(r"internal error; the server's log has it as \w{8}", json.loads(body)["error"])
+    assert re.fullmatch(r"internal error; the server's log has details under \w{8}", json.loads(body)["error"])
 
 
 async def test_a_starting_server_lives_and_is_not_ready(held: _HeldServer) -> None:

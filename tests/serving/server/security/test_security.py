@@ -172,7 +172,7 @@ def test_new_connections_get_the_new_certificate_and_old_ones_go_on(
         assert _asks(server.address, Credentials(root_certificates=old_ca)) == "UNAVAILABLE"
         assert len(connected.classify(digits[0]).labels) == 500
         _, stderr = server.stop()
-    assert stderr.count("read again, since it changed") == 1
+    assert stderr.count("reloaded after a change") == 1
     assert "stays in use" not in stderr
 
 
@@ -199,10 +199,10 @@ def test_a_broken_pair_on_disk_leaves_the_old_one_in_use(start_server: Start, di
         assert _asks(server.address, old) == "UNAVAILABLE"
         code, stderr = server.stop()
     assert code == 0
-    assert stderr.count(f"{files.certificate} holds no certificate in PEM form, or half of one") == 1
-    assert stderr.count(f"{files.key} holds no private key in PEM form") == 1
+    assert stderr.count(f"{files.certificate} contains no complete certificate in PEM form") == 1
+    assert stderr.count(f"{files.key} contains no unencrypted private key in PEM form") == 1
     assert stderr.count(f"can't read {files.certificate}: No such file or directory") == 1
-    assert stderr.count(f"the key in {files.key} does not fit the certificate in {files.certificate}") == 1
+    assert stderr.count(f"the key in {files.key} does not match the certificate in {files.certificate}") == 1
     assert "PRIVATE KEY" not in stderr
 
 
@@ -221,17 +221,17 @@ def _mismatched(files: _Files) -> tuple[Path, str]:
     key = files.key.read_bytes()
     files.rotate()
     files.key.write_bytes(key)
-    return files.key, "does not fit the certificate in"
+    return files.key, "does not match the certificate in"
 
 
 def _swapped(files: _Files) -> tuple[Path, str]:
     files.certificate.write_bytes(files.key.read_bytes())
-    return files.certificate, "holds no certificate"
+    return files.certificate, "contains no complete certificate"
 
 
 def _no_authority(files: _Files) -> tuple[Path, str]:
     files.ca.write_bytes(b"")
-    return files.ca, "holds no certificate"
+    return files.ca, "contains no complete certificate"
 
 
 @pytest.mark.parametrize("damage", [_missing, _a_directory, _mismatched, _swapped, _no_authority])
@@ -249,10 +249,10 @@ def test_files_that_can_not_work_stop_the_start(command: Callable, files: _Files
     ("content", "said"),
     [
         (None, "No such file"),
-        (b"", "holds no token"),
-        (b"# nothing\n\n  \n", "holds no token"),
-        (b"# ok\nfine\nsecret phrase\n", "line 3: a token is printable ASCII without spaces"),
-        ("# ok\nsecr\u00e9t\n".encode(), "line 2: a token is printable ASCII without spaces"),
+        (b"", "contains no token"),
+        (b"# nothing\n\n  \n", "contains no token"),
+        (b"# ok\nfine\nsecret phrase\n", "line 3: a token must be printable ASCII without spaces"),
+        ("# ok\nsecr\u00e9t\n".encode(), "line 2: a token must be printable ASCII without spaces"),
     ],
 )
 def test_a_token_file_without_tokens_stops_the_start(
@@ -454,10 +454,10 @@ def test_tokens_change_with_the_file(start_server: Start, token_file: Path, digi
             client.classify(digits[0][:5])
         _classifies(server.address, other, digits)
         _, stderr = server.stop()
-    assert stderr.count(f"{token_file} holds no token; what was read before stays in use") == 1
-    assert stderr.count("line 1: a token is printable") == 1
+    assert stderr.count(f"{token_file} contains no token; the previous content stays in use") == 1
+    assert stderr.count("line 1: a token must be printable") == 1
     assert stderr.count("No such file") == 1
-    assert stderr.count("read again, since it changed") == 1
+    assert stderr.count("reloaded after a change") == 1
 
 
 def test_health_is_open_unless_told_otherwise(start_server: Start, token_file: Path) -> None:
@@ -590,7 +590,7 @@ def test_tokens_in_plain_text_on_a_network_are_warned_of(token_file: Path) -> No
     """Without a model to serve, so that nothing listens on the network."""
     program = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from serving.config import *; from serving.server import Server\n"
+        "from serving.config import *; from serving.server.process.server import Server\n"
         "config = ServerConfig(host=sys.argv[1], repository=Path('/nowhere'),\n"
         "                      security=SecurityConfig(token_file=Path(sys.argv[2])))\n"
         "asyncio.run(Server(config).start())"

@@ -250,7 +250,7 @@ REFUSED = {
     "half a step": (_floats(0.5), INVALID, "raw_input_contents[0]", "steps of 1/255"),
     "a little below 0": (_floats(-1 / 255), INVALID, "raw_input_contents[0]", "between 0 and 1"),
     "a little above 1": (_floats(256 / 255), INVALID, "raw_input_contents[0]", "between 0 and 1"),
-    "standardised": (_floats(-0.4242), INVALID, "raw_input_contents[0]", "is no pixel divided by 255"),
+    "standardised": (_floats(-0.4242), INVALID, "raw_input_contents[0]", "is not a pixel divided by 255"),
     # outputs
     "unknown output": (_outputs("labels"), INVALID, "outputs[0].name", "unexpected inference output 'labels'"),
     "output without name": (_outputs(""), INVALID, "outputs[0].name", "unexpected inference output ''"),
