@@ -24,7 +24,6 @@ from serving.server.services.handlers import CallObserver
 _LARGE_BYTES = 64 << 10
 # Triton's name for tensors as bytes after the JSON, which only HTTP has.
 _BINARY_EXTENSION = "binary_tensor_data"
-_JSON_LENGTH = "Inference-Header-Content-Length"
 
 
 class HttpApp(Starlette):
@@ -141,7 +140,7 @@ class HttpApp(Starlette):
         return _json({})
 
     async def _infer(self, request: Request, body: bytes, context: HttpContext) -> Response:
-        header = ",".join(request.headers.getlist(_JSON_LENGTH)) or None
+        header = ",".join(request.headers.getlist(oip_json.JSON_LENGTH_HEADER)) or None
         asked = await self._converted(
             len(body), lambda: oip_json.decode_request(body, header, **_name_and_version(request))
         )
@@ -152,7 +151,9 @@ class HttpApp(Starlette):
         content, json_length = await self._converted(found.ByteSize(), lambda: oip_json.encode_response(found, asked))
         if json_length is None:
             return Response(content, media_type=JSON)
-        return Response(content, headers={_JSON_LENGTH: str(json_length)}, media_type="application/octet-stream")
+        return Response(
+            content, headers={oip_json.JSON_LENGTH_HEADER: str(json_length)}, media_type="application/octet-stream"
+        )
 
     async def _converted(self, size: int, convert: Callable[[], Any]) -> Any:
         """Converts something of `size` bytes. Does so in a thread if that is much, one at a time to limit memory."""

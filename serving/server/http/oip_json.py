@@ -21,6 +21,9 @@ from serving.server.http import json_arrays
 from serving.server.http.json_arrays import Numbers
 from serving.server.services.oip_tensors import RAW_FIELD, quoted
 
+# Triton's header with the length of the JSON, in requests and responses that have bytes after it.
+JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
+
 # How many values are written at once: about a millisecond's work.
 _PIECE = 2048
 
@@ -145,7 +148,7 @@ def _split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
         return body, b""
     if not re.fullmatch(r"[0-9]{1,18}", json_length) or not 0 < int(json_length) <= len(body):
         raise InvalidRequest.of(
-            "Inference-Header-Content-Length",
+            JSON_LENGTH_HEADER,
             f"must be the length of the JSON, from 1 to the body's {len(body)} bytes, not {quoted(json_length)}",
         )
     return body[: int(json_length)], body[int(json_length) :]

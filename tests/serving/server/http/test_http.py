@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over HTTP: gRPC's answers, under gRPC's rules, to whoever has no more than curl."""
+"""The Open Inference Protocol over HTTP: the same answers and rules as over gRPC, for clients as simple as curl."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _ask(
     method: str = "",
     tls: ssl.SSLContext | None = None,
 ) -> Answer:
-    """One request on a connection of its own; what is no bytes is sent as JSON."""
+    """One request on a connection of its own; anything but bytes is sent as JSON."""
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()
     connection = (
@@ -77,7 +77,7 @@ def _document(images: np.ndarray, *, flat: bool = False, **more: object) -> dict
 
 
 def _binary(images: np.ndarray, **more: object) -> tuple[bytes, dict[str, str]]:
-    """A request with its images as bytes behind the JSON, and the header for that."""
+    """A request with its images as bytes after the JSON, and the header for that."""
     document = _document(images[:0], **more)
     del document["inputs"][0]["data"]
     document["inputs"][0] |= {"shape": list(images.shape), "parameters": {"binary_data_size": images.nbytes}}
@@ -173,7 +173,7 @@ def test_outputs_come_as_they_are_asked_for(address: str, digits: tuple) -> None
     assert (logits["name"], logits["parameters"]) == ("logits", {"binary_data_size": 200})
     assert len(answer.body) == length + 200
     document["outputs"] = [{"name": "probabilities", "parameters": {"classification": 2}}]
-    answer = _ask(address, INFER, document)  # strings as bytes, each behind its length
+    answer = _ask(address, INFER, document)  # strings as bytes, each after its length
     raw = _tensors(answer)["probabilities"]
     (length,) = struct.unpack_from("<I", raw)
     assert raw[4 : 4 + length].decode().endswith(f":{digits[1][0]}")
@@ -305,7 +305,7 @@ def _zeros(last: str, datatype: str = "UINT8") -> bytes:
 
 
 def _sizes(size: object, sent: int = 784, **members: object) -> tuple[bytes, dict[str, str]]:
-    """A request that says `binary_data_size` and sends so many bytes."""
+    """A request with this `binary_data_size` that sends `sent` bytes."""
     text = json.dumps(_tensor(**{"data": None, "parameters": {"binary_data_size": size}, **members})).encode()
     return text + bytes(sent), {JSON_LENGTH: str(len(text))}
 
@@ -410,7 +410,7 @@ REFUSED = {
     "-1 classes": (_output(classification=-1), 400, "0 or more"),
     "classes in words": (_output(classification="three"), 400, "number of classes"),
     "an unknown parameter of an output": (_output(shared_memory_region="r"), 400, "no such parameter of outputs"),
-    # bytes behind the JSON
+    # bytes after the JSON
     "JSON longer than the body": ((GOOD, {JSON_LENGTH: str(len(GOOD) + 1)}), 400, f"the body's {len(GOOD)} bytes"),
     "JSON of no bytes": ((GOOD, {JSON_LENGTH: "0"}), 400, f"{JSON_LENGTH}: must be the length"),
     "JSON of -1 bytes": ((GOOD, {JSON_LENGTH: "-1"}), 400, f"{JSON_LENGTH}: must be the length"),
@@ -425,7 +425,7 @@ REFUSED = {
     "a size in words": (_sizes("784"), 400, "must be a number of bytes"),
     "a size with a fraction": (_sizes(784.0), 400, "must be a number of bytes"),
     "a size of true": (_sizes(True), 400, "must be a number of bytes"),
-    "bytes of nobody": (_sizes(784, sent=1000), 400, "216 bytes after the JSON belong to no input"),
+    "bytes of no input": (_sizes(784, sent=1000), 400, "216 bytes after the JSON belong to no input"),
     "bytes and data": (_sizes(784, data=[0]), 400, "the values are already in 'data'"),
     "bytes that do not fit the shape": (_sizes(784, shape=[2, 28, 28, 1]), 400, "expecting 1568"),
     "bytes of another type": (_sizes(784, datatype="FP32"), 400, "inputs[0].data: unexpected total byte size 784"),
@@ -434,7 +434,7 @@ REFUSED = {
     "gzip twice": ((GOOD, {"Content-Encoding": "gzip, gzip"}), 415, "must be gzip or deflate"),
     "no gzip": ((GOOD, {"Content-Encoding": "gzip"}), 400, "not compressed as"),
     "half of gzip": ((gzip.compress(GOOD)[:-9], {"Content-Encoding": "gzip"}), 400, "ends too early"),
-    "more behind gzip": ((gzip.compress(GOOD) + b"x", {"Content-Encoding": "gzip"}), 400, "too late"),
+    "more after gzip": ((gzip.compress(GOOD) + b"x", {"Content-Encoding": "gzip"}), 400, "too late"),
     # size
     "a body over the limit": (GOOD + b" " * (17 << 20), 413, "the body is larger than max (16850944 bytes)"),
 }  # fmt: skip
@@ -448,7 +448,7 @@ def connection(address: str) -> Iterator[http.client.HTTPConnection]:
 
 
 @pytest.mark.parametrize(("sent", "status", "said"), REFUSED.values(), ids=REFUSED)
-def test_a_malformed_request_is_told_what_is_wrong(
+def test_the_error_of_a_malformed_request_says_what_is_wrong(
     connection: http.client.HTTPConnection, sent: object, status: int, said: str
 ) -> None:
     """And its connection goes on."""
@@ -513,7 +513,7 @@ def test_a_compressed_bomb_is_refused_before_it_fills_the_memory(server, address
         ("POST", "/v2/repository/models/x/load", b'{"parameters": []}', 400, "parameters: must be an object"),
     ],
 )  # fmt: skip
-def test_other_paths_and_methods_are_told_too(
+def test_unknown_paths_and_methods_get_errors_too(
     connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, status: int, said: str
 ) -> None:
     connection.request(method, path, body)
@@ -537,8 +537,8 @@ MEGABYTE = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
 
 
 @pytest.mark.parametrize("path", ["POST /v2/models/net/infer", "GET /v2", "GET /nowhere"])
-def test_a_length_said_in_two_ways_ends_the_connection(address: str, path: str) -> None:
-    """What comes behind may be a body to a proxy, and smuggled in."""
+def test_a_length_given_in_two_ways_ends_the_connection(address: str, path: str) -> None:
+    """What follows may be a body to a proxy, and so a smuggled request."""
     head = f"{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 44\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     began = time.monotonic()
     answer = _raw_answer(address, head.encode() + b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")

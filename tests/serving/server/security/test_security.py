@@ -121,7 +121,7 @@ def test_an_expired_server_certificate_is_the_client_s_to_refuse(
         _classifies(server.address, files.trusting, digits)
 
 
-def test_mutual_tls_takes_clients_of_its_authority_alone(
+def test_mutual_tls_accepts_only_clients_of_its_authority(
     start_server: Start, digits: tuple, files: _Files, tmp_path: Path
 ) -> None:
     authority, other = trustme.CA(), trustme.CA()
@@ -277,7 +277,7 @@ def test_a_token_file_without_tokens_stops_the_start(
         (["--tls-client-ca", "c"], "tls_client_ca needs tls_certificate"),
     ],
 )
-def test_options_that_need_each_other_are_told(command: Callable, options: list[str], said: str) -> None:
+def test_options_that_need_each_other_are_named(command: Callable, options: list[str], said: str) -> None:
     done = command("digits-serve", "--port", 0, *options, timeout=20)
     assert done.returncode == 2
     assert said in done.stderr
@@ -332,7 +332,7 @@ def _refusal(call: object) -> grpc.RpcError:
     ],
 )
 def test_without_one_of_the_tokens_no_method_of_any_service_is_called(guarded, authorization: tuple[str, ...]) -> None:
-    """The methods are those that the server itself lists. What is sent does not parse, and nobody gets to know."""
+    """The server itself lists the methods. The request does not parse, which an unknown caller must not learn."""
     known = (("authorization", f"Bearer {TOKEN}"),)
     with grpc.insecure_channel(guarded.address) as channel:
         with_token = grpc.intercept_channel(channel, _Adds(known))
@@ -390,7 +390,7 @@ def _http2_answer(address: str, authorization: bytes) -> bytes:
             received = connection.recv(65536)
             assert received, answer
             answer += received
-    return answer.split(b"grpc-status", 1)[1][1:]  # behind the length of the value
+    return answer.split(b"grpc-status", 1)[1][1:]  # after the length of the value
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def _http2_answer(address: str, authorization: bytes) -> bytes:
         b"Bearer " + TOKEN.encode() + b"\xe9",
     ],
 )
-def test_headers_that_are_no_text_are_refused_and_not_logged(guarded, authorization: bytes) -> None:
+def test_headers_that_are_not_text_are_refused_and_not_logged(guarded, authorization: bytes) -> None:
     assert _http2_answer(guarded.address, f"Bearer {TOKEN}".encode()).startswith(b"0")
     assert _http2_answer(guarded.address, authorization).startswith(b"16")
 
@@ -482,7 +482,7 @@ def test_reflection_is_off_where_it_is_not_wanted(start_server: Start, digits: t
         _classifies(server.address, Credentials(), digits)
 
 
-def test_a_token_goes_to_other_machines_over_tls_alone() -> None:
+def test_a_token_goes_to_other_machines_only_over_tls() -> None:
     for address in ("digits.example:50051", "203.0.113.1:50051", "dns:///digits.example:1", "[2001:db8::1]:50051"):
         with pytest.raises(InvalidConfig, match="plain text"):
             Client(address, credentials=Credentials(token=TOKEN))
@@ -562,7 +562,7 @@ def test_the_commands_expect_the_name_that_they_are_told(start_server: Start, co
         (["--target", "203.0.113.1:1"], "in plain text"),
     ],
 )
-def test_wrong_client_options_are_told_in_a_line(command: Callable, options: list[str], said: str) -> None:
+def test_wrong_client_options_get_an_error_of_one_line(command: Callable, options: list[str], said: str) -> None:
     environment = {**os.environ, "DIGITS_TOKEN": TOKEN}
     done = command("digits-classify", *options, SAMPLES / "7.png", env=environment, timeout=20)
     assert done.returncode in {1, 2}
