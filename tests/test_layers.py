@@ -61,7 +61,7 @@ ROOMS = {
     "server.http": Room(
         rooms=CORE | {"server.security", "server.telemetry", "server.services"},
         packages={"numpy"} | GRPC,
-        some={name: {"starlette"} for name in ("app", "body", "call")},
+        some={name: {"starlette"} for name in ("app", "body", "handlers")},
     ),
     "server.fronts": Room(
         rooms={"config", "errors", "server.security", "server.http"},

@@ -64,16 +64,16 @@ class DigitClassifierServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ClassifyStream(self, request_iterator, context):
-        """Classifies many requests on one stream. Responses come in the order of the requests, one for each. A request that
-        fails gets its error as its response, and the stream goes on. A client that does not read its responses is not
-        read from.
+        """Classifies many requests on one stream. Each request gets one response, in the order of the requests. If a request
+        fails, its response is the error, and the stream continues. The server stops reading requests while the client does
+        not read responses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Describes the model: labels, input size, limits, and the proof that it is what was trained.
+        """Describes a model: its labels, input size and limits, and the proof that it computes what was trained.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

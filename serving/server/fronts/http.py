@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from serving.config import ConnectionConfig, ServerConfig
 from serving.server.fronts.shared_port import bind, format_address
-from serving.server.http.errors import error_body
+from serving.server.http.handlers import error_body
 from serving.server.security.tls import TlsFiles
 
 _MAX_HEAD_BYTES = 32 << 10

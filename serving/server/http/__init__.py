@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over HTTP: the same services as over gRPC, with JSON in place of messages.
+"""The Open Inference Protocol over HTTP: JSON in place of gRPC messages, answered by the same servicer.
 
 Imports starlette, `serving.server.services` and what lies below it.
 """

@@ -1,8 +1,7 @@
-"""JSON with long arrays of numbers under `data`, read in pieces, so that nobody waits for the whole of it.
+"""JSON with long arrays of numbers under `data`, parsed in pieces.
 
-`json.loads` keeps the interpreter to itself until it is done, in whatever thread: some 40 ms for the largest batch, and
-no other call would be answered meanwhile. So the arrays are cut out, the rest, which is small, is parsed at once, and
-each array piece by piece, straight to the bytes of a tensor. Knows no transport.
+Ours instead of `json.loads` because that one holds the interpreter for 40 ms to parse the largest batch, in any thread.
+The arrays are cut out, the small rest is parsed at once, and each array in pieces, directly to the bytes of a tensor.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from serving.errors import InvalidRequest
-from serving.server.services.oip_tensors import shown
+from serving.server.services.oip_tensors import quoted
 
-# A millisecond's work, about; then others get the interpreter, which would else change hands every five alone.
+# About a millisecond's work. Then other threads get the interpreter; without the pause it would be every 5 ms.
 _PIECE_BYTES = 64 << 10
 _PAUSE_S = 1e-4
-# Parsed at once: a few milliseconds.
+# The rest is parsed at once, in a few milliseconds.
 _MAX_REST_BYTES = 256 << 10
 _MAX_ARRAYS = 64
 _MAX_DIMENSIONS = 16
@@ -41,40 +40,40 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 class Numbers:
-    """An array of numbers as it came, not parsed yet.
+    """An array of numbers that is not parsed yet.
 
     Args:
-        text: From its first bracket to its last; holds no string and no object.
+        text: The array, from its first bracket to its last. It contains no string and no object.
     """
 
     def __init__(self, text: bytes) -> None:
         self._text = text
 
     def to_raw(self, datatype: str, shape: Sequence[int], field: str) -> bytes:
-        """Parses it.
+        """Parses the array.
 
         Args:
             datatype: `UINT8` or `FP32`.
-            shape: The tensor's. An array of arrays must be nested as it says; a flat one may have any length.
-            field: Where the array is in its request, to be named in errors.
+            shape: The tensor's shape. A nested array must have it; a flat one may have any length.
+            field: Where the array is in its request, for errors.
 
         Returns:
             The values in row-major order, little-endian.
 
         Raises:
-            InvalidRequest: It is no JSON, nested otherwise, or its values are not of the datatype.
+            InvalidRequest: The array is not JSON, has another nesting, or has values of another datatype.
         """
         nested = self._text.count(b"[") > 1
-        if self._text.count(b"]") != self._text.count(b"[") or (nested and not self._is_nested_as(shape)):
-            raise InvalidRequest.of(field, "must be flat, or nested as the shape says")
+        if self._text.count(b"]") != self._text.count(b"[") or (nested and not self._is_nested_like(shape)):
+            raise InvalidRequest.of(field, "must be flat, or nested like the shape")
         if self._text == b"[]":
             return b""
         return b"".join(_raw(piece, datatype, field) for piece in _pieces(self._text))
 
-    def _is_nested_as(self, shape: Sequence[int]) -> bool:
+    def _is_nested_like(self, shape: Sequence[int]) -> bool:
         for piece in _pieces(self._text):
             seen = piece.translate(_NUMBERS_TO_ZEROS, b" \t\r\n")
-            if b"0[" in seen or b"]0" in seen:  # a number before its bracket, or behind it
+            if b"0[" in seen or b"]0" in seen:  # a number next to the wrong side of a bracket
                 return False
         return b",".join(piece.translate(None, _NOT_STRUCTURE) for piece in _pieces(self._text)) == _structure(
             shape, len(self._text)
@@ -85,14 +84,14 @@ def parse(text: bytes) -> Any:
     """Parses a JSON document.
 
     Args:
-        text: UTF-8.
+        text: The document, in UTF-8.
 
     Returns:
         What `json.loads` returns, but with `Numbers` for arrays under `data`.
 
     Raises:
-        InvalidRequest: It is no JSON, an array under `data` holds something else than numbers, or the rest is so long
-            that it can't be a request.
+        InvalidRequest: It is not JSON, an array under `data` contains something other than numbers, or the rest is too
+            long for a request.
     """
     rest, arrays = _cut(text)
     waiting = iter(arrays)
@@ -106,17 +105,17 @@ def parse(text: bytes) -> Any:
     try:
         document = json.loads(rest.decode(), parse_constant=put_back)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest.of("request", "no JSON in UTF-8, or nested too deeply") from error
+        raise InvalidRequest.of("request", "not JSON in UTF-8, or nested too deeply") from error
     if constants != len(arrays):
-        raise InvalidRequest.of("request", "NaN and Infinity are no JSON")
+        raise InvalidRequest.of("request", "NaN and Infinity are not JSON")
     return document
 
 
 def _cut(text: bytes) -> tuple[bytes, list[Numbers]]:
-    """Puts NaN, which is no JSON, in place of arrays under `data`.
+    """Replaces the arrays under `data` by NaN, which is not JSON.
 
-    A quotation mark within a string has a backslash before it, so `"data"` is never part of a longer string; and an
-    array of numbers ends before the next quotation mark or brace.
+    A quotation mark in a string has a backslash before it, so `"data"` is never part of a longer string. An array of
+    numbers ends before the next quotation mark or brace.
     """
     kept: list[bytes] = []
     arrays: list[Numbers] = []
@@ -133,7 +132,7 @@ def _cut(text: bytes) -> tuple[bytes, list[Numbers]]:
             ends = [end for mark in (b'"', b"{", b"}") if (end := text.find(mark, start)) >= 0]
             array = text[start : min(ends, default=len(text))].rstrip(b" \t\r\n,")
             if not array.endswith(b"]"):
-                raise InvalidRequest.of("request", "an array under 'data' must hold numbers, and end")
+                raise InvalidRequest.of("request", "an array under 'data' must contain only numbers, and end")
             kept.append(b"NaN")
             arrays.append(Numbers(array))
             position = start + len(array)
@@ -141,13 +140,13 @@ def _cut(text: bytes) -> tuple[bytes, list[Numbers]]:
     rest = b"".join(kept)
     if len(rest) > _MAX_REST_BYTES:
         raise InvalidRequest.of(
-            "request", f"more than {_MAX_REST_BYTES} bytes of JSON beside the numbers of its inputs"
+            "request", f"more than {_MAX_REST_BYTES} bytes of JSON without the numbers of its inputs"
         )
     return rest, arrays
 
 
 def _pieces(text: bytes) -> Iterator[bytes]:
-    """Cuts at commas, which are left out. Pauses between pieces: what has several is not for the event loop."""
+    """Splits at commas, which are left out. Sleeps between pieces, so long arrays must not be on the event loop."""
     start = 0
     while (cut := text.find(b",", start + _PIECE_BYTES)) >= 0:
         yield text[start:cut]
@@ -161,20 +160,20 @@ def _raw(piece: bytes, datatype: str, field: str) -> bytes:
     try:
         values = _DECODER.decode(f"[{text.decode()}]")
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest.of(field, "must be numbers, with commas between them") from error
-    if len(values) != piece.count(b",") + 1:  # a comma with nothing on one side of it, just where a piece ends
-        raise InvalidRequest.of(field, "must be numbers, with commas between them")
+        raise InvalidRequest.of(field, "must be numbers separated by commas") from error
+    if len(values) != piece.count(b",") + 1:  # a missing number at the end of a piece
+        raise InvalidRequest.of(field, "must be numbers separated by commas")
     types = set(map(type, values))
     if datatype == "UINT8":
         if types != {int}:
-            raise InvalidRequest.of(field, "UINT8 must be whole numbers")
+            raise InvalidRequest.of(field, "UINT8 takes only whole numbers")
         try:
             return bytes(values)
         except (ValueError, OverflowError) as error:
             wrong = next(value for value in values if not 0 <= value <= 255)
-            raise InvalidRequest.of(field, f"{shown(str(wrong))} does not fit into UINT8") from error
+            raise InvalidRequest.of(field, f"{quoted(str(wrong))} does not fit into UINT8") from error
     if not types <= {int, float}:
-        raise InvalidRequest.of(field, "FP32 must be numbers")
+        raise InvalidRequest.of(field, "FP32 takes only numbers")
     try:
         with np.errstate(over="ignore"):
             return np.array(values, "<f4").tobytes()
@@ -183,7 +182,7 @@ def _raw(piece: bytes, datatype: str, field: str) -> bytes:
 
 
 def _structure(shape: Sequence[int], longest: int) -> bytes | None:
-    """Brackets and commas of an array that is nested as a shape says; None where they would be longer than that."""
+    """Returns the brackets and commas of an array of a shape; None if they would be longer than `longest` bytes."""
     if not 1 <= len(shape) <= _MAX_DIMENSIONS or min(shape) < 1:
         return None
     length = 0

@@ -1,6 +1,6 @@
-"""Messages as JSON in Triton's way: names as in the interface, every field, and numbers that are numbers.
+"""Messages as JSON, as Triton writes it: original field names, every field, and integers as numbers.
 
-The library's own `json_format` makes strings of integers of 64 bits.
+Ours instead of protobuf's `json_format` because that one writes large 64-bit integers as strings.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 
 def to_json(message: Message) -> dict[str, Any]:
-    """A message as what `json.dumps` takes; messages within it and choices that are not there are left out."""
+    """Converts a message for `json.dumps`. Unset messages and unset members of a oneof are left out."""
     return {
         field.name: _value(field, getattr(message, field.name))
         for field in message.DESCRIPTOR.fields

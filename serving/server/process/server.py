@@ -1,4 +1,4 @@
-"""The server: composes services, guards and front ends; starts, and stops without losing an answer."""
+"""The server: composes services, admission control and front ends; starts, and stops without losing an answer."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from serving.errors import StartFailed
 from serving.rollout.controller import RolloutController
 from serving.rollout.deployments import Deployments
 from serving.server.fronts.grpcio import GrpcioFront
-from serving.server.security.guard import Guard
+from serving.server.security.admission import AdmissionControl
 from serving.server.security.tls import TlsFiles
 from serving.server.security.tokens import TokenFile
 from serving.server.services.digits_service import DigitClassifierService
-from serving.server.services.handlers import service_handler
+from serving.server.services.handlers import generic_handler
 from serving.server.services.health import Health
-from serving.server.services.oip_service import Fleet, InferenceService
+from serving.server.services.oip_service import InferenceService, ModelControl
 from serving.server.telemetry.logs import AccessLog
 from serving.server.telemetry.metrics import Metrics
 
@@ -42,7 +42,7 @@ class Server:
         metrics: Counts calls and batches.
         deployments: In a worker, the versions that its supervisor made it prepare. None without a supervisor; then the
             server chooses and loads versions itself.
-        fleet: In a worker, the connection to all workers.
+        control: In a worker, the connection to all workers.
 
     Attributes:
         address: Address of the gRPC port, once it is bound.
@@ -56,7 +56,7 @@ class Server:
         *,
         metrics: Metrics | None = None,
         deployments: Deployments | None = None,
-        fleet: Fleet | None = None,
+        control: ModelControl | None = None,
     ) -> None:
         self._config = config
         self._metrics = metrics or Metrics(registry=None)
@@ -68,7 +68,7 @@ class Server:
         self.http_url = ""
         self.deployments = deployments or Deployments(config, self._metrics, number=lambda: self._rollout_number)
         self._controller = RolloutController(config, lambda: [self.deployments], self._switch)
-        self._fleet: Fleet = fleet or self._controller
+        self._control: ModelControl = control or self._controller
         self._watching: asyncio.Task[None] | None = None
         self._service_names = [DigitClassifierService.DESCRIPTOR.full_name, InferenceService.DESCRIPTOR.full_name]
         if config.security.reflection:
@@ -115,30 +115,31 @@ class Server:
         self._rollout_number = number
 
     def _make_fronts(self, max_request_bytes: int, tls: TlsFiles | None, tokens: TokenFile | None) -> None:
-        """Composes services, guards and handlers, and the front ends that host them."""
+        """Composes services, admission and handlers, and the front ends that host them."""
         config = self._config
         rows, rejected, draining = config.batcher.max_batch_rows, self._metrics.rejected, self._health.draining
 
         digits = DigitClassifierService(self.deployments, max_stream_rows=rows, max_message_bytes=max_request_bytes)
-        inference = InferenceService(self.deployments, max_stream_rows=rows, draining=draining, fleet=self._fleet)
+        inference = InferenceService(self.deployments, max_stream_rows=rows, draining=draining, control=self._control)
         self._services = (digits, inference)
 
-        # gRPC and HTTP share the guards. Health, metrics and reflection have no limit, so they work under full load.
+        # gRPC and HTTP share admission. Health, metrics and reflection have no limit, so they work under full load.
         limit = config.connections.max_concurrent_calls
-        guard = Guard(tokens=tokens, max_concurrent_calls=limit, rejected=rejected)
-        unlimited_guard = Guard(tokens=tokens, rejected=rejected)
-        health_guard = Guard(tokens=None, rejected=rejected) if config.security.open_health else unlimited_guard
+        admission = AdmissionControl(tokens=tokens, max_concurrent_calls=limit, on_rejected=rejected)
+        unlimited = AdmissionControl(tokens=tokens, on_rejected=rejected)
+        open_health = config.security.open_health
+        health_admission = AdmissionControl(tokens=None, on_rejected=rejected) if open_health else unlimited
 
-        handler = partial(service_handler, observers=self._observers)
-        health_methods = {"ServerLive": health_guard, "ServerReady": health_guard}
+        handler = partial(generic_handler, observers=self._observers)
+        health_methods = {"ServerLive": health_admission, "ServerReady": health_admission}
         handlers = [
-            handler(digits.DESCRIPTOR, digits, guard=guard),
-            handler(inference.DESCRIPTOR, inference, guard=guard, guards=health_methods),
-            handler(self._health.DESCRIPTOR, self._health, guard=health_guard),
+            handler(digits.DESCRIPTOR, digits, admission=admission),
+            handler(inference.DESCRIPTOR, inference, admission=admission, method_admission=health_methods),
+            handler(self._health.DESCRIPTOR, self._health, admission=health_admission),
         ]
         if config.security.reflection:
             servicer = reflection.ReflectionServicer((*self._service_names, Health.DESCRIPTOR.full_name))
-            handlers.append(handler(_REFLECTION, servicer, guard=unlimited_guard, until=draining))
+            handlers.append(handler(_REFLECTION, servicer, admission=unlimited, draining=draining))
 
         self._front = GrpcioFront(
             handlers,
@@ -150,19 +151,19 @@ class Server:
         )
         if config.http_port is not None:
             from serving.server.fronts.http import HttpFront
-            from serving.server.http.app import HttpService
+            from serving.server.http.app import HttpApp
 
-            service = HttpService(
+            app = HttpApp(
                 inference,
-                guard=guard,
-                health_guard=health_guard,
-                metrics_guard=unlimited_guard,
+                admission=admission,
+                health_admission=health_admission,
+                metrics_admission=unlimited,
                 observers=self._observers,
                 draining=draining,
                 max_body_bytes=max_request_bytes,
                 metrics=self._metrics.exposition,
             )
-            self._http = HttpFront(service.app, config, share_port=self._is_worker, tls=tls)
+            self._http = HttpFront(app, config, share_port=self._is_worker, tls=tls)
 
     async def _listen(self) -> None:
         if self._front is not None:

@@ -58,7 +58,7 @@ async def main(descriptor: int, number_descriptor: int) -> int:
         if commands.done():
             commands.result()
         if not stopping.is_set():
-            server = Server(config, metrics=metrics, deployments=deployments, fleet=supervisor)
+            server = Server(config, metrics=metrics, deployments=deployments, control=supervisor)
             await serve(server, config, ready=ready, stopping=stopping)
     except DigitsError as error:
         supervisor.report(protocol.Failed(reason=str(error)))

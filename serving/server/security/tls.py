@@ -1,4 +1,4 @@
-"""A server's certificate and key, and the authorities of its clients, on disk: checked before they are used."""
+"""TLS files on disk: the server's certificate and key, and the CA of its clients, checked before they are used."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from serving.server.security.watched_files import WatchedFiles
 
 @dataclass(frozen=True, kw_only=True)
 class TlsIdentity:
-    """What a server shows, and whom it asks for the same.
+    """The certificate that a server presents, and the CA whose certificates its clients must present.
 
     Attributes:
-        certificate: PEM: the server's certificate, then those between it and its authority.
-        key: PEM: the private key that fits it.
-        client_ca: PEM: the authorities of client certificates; None where clients need none.
+        certificate: PEM of the server's certificate, then of the intermediate certificates.
+        key: PEM of its private key.
+        client_ca: PEM of the authorities that sign client certificates; None if clients need no certificate.
     """
 
     certificate: bytes
@@ -29,11 +29,11 @@ class TlsIdentity:
     client_ca: bytes | None = None
 
     def server_context(self) -> ssl.SSLContext:
-        """Makes what Python's own TLS takes, for HTTP/1.1."""
+        """Makes a context of Python's `ssl` for HTTP/1.1; grpcio takes the PEM contents themselves."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        # A session that is taken up again would show no certificate, though its authority may have gone meanwhile.
+        # A resumed session would skip the client's certificate, though its CA may have been removed since.
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
         with _as_file(self.certificate) as certificate, _as_file(self.key) as key:
@@ -46,26 +46,26 @@ class TlsIdentity:
 
 
 class TlsFiles(WatchedFiles[TlsIdentity]):
-    """The files of a `TlsIdentity`. What can't work is refused when it is read, not at the next handshake.
+    """The files of a `TlsIdentity`. Unusable ones are refused when they are read, not at the next handshake.
 
     Args:
         certificate: The server's certificate.
         key: Its private key, not encrypted.
-        client_ca: Authorities of client certificates.
+        client_ca: The authorities that sign client certificates; None if clients need no certificate.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
         self._certificate = certificate
         self._key = key
         self._client_ca = client_ca
-        super().__init__((certificate, key, *([client_ca] if client_ca else [])), self._checked)
+        super().__init__((certificate, key, *([client_ca] if client_ca else [])), self._validated)
 
     @classmethod
     def of(cls, security: SecurityConfig) -> TlsFiles | None:
-        """Reads the files that a configuration names; None where it names none.
+        """Loads the configured files; None if none are configured.
 
         Raises:
-            UnusableFile: One can't be used.
+            UnusableFile: A file can't be used.
         """
         if security.tls_certificate is None or security.tls_key is None:
             return None
@@ -73,7 +73,7 @@ class TlsFiles(WatchedFiles[TlsIdentity]):
         files.load()
         return files
 
-    def _checked(self, certificate: bytes, key: bytes, client_ca: bytes | None = None) -> TlsIdentity:
+    def _validated(self, certificate: bytes, key: bytes, client_ca: bytes | None = None) -> TlsIdentity:
         _check_certificates(self._certificate, certificate)
         _check_pair(self._certificate, certificate, self._key, key)
         if self._client_ca is not None and client_ca is not None:
@@ -86,23 +86,23 @@ def _check_certificates(path: Path, content: bytes) -> None:
         with _as_file(content) as file:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
     except ssl.SSLError as error:
-        raise UnusableFile(f"{path} holds no certificate in PEM form, or half of one") from error
+        raise UnusableFile(f"{path} contains no complete certificate in PEM form") from error
 
 
 def _check_pair(certificate_path: Path, certificate: bytes, key_path: Path, key: bytes) -> None:
     try:
         with _as_file(certificate) as certificate_file, _as_file(key) as key_file:
-            # The password keeps OpenSSL from asking for one on the terminal.
+            # With a password, if only an empty one, OpenSSL does not prompt for one on the terminal.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate_file, key_file, password=lambda: b"")
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise UnusableFile(f"the key in {key_path} does not fit the certificate in {certificate_path}") from error
-        raise UnusableFile(f"{key_path} holds no private key in PEM form, or an encrypted one") from error
+            raise UnusableFile(f"the key in {key_path} does not match the certificate in {certificate_path}") from error
+        raise UnusableFile(f"{key_path} contains no unencrypted private key in PEM form") from error
 
 
 @contextlib.contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    """The module ssl reads files alone; this one is in memory, so that exactly what was checked is used."""
+    """Gives `ssl`, which reads only files, an in-memory file: exactly the checked content is used."""
     with os.fdopen(os.memfd_create("pem"), "wb") as file:
         file.write(content)
         file.flush()

@@ -1,4 +1,4 @@
-"""Bearer tokens in a file, and whether a call's is one of them."""
+"""Bearer tokens in a file, and the check of a call's token against them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from serving.config import SecurityConfig, is_loopback
 from serving.errors import Unauthenticated, UnusableFile
 from serving.server.security.watched_files import WatchedFiles
 
-# What HTTP and gRPC carry in a header without change.
+# Characters that HTTP and gRPC carry unchanged in a header.
 _TOKEN = re.compile(rb"[\x21-\x7e]+")
 
 _logger = logging.getLogger(__name__)
 
 
 class TokenFile(WatchedFiles[tuple[bytes, ...]]):
-    """The digests of a file's tokens: one token a line, blank lines and lines that begin with # left out.
+    """The digests of the tokens in a file: one token per line; blank lines and lines that start with # are skipped.
 
     Args:
         path: The file.
@@ -31,27 +31,27 @@ class TokenFile(WatchedFiles[tuple[bytes, ...]]):
 
     @classmethod
     def of(cls, security: SecurityConfig, host: str) -> TokenFile | None:
-        """Reads the file that a configuration names; None where it names none. Warns where tokens go over the wire.
+        """Loads the configured file; None if none is configured. Warns if tokens would cross a network unencrypted.
 
         Raises:
-            UnusableFile: It can't be used.
+            UnusableFile: The file can't be used.
         """
         if security.token_file is None:
             return None
         file = cls(security.token_file)
         file.load()
         if security.tls_certificate is None and not is_loopback(host):
-            _logger.warning("tokens come to %s in plain text, for anyone on the way to read: give a certificate", host)
+            _logger.warning("clients send their tokens to %s in plain text: use --tls-certificate and --tls-key", host)
         return file
 
     def check(self, authorization: str) -> None:
-        """Compares a call's `authorization` with every token, in a time that does not depend on how much fits.
+        """Compares an `authorization` header with every token, in a time that does not depend on how much matches.
 
         Args:
             authorization: `Bearer ` and the token.
 
         Raises:
-            Unauthenticated: It is another scheme's, or the token is not in the file.
+            Unauthenticated: The scheme is another one, or the token is not in the file.
         """
         scheme, _, token = authorization.partition(" ")
         digest = hashlib.sha256(token.strip().encode("utf-8", "replace")).digest()
@@ -66,8 +66,8 @@ class TokenFile(WatchedFiles[tuple[bytes, ...]]):
             if not token or token.startswith(b"#"):
                 continue
             if not _TOKEN.fullmatch(token):
-                raise UnusableFile(f"{self._path}, line {number}: a token is printable ASCII without spaces")
+                raise UnusableFile(f"{self._path}, line {number}: a token must be printable ASCII without spaces")
             digests.append(hashlib.sha256(token).digest())
         if not digests:
-            raise UnusableFile(f"{self._path} holds no token")
+            raise UnusableFile(f"{self._path} contains no token")
         return tuple(digests)

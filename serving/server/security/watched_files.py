@@ -1,4 +1,7 @@
-"""Files that may change while the server runs, and what was made of them last."""
+"""Files that may change while the server runs, parsed again when they do.
+
+Ours instead of a library because those report changes a while later, from a thread: a handshake needs the current file.
+"""
 
 from __future__ import annotations
 
@@ -12,84 +15,88 @@ from typing import Generic, TypeVar
 
 from serving.errors import UnusableFile
 
-Made = TypeVar("Made")
+Parsed = TypeVar("Parsed")
 
-# A file that changed so shortly before it was read may change again within the same tick of the file system's clock.
+# A file that was changed this shortly before it was read may change again without a new timestamp.
 _SETTLED_NS = 2_000_000_000
-_TRIES = 3
+_ATTEMPTS = 3
 
 _logger = logging.getLogger(__name__)
 
 
-class WatchedFiles(Generic[Made]):
-    """Some files that belong together. Safe to use from several threads.
+class WatchedFiles(Generic[Parsed]):
+    """Files that belong together, such as a certificate and its key. Thread-safe.
 
-    Nothing runs in the background: whoever needs the files asks, and the asking costs one `stat` a file. Links are
-    followed, so that a directory's swap, as Kubernetes does it, is seen.
+    Nothing runs in the background: each use checks the files, with one `stat` per file. Links are followed, so the
+    directory swaps of Kubernetes are noticed.
 
     Args:
         paths: The files.
-        make: Makes something of their contents; raises `UnusableFile` where it can't.
+        parse: Parses their contents; raises `UnusableFile` if it can't.
     """
 
-    def __init__(self, paths: tuple[Path, ...], make: Callable[..., Made]) -> None:
+    def __init__(self, paths: tuple[Path, ...], parse: Callable[..., Parsed]) -> None:
         self._paths = paths
-        self._make = make
+        self._parse = parse
         self._lock = threading.Lock()
-        self._marks: object = None
+        self._fingerprints: object = None
         self._settled = False
         self._contents: tuple[bytes, ...] = ()
-        self._made: Made | None = None
-        self._refusal = ""
+        self._parsed: Parsed | None = None
+        self._logged_error = ""
 
-    def load(self) -> Made:
+    def load(self) -> Parsed:
         """Reads the files for the first time.
 
         Raises:
-            UnusableFile: One is missing, unreadable or not what it should be.
+            UnusableFile: A file is missing, unreadable or invalid.
         """
         with self._lock:
             self._read()
             return self._loaded()
 
-    def current(self) -> Made:
-        """What the files hold now, or held last where they can't be used; that is logged, once."""
+    def current(self) -> Parsed:
+        """Returns the current content. While the files are unusable it is the last good one; the error is logged once.
+
+        Raises:
+            RuntimeError: `load` was not called.
+        """
         with self._lock:
-            if not self._settled or self._marks != self._marks_now():
+            if not self._settled or self._fingerprints != self._current_fingerprints():
                 try:
                     self._read()
-                    self._refusal = ""
+                    self._logged_error = ""
                 except UnusableFile as error:
-                    if str(error) != self._refusal:
-                        self._refusal = str(error)
-                        _logger.error("%s; what was read before stays in use", error)
+                    if str(error) != self._logged_error:
+                        self._logged_error = str(error)
+                        _logger.error("%s; the previous content stays in use", error)
             return self._loaded()
 
     def _read(self) -> None:
-        for _ in range(_TRIES):
-            self._marks = self._marks_now()
-            self._settled = all(abs(time.time_ns() - mark[0]) > _SETTLED_NS for mark in self._marks)
+        for _ in range(_ATTEMPTS):
+            self._fingerprints = self._current_fingerprints()
+            self._settled = all(abs(time.time_ns() - each[0]) > _SETTLED_NS for each in self._fingerprints)
             contents = tuple(_content(path) for path in self._paths)
-            if self._marks == self._marks_now():  # else they were replaced meanwhile, and may not belong together
+            if self._fingerprints == self._current_fingerprints():  # else they may be from two generations
                 break
         if contents == self._contents:
             return
-        made = self._make(*contents)
-        if self._made is not None:
-            _logger.info("read again, since it changed: %s", ", ".join(map(str, self._paths)))
-        self._made, self._contents = made, contents
+        parsed = self._parse(*contents)
+        if self._parsed is not None:
+            _logger.info("reloaded after a change: %s", ", ".join(map(str, self._paths)))
+        self._parsed, self._contents = parsed, contents
 
-    def _loaded(self) -> Made:
-        if self._made is None:
+    def _loaded(self) -> Parsed:
+        if self._parsed is None:
             raise RuntimeError("the files were not loaded")
-        return self._made
+        return self._parsed
 
-    def _marks_now(self) -> list[tuple[int, ...]]:
-        return [_mark(path) for path in self._paths]
+    def _current_fingerprints(self) -> list[tuple[int, ...]]:
+        return [_fingerprint(path) for path in self._paths]
 
 
-def _mark(path: Path) -> tuple[int, ...]:
-    """Changes whenever the file does; the time of its last change comes first."""
+def _fingerprint(path: Path) -> tuple[int, ...]:
+    """Differs whenever the file has changed. Its first element is the modification time."""
     try:
         stat = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""The messages of `digits.v1` from and to what the core knows: arrays, prepared images, answers."""
+"""Where a `digits.v1` request is decoded and its response encoded: messages from and to arrays, images and answers."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ from serving.server.services.status import status_of
 
 Uint8Array = npt.NDArray[np.uint8]
 
-# A failed call's metadata holds so many violations; gRPC takes 8 KiB of it.
+# Errors travel in metadata, which gRPC limits to 8 KiB.
 _MAX_VIOLATIONS = 10
 
-# The label of an image that could not be read, or whose best label is less probable than the request's min_confidence.
+# The label of an unreadable image, and of one whose best label is less probable than the request's min_confidence.
 _NO_LABEL = -1
 
 
 def check_min_confidence(request: digits_pb2.ClassifyRequest) -> None:
-    """Refuses what no probability can be compared with."""
-    if not 0 <= request.min_confidence <= 1:  # NaN is not either
-        raise InvalidRequest.of("min_confidence", f"must lie between 0 and 1, not {request.min_confidence:g}")
+    """Refuses a threshold that is not a probability."""
+    if not 0 <= request.min_confidence <= 1:  # also refuses NaN
+        raise InvalidRequest.of("min_confidence", f"must be between 0 and 1, not {request.min_confidence:g}")
 
 
 def raw_images(request: digits_pb2.ClassifyRequest, deployment: Deployment) -> Uint8Array:
-    """Views a request's pixels as uint8 `[n, height, width, channels]`, or names everything that is wrong with them."""
+    """Views the pixels of a request as uint8 `[n, height, width, channels]`.
+
+    Raises:
+        InvalidRequest: The pixels do not fit the model. Names everything that is wrong.
+    """
     if request.WhichOneof("images") is None:
         raise InvalidRequest.of("raw_images", "no images in the request")
     raw, spec, limit = request.raw_images, deployment.manifest.input, deployment.max_request_images
@@ -64,7 +68,7 @@ def raw_images(request: digits_pb2.ClassifyRequest, deployment: Deployment) -> U
 
 
 def encoded_images(request: digits_pb2.ClassifyRequest, deployment: Deployment) -> Sequence[bytes]:
-    """The files in a request.
+    """Returns the image files in a request.
 
     Raises:
         InvalidRequest: There are none, or too many.
@@ -77,13 +81,13 @@ def encoded_images(request: digits_pb2.ClassifyRequest, deployment: Deployment) 
     return list(images)  # each access would copy the bytes
 
 
-def sound_images(
+def readable_images(
     prepared: Sequence[PreparedImage | InvalidImage], request: digits_pb2.ClassifyRequest
 ) -> Uint8Array | None:
-    """The images that could be read, uint8 `[n, height, width, channels]`, or None where none could.
+    """Stacks the images that could be read, uint8 `[n, height, width, channels]`; None if none could.
 
     Raises:
-        InvalidRequest: Some could not, and the request does not ask for errors of single images.
+        InvalidRequest: Some could not be read, and the request does not ask for errors per image.
     """
     bad = [(index, image) for index, image in enumerate(prepared) if isinstance(image, InvalidImage)]
     if bad and not request.per_image_errors:
@@ -96,19 +100,19 @@ def sound_images(
     return np.stack(pixels) if pixels else None
 
 
-def encode_answer(
+def encode_response(
     answer: Answer | None,
     request: digits_pb2.ClassifyRequest,
     deployment: Deployment,
     prepared: Sequence[PreparedImage | InvalidImage] = (),
 ) -> digits_pb2.ClassifyResponse:
-    """An answer as the request wants it.
+    """Encodes an answer with what the request asks for.
 
     Args:
-        answer: For the images that could be read; None where none could.
-        request: What was asked for.
-        deployment: What answered.
-        prepared: What became of each encoded image; empty for raw ones.
+        answer: The answer for the readable images; None if there are none.
+        request: The request.
+        deployment: The deployment that answered.
+        prepared: The result of preparation for each encoded image; empty for raw images.
     """
     classes = len(deployment.manifest.labels)
     probabilities = np.zeros((0, classes), np.float32) if answer is None else answer.probabilities
@@ -149,12 +153,42 @@ def encode_answer(
     return response
 
 
+def encode_model(deployment: Deployment, rollout: Rollout, *, max_message_bytes: int) -> digits_pb2.GetModelResponse:
+    """Describes a deployment, and the other versions of its model.
+
+    Args:
+        deployment: The deployment.
+        rollout: What is served, and what was refused.
+        max_message_bytes: The largest message that the front end accepts.
+    """
+    manifest, provider = deployment.manifest, deployment.provider
+    figures = manifest.parity.get(provider)
+    return digits_pb2.GetModelResponse(
+        model_name=deployment.name,
+        model_version=deployment.version,
+        labels=manifest.labels,
+        height=manifest.input.height,
+        width=manifest.input.width,
+        channels=manifest.input.channels,
+        max_images_per_request=deployment.max_request_images,
+        sha256=manifest.sha256,
+        execution_provider=provider,
+        test_accuracy=manifest.accuracy.onnx,
+        parity_max_difference=figures.probabilities_max_difference if figures else None,
+        temperature=manifest.calibration.temperature,
+        preparation=manifest.input.preparation,
+        max_message_bytes=max_message_bytes,
+        max_image_pixels=deployment.max_image_pixels,
+        versions=_versions(rollout, deployment.name),
+    )
+
+
 def _violation(index: int, error: InvalidImage) -> Violation:
     return Violation(field=f"encoded_images.images[{index}]", description=str(error))
 
 
 def _spread(values: Any, rows: npt.NDArray[np.int64], count: int, fill: int) -> Any:
-    """Values in rows of their own, and others between them."""
+    """Puts values into the given rows of an array of `count` rows; the other rows get the fill value."""
     spread = np.full((count, *values.shape[1:]), fill, values.dtype)
     spread[rows] = values
     return spread
@@ -168,8 +202,8 @@ def _preparation(image: PreparedImage | InvalidImage) -> digits_pb2.ImagePrepara
     )
 
 
-def encode_versions(rollout: Rollout, name: str) -> list[digits_pb2.ModelVersion]:
-    """The versions of a model that are loaded, and those that are refused."""
+def _versions(rollout: Rollout, name: str) -> list[digits_pb2.ModelVersion]:
+    """Lists the loaded and the refused versions of a model."""
     route = rollout.routes[name]
     found = {stored.version: digits_pb2.ModelVersion() for stored in rollout.models if stored.name == name}
     found[route.stable].label = STABLE

@@ -1,7 +1,7 @@
-"""The outermost boundary of every call: bytes to messages, exceptions to statuses.
+"""The outermost boundary of every gRPC call: bytes to messages, errors to statuses, and what is reported of the call.
 
-grpc.aio left to itself sends the text of an exception to the client, also when bytes do not parse. So handlers are
-registered without deserialisers: parsing happens here, inside the same try as the call.
+grpc.aio sends the text of any exception to the client, even if the bytes do not parse. So handlers are registered
+without deserializers, and parsing happens here, in the same `try` as the call.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import inspect
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Protocol
 
 import grpc
@@ -21,46 +22,52 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import status_pb2
 
 from serving.errors import InvalidRequest, NotReady
-from serving.server.security.guard import Guard
+from serving.server.security.admission import AdmissionControl
 from serving.server.services.status import DETAILS_KEY, code_of, status_of
 from serving.server.telemetry.logs import request_id
 
-# Metadata by which a client names its request; comes back with the answer and is part of what is logged.
-REQUEST_ID_KEY = "x-request-id"
+STOPPING = "the server is stopping"
+
+# Metadata in which a client names its request. The name is logged and sent back.
+_REQUEST_ID_KEY = "x-request-id"
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
-Context = Any  # grpc.aio.ServicerContext, or what another front end offers of it
+Context = Any  # grpc.aio.ServicerContext, or the part of it that another front end offers
 
 
 class CallObserver(Protocol):
-    """Is told of every call."""
+    """Observes every call."""
 
     def call_ended(self, method: str, code: str, seconds: float) -> None:
-        """A call ended, after so many seconds, with the gRPC status code of this name."""
+        """Called when a call has ended, with the name of its gRPC status code and its duration."""
 
 
-def service_handler(
+def generic_handler(
     service: ServiceDescriptor,
     servicer: object,
     *,
-    guard: Guard,
-    guards: Mapping[str, Guard] | None = None,
-    until: asyncio.Event | None = None,
+    admission: AdmissionControl,
+    method_admission: Mapping[str, AdmissionControl] | None = None,
+    draining: asyncio.Event | None = None,
     observers: Sequence[CallObserver] = (),
 ) -> grpc.GenericRpcHandler:
-    """Makes the handlers of one service, every method inside the boundary.
+    """Makes the handler of one service, with each method inside the boundary.
 
     Args:
         service: The service's descriptor, from a generated module.
-        servicer: An object with a coroutine or asynchronous generator for each method of the service.
-        guard: Admits the calls of every method; there is no handler without one.
-        guards: Admit the calls of the methods of these names instead.
-        until: When it is set, streams of requests end with UNAVAILABLE. For services that don't end theirs themselves.
-        observers: Are told of every call.
+        servicer: An object with a method for each RPC: a coroutine function, or one that makes an async generator.
+        admission: Admits the calls.
+        method_admission: Admits the calls of some methods instead, by their names.
+        draining: Streams of requests end with UNAVAILABLE when it is set. For servicers that can't end their own.
+        observers: Observe every call.
     """
     handlers = {
         method.name: _method_handler(
-            method, getattr(servicer, method.name), (guards or {}).get(method.name, guard), until, observers
+            method,
+            getattr(servicer, method.name),
+            (method_admission or {}).get(method.name, admission),
+            draining,
+            observers,
         )
         for method in service.methods
     }
@@ -69,9 +76,9 @@ def service_handler(
 
 def _method_handler(
     method: MethodDescriptor,
-    behaviour: Callable[..., Any],
-    guard: Guard,
-    until: asyncio.Event | None,
+    behavior: Callable[..., Any],
+    admission: AdmissionControl,
+    draining: asyncio.Event | None,
     observers: Sequence[CallObserver],
 ) -> Any:
     request_type = GetMessageClass(method.input_type)
@@ -80,20 +87,19 @@ def _method_handler(
     def decoded(request: Any) -> Any:
         if not method.client_streaming:
             return _decode(request_type, request)
-        return _decode_each(request_type, request if until is None else _until(until, request))
+        return _decode_each(request_type, request if draining is None else _until(draining, request))
 
     def ended(code: grpc.StatusCode, started: float, context: Context) -> None:
         if code is grpc.StatusCode.CANCELLED and (context.time_remaining() or 1) <= 0:
-            code = grpc.StatusCode.DEADLINE_EXCEEDED  # gRPC cancels the handler for either reason
-        for observer in observers:
-            observer.call_ended(name, code.name, time.perf_counter() - started)
+            code = grpc.StatusCode.DEADLINE_EXCEEDED  # gRPC cancels the handler in either case
+        report_end(observers, name, code, started)
 
     async def call(request: Any, context: Context) -> Any:
         started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
-        identity = _identify(context)
+        identity = accept_request_id(context)
         try:
-            with guard.admit(context):
-                response = await behaviour(decoded(request), context)
+            with admission.admit(context):
+                response = await behavior(decoded(request), context)
             code = grpc.StatusCode.OK
             return response
         except Exception as error:
@@ -104,13 +110,14 @@ def _method_handler(
         finally:
             ended(code, started, context)
 
-    async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
+    async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
         started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
-        identity = _identify(context)
+        identity = accept_request_id(context)
         try:
-            with guard.admit(context):
-                async for response in behaviour(decoded(request), context):
-                    yield response
+            with admission.admit(context):
+                async with aclosing(behavior(decoded(request), context)) as responses:
+                    async for response in responses:
+                        yield response
             code = grpc.StatusCode.OK
         except Exception as error:
             code, status = _outcome(error, context)
@@ -126,21 +133,22 @@ def _method_handler(
         "_rpc_method_handler",
     )
     return make(
-        generate if inspect.isasyncgenfunction(behaviour) else call,
+        call if inspect.iscoroutinefunction(behavior) else stream,
         request_deserializer=None,
         response_serializer=GetMessageClass(method.output_type).SerializeToString,
     )
 
 
-def accepted_request_id(value: str) -> str:
-    """An id that a client gave its request, if it may be logged and sent back; else nothing."""
-    return value if _REQUEST_ID.fullmatch(value) else ""
+def deadline_of(context: Context) -> float | None:
+    """Returns the caller's deadline on the clock of `time.monotonic`; None if it set none."""
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
 
 
-def _identify(context: Context) -> tuple[tuple[str, str], ...]:
-    """Takes over the id that the client gave its request, for the logs and for the client; returns it as metadata."""
+def accept_request_id(context: Context) -> tuple[tuple[str, str], ...]:
+    """Takes over the id that the client gave its request, for the logs and the response; returns it as metadata."""
     for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_KEY and isinstance(value, str) and accepted_request_id(value):
+        if key == _REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             request_id.set(value)
             identity = ((key, value),)
             context.set_trailing_metadata(identity)
@@ -148,12 +156,25 @@ def _identify(context: Context) -> tuple[tuple[str, str], ...]:
     return ()
 
 
+def report_end(observers: Sequence[CallObserver], name: str, code: grpc.StatusCode, started: float) -> None:
+    """Reports the end of a call to its observers.
+
+    Args:
+        observers: Whom to report to.
+        name: The called method.
+        code: What the call ended with.
+        started: When it arrived, on the clock of `time.perf_counter`.
+    """
+    for observer in observers:
+        observer.call_ended(name, code.name, time.perf_counter() - started)
+
+
 def _decode(request_type: type[Message], content: bytes) -> Message:
     try:
         return request_type.FromString(content)
     except DecodeError as error:
         raise InvalidRequest.of(
-            "request", f"{len(content)} bytes that are no {request_type.DESCRIPTOR.name}"
+            "request", f"{len(content)} bytes that are not a {request_type.DESCRIPTOR.name}"
         ) from error
 
 
@@ -170,7 +191,7 @@ async def _until(event: asyncio.Event, contents: AsyncIterator[bytes]) -> AsyncI
             await asyncio.wait({following, ended}, return_when=asyncio.FIRST_COMPLETED)
             if not following.done():
                 following.cancel()
-                raise NotReady("the server is stopping")
+                raise NotReady(STOPPING)
             try:
                 yield following.result()
             except StopAsyncIteration:
@@ -180,7 +201,7 @@ async def _until(event: asyncio.Event, contents: AsyncIterator[bytes]) -> AsyncI
 
 
 def _outcome(error: Exception, context: Context) -> tuple[grpc.StatusCode, status_pb2.Status | None]:
-    """The code that a call ends with, and what to tell the client; None where the servicer has told it already."""
+    """Returns the call's code, and the status to send; None if the servicer has aborted the call itself."""
     if isinstance(error, grpc.aio.AbortError):
         return context.code(), None
     status = status_of(error)
@@ -194,5 +215,5 @@ async def _abort(
         await context.abort(code, status.message, (*identity, (DETAILS_KEY, status.SerializeToString())))
     except grpc.aio.AbortError:
         raise
-    except Exception as error:  # the client has gone meanwhile, and grpc.aio would log its own surprise
+    except Exception as error:  # the client has gone, and grpc.aio would log an error of its own
         raise asyncio.CancelledError from error

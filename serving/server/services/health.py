@@ -1,4 +1,4 @@
-"""The standard health service, `grpc.health.v1.Health`: NOT_SERVING until the model is warm and from SIGTERM on."""
+"""The standard health service, `grpc.health.v1.Health`: SERVING from the end of the warm-up until SIGTERM."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio
 
 from serving.errors import NotReady
-from serving.server.services.handlers import Context
+from serving.server.services.handlers import STOPPING, Context
 
 
 class Health(aio.HealthServicer):  # type: ignore[misc]
-    """Health of the process and of each service; all share one state, since all depend on the same model.
+    """The health of the process and of each service. All share one status, since all need the models.
 
     Args:
-        services: Full names of the services; the empty name, for the process, is added.
+        services: Full names of the services. The empty name, which stands for the process, is added.
 
     Attributes:
-        draining: Set once the server stops for good.
+        draining: Set when the server stops.
     """
 
     DESCRIPTOR = health_pb2.DESCRIPTOR.services_by_name["Health"]
@@ -27,7 +27,7 @@ class Health(aio.HealthServicer):  # type: ignore[misc]
     def __init__(self, services: tuple[str, ...]) -> None:
         super().__init__()
         self.draining = asyncio.Event()
-        # The library starts with "" as SERVING: before the warm-up that would be a lie.
+        # The library reports SERVING for "" from the start, but before the warm-up nothing is served.
         self._server_status = dict.fromkeys(("", *services), health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def set_serving(self) -> None:
@@ -36,13 +36,13 @@ class Health(aio.HealthServicer):  # type: ignore[misc]
             await self.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     async def drain(self) -> None:
-        """Reports NOT_SERVING for good and ends the watches, which would otherwise last as long as the grace period."""
-        # First the watches, since one whose client does not read may hold the lock that the other needs.
+        """Reports NOT_SERVING for good, and ends the watches, which would otherwise last for the whole grace period."""
+        # The watches first: one whose client does not read may hold the lock that the next line needs.
         self.draining.set()
         await self.enter_graceful_shutdown()
 
     async def Watch(self, request: Any, context: Context) -> None:  # noqa: N802
-        """Reports every change of a service's health until the client or the server ends it."""
+        """Sends every change of a service's health until the client leaves or the server stops."""
         watching = asyncio.create_task(super().Watch(request, context))
         draining = asyncio.create_task(self.draining.wait())
         try:
@@ -52,13 +52,13 @@ class Health(aio.HealthServicer):  # type: ignore[misc]
         finally:
             watching.cancel()
             draining.cancel()
-        # Said here, since the watch may not have had its turn; a status that is said twice does no harm.
+        # Sent here, since the watch may have been cancelled before it could; sending it twice does no harm.
         await asyncio.wait({watching})
         await context.write(health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING))
-        raise NotReady("the server is stopping")
+        raise NotReady(STOPPING)
 
     async def List(self, request: Any, context: Context) -> Any:  # noqa: N802
-        """Reports the health of everything at once."""
+        """Returns the health of every service."""
         return health_pb2.HealthListResponse(
             statuses={
                 service: health_pb2.HealthCheckResponse(status=status)

@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol says about the server and its models: metadata, configuration, statistics."""
+"""Metadata of the Open Inference Protocol: the server, its models, their configuration and statistics."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from protos.inference import inference_pb2, model_config_pb2
 from serving.inference.statistics import Counts, Tally
 from serving.rollout.deployment import Deployment
 from serving.rollout.deployments import Deployments
-from serving.server.services.oip_inference import INPUT, OUTPUTS
+from serving.server.services.oip_codec import INPUT, OUTPUTS
 
 _NAME = "digits-serving"
-# Those of Triton's that are wholly there.
+# Triton's names of the extensions that are fully supported.
 _EXTENSIONS = ("classification", "model_configuration", "statistics")
-# As Triton calls a model in ONNX on ONNX Runtime.
+# Triton's names for an ONNX model on ONNX Runtime.
 _PLATFORM, _BACKEND = "onnxruntime_onnx", "onnxruntime"
 
 _Tensor = inference_pb2.ModelMetadataResponse.TensorMetadata
@@ -22,12 +22,12 @@ _Group = model_config_pb2.ModelInstanceGroup
 
 
 def server() -> inference_pb2.ServerMetadataResponse:
-    """Name, release and extensions of this server."""
+    """Returns the name, version and extensions of this server."""
     return inference_pb2.ServerMetadataResponse(name=_NAME, version=serving.__version__, extensions=_EXTENSIONS)
 
 
 def model(deployment: Deployment, versions: Sequence[int]) -> inference_pb2.ModelMetadataResponse:
-    """A model's tensors, and the versions of it that are served."""
+    """Describes a model's tensors, and the versions of it that are served."""
     return inference_pb2.ModelMetadataResponse(
         name=deployment.name,
         versions=[str(version) for version in versions],
@@ -37,8 +37,8 @@ def model(deployment: Deployment, versions: Sequence[int]) -> inference_pb2.Mode
     )
 
 
-def index(deployments: Deployments, *, ready: bool) -> inference_pb2.RepositoryIndexResponse:
-    """What is served, and, unless only that is asked for, what is in the repository and can't be."""
+def index(deployments: Deployments, *, only_ready: bool) -> inference_pb2.RepositoryIndexResponse:
+    """Lists what is served and, unless `only_ready`, what is being loaded and what was refused."""
     entry = inference_pb2.RepositoryIndexResponse.ModelIndex
     served = {
         (deployment.name, deployment.version): entry(
@@ -46,7 +46,7 @@ def index(deployments: Deployments, *, ready: bool) -> inference_pb2.RepositoryI
         )
         for deployment in deployments
     }
-    if not ready:
+    if not only_ready:
         for stored in deployments.loading:
             which = stored.name, stored.version
             served.setdefault(which, entry(name=stored.name, version=str(stored.version), state="LOADING"))
@@ -54,7 +54,7 @@ def index(deployments: Deployments, *, ready: bool) -> inference_pb2.RepositoryI
         known = served.get((refusal.name, refusal.version))
         if known is not None:
             known.reason = refusal.reason
-        elif not ready:
+        elif not only_ready:
             version = str(refusal.version) if refusal.version else ""
             served[refusal.name, refusal.version] = entry(
                 name=refusal.name, version=version, state="UNAVAILABLE", reason=refusal.reason
@@ -63,7 +63,7 @@ def index(deployments: Deployments, *, ready: bool) -> inference_pb2.RepositoryI
 
 
 def config(deployment: Deployment) -> model_config_pb2.ModelConfig:
-    """How a model is run."""
+    """Describes how a model is run."""
     manifest = deployment.manifest
     on_gpu = deployment.provider.startswith("CUDA")
     return model_config_pb2.ModelConfig(
@@ -100,25 +100,25 @@ def config(deployment: Deployment) -> model_config_pb2.ModelConfig:
     )
 
 
-def statistics(name: str, version: int, found: Counts) -> inference_pb2.ModelStatistics:
-    """What a version has done."""
+def statistics(name: str, version: int, counts: Counts) -> inference_pb2.ModelStatistics:
+    """Returns the statistics of one version."""
     return inference_pb2.ModelStatistics(
         name=name,
         version=str(version),
-        last_inference=int(found.last_inference_s * 1000),
-        inference_count=found.images,
-        execution_count=sum(batches.count for batches in found.batches.values()),
+        last_inference=int(counts.last_inference_s * 1000),
+        inference_count=counts.images,
+        execution_count=sum(batches.count for batches in counts.batches.values()),
         inference_stats=inference_pb2.InferStatistics(
-            success=_duration(found.succeeded),
-            fail=_duration(found.failed),
-            queue=_duration(found.queued),
-            compute_input=_duration(found.decoded),
-            compute_infer=_duration(found.inferred),
-            compute_output=_duration(found.encoded),
+            success=_duration(counts.succeeded),
+            fail=_duration(counts.failed),
+            queue=_duration(counts.queued),
+            compute_input=_duration(counts.decoded),
+            compute_infer=_duration(counts.inferred),
+            compute_output=_duration(counts.encoded),
         ),
         batch_stats=[
             inference_pb2.InferBatchStatistics(batch_size=rows, compute_infer=_duration(batches))
-            for rows, batches in sorted(found.batches.items())
+            for rows, batches in sorted(counts.batches.items())
         ],
     )
 

@@ -1,73 +1,82 @@
-"""`inference.GRPCInferenceService`, the Open Inference Protocol: decodes requests, delegates, encodes answers."""
+"""`inference.GRPCInferenceService`, the Open Inference Protocol: decodes requests, delegates, encodes responses.
+
+It serves HTTP too: `serving.server.http` calls the same methods with the same messages.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from protos.inference import inference_pb2 as pb
-from serving.errors import DigitsError, InvalidRequest
+from serving.errors import DeadlinePassed, DigitsError, InvalidRequest, ModelNotFound
+from serving.inference.pending import Answer
 from serving.inference.statistics import Counts
+from serving.repository.labels import CANARY, STABLE
+from serving.rollout.deployment import Deployment
 from serving.rollout.deployments import Deployments
-from serving.server.services import oip_inference, oip_metadata
-from serving.server.services.handlers import Context
-from serving.server.services.oip_inference import Inference, InferenceRequest, RequestedOutput
-from serving.server.services.oip_tensors import Tensor, shown
-from serving.server.services.ordered_stream import OrderedStreams
+from serving.server.services import oip_metadata
+from serving.server.services.bidi_stream import ROW_BYTES, BidiStreamHandler
+from serving.server.services.handlers import Context, deadline_of
+from serving.server.services.oip_codec import decode_request, encode_response
+from serving.server.services.oip_tensors import quoted
 from serving.server.services.status import status_of
 
-_ROW_BYTES = 16 * 1024
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
-class Fleet(Protocol):
-    """All processes that serve, this one among them."""
+class ModelControl(Protocol):
+    """Loads and unloads models, and adds up their statistics, in all processes that serve."""
 
     async def counts(self) -> Mapping[tuple[str, int], Counts]:
-        """What all have counted, by name and version of what is served."""
+        """Returns the counts of all processes, by name and version of what is served."""
 
     async def load(self, name: str) -> None:
-        """Reads the repository again, and serves a model even where it was unloaded."""
+        """Reads the repository again, and serves the model even if it was unloaded."""
 
     async def unload(self, name: str) -> None:
-        """Serves a model no more until it is loaded again."""
+        """Stops serving a model until it is loaded again."""
 
 
 class InferenceService:
-    """The servicer. Uses of its context the remaining time alone, so that any front end can host it.
+    """The servicer. It uses only the remaining time of its context, so that any front end can host it.
 
     Args:
-        deployments: Where models are found.
-        max_stream_rows: Images that one stream may have in flight.
-        draining: Set once the server stops for good; then it is live and not ready.
-        fleet: Loads and unloads models everywhere, and adds up what was counted.
+        deployments: The deployments to choose from.
+        max_stream_rows: How many rows one stream may have in flight.
+        draining: Set when the server stops; then it is live but not ready.
+        control: Loads and unloads models.
     """
 
     DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
     def __init__(
-        self, deployments: Deployments, *, max_stream_rows: int, draining: asyncio.Event, fleet: Fleet
+        self, deployments: Deployments, *, max_stream_rows: int, draining: asyncio.Event, control: ModelControl
     ) -> None:
         self._deployments = deployments
-        self._fleet = fleet
+        self._control = control
         self._draining = draining
-        self._streams = OrderedStreams(_claimed_rows, self._infer_in_stream, max_stream_rows)
+        self._streams = BidiStreamHandler(self._infer_in_stream, claimed_rows=_claimed_rows, max_rows=max_stream_rows)
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:  # noqa: N802
-        """Says that the process answers."""
+        """Returns true: the process answers."""
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:  # noqa: N802
-        """Says whether every model is ready and the server is not stopping."""
+        """Returns whether every model is ready and the server is not stopping."""
         ready = not self._draining.is_set() and self._deployments.ready
         return pb.ServerReadyResponse(ready=ready)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:  # noqa: N802
-        """Says whether a model is ready."""
+        """Returns whether a model is ready."""
         try:
-            oip_inference.find(self._deployments, request.name, request.version)
+            self._find(request.name, request.version)
         except InvalidRequest:
             raise
         except DigitsError:
@@ -81,161 +90,143 @@ class InferenceService:
         return oip_metadata.server()
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:  # noqa: N802
-        """Describes a model's tensors."""
-        deployment = oip_inference.find(self._deployments, request.name, request.version)
+        """Describes the tensors of a model."""
+        deployment = self._find(request.name, request.version)
         versions = [other.version for other in self._deployments if other.name == deployment.name]
         return oip_metadata.model(deployment, versions)
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:  # noqa: N802
         """Describes how a model is run."""
-        deployment = oip_inference.find(self._deployments, request.name, request.version)
-        return pb.ModelConfigResponse(config=oip_metadata.config(deployment))
+        return pb.ModelConfigResponse(config=oip_metadata.config(self._find(request.name, request.version)))
 
     async def ModelStatistics(  # noqa: N802
         self, request: pb.ModelStatisticsRequest, context: Context
     ) -> pb.ModelStatisticsResponse:
-        """Says what a model, or each, has done, in all processes that serve."""
+        """Returns the statistics of one model, or of all, added up over all processes that serve."""
+        chosen = list(self._deployments)
         if request.name:
-            named = oip_inference.find(self._deployments, request.name, request.version)
-            chosen = [
-                (deployment.name, deployment.version)
-                for deployment in self._deployments
-                if deployment.name == named.name and (not request.version or deployment is named)
-            ]
+            named = self._find(request.name, request.version)
+            chosen = [each for each in chosen if each.name == named.name and (not request.version or each is named)]
         elif request.version:
             raise InvalidRequest.of("name", "a version needs the name of its model")
-        else:
-            chosen = [(deployment.name, deployment.version) for deployment in self._deployments]
-        counts = await self._fleet.counts()
+        keys = [(each.name, each.version) for each in chosen]
+        counts = await self._control.counts()
         return pb.ModelStatisticsResponse(
-            model_stats=[oip_metadata.statistics(*which, counts.get(which, Counts())) for which in chosen]
+            model_stats=[oip_metadata.statistics(*key, counts.get(key, Counts())) for key in keys]
         )
 
     async def RepositoryIndex(  # noqa: N802
         self, request: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
-        """Lists the models that are served."""
-        if request.repository_name:
-            raise InvalidRequest.of("repository_name", "'repository_name' specification is not supported")
-        return oip_metadata.index(self._deployments, ready=request.ready)
+        """Lists the models in the repository."""
+        _check_repository(request.repository_name)
+        return oip_metadata.index(self._deployments, only_ready=request.ready)
 
     async def RepositoryModelLoad(  # noqa: N802
         self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
-        """Reads the repository again, and serves a model even where it was unloaded."""
-        _check_control(request.repository_name, request.parameters)
-        await self._fleet.load(request.model_name)
+        """Reads the repository again, and serves the model even if it was unloaded."""
+        _check_repository(request.repository_name)
+        _check_parameters(request.parameters)
+        await self._control.load(request.model_name)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
-        """Serves a model no more until it is loaded again."""
-        _check_control(request.repository_name, request.parameters, "unload_dependents")
-        await self._fleet.unload(request.model_name)
+        """Stops serving a model until it is loaded again."""
+        _check_repository(request.repository_name)
+        _check_parameters(request.parameters, "unload_dependents")  # no model depends on another
+        await self._control.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
         """Classifies the images of one request."""
-        return await self._infer(request, _deadline(context))
+        deadline, started = deadline_of(context), time.perf_counter()
+        deployment = self._find(request.model_name, request.model_version, route=True)
+        decoded = decode_request(request, deployment)
+        decoded_s = time.perf_counter() - started
+        if decoded.timeout_s:
+            answer = await _classify_within(decoded.timeout_s, deployment, decoded.images, deadline)
+        else:
+            answer = await deployment.classify(decoded.images, deadline=deadline)
+        started = time.perf_counter()
+        response = encode_response(answer, decoded.outputs, deployment, request_id=request.id)
+        deployment.statistics.converted(decoded_s, time.perf_counter() - started)
+        return response
 
-    async def ModelStreamInfer(  # noqa: N802
+    def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         """Classifies a stream of requests, in order."""
-        async with aclosing(self._streams.answer(requests, _deadline(context))) as responses:
-            async for response in responses:
-                yield response
+        return self._streams.responses(requests, context)
 
     def drain(self) -> None:
-        """Ends every stream once it has answered what it has read; its client gets UNAVAILABLE and can go elsewhere."""
+        """Ends every stream with UNAVAILABLE, once all requests that were read are answered."""
         self._streams.drain()
 
-    async def _infer(self, request: pb.ModelInferRequest, deadline: float | None) -> pb.ModelInferResponse:
-        done = await oip_inference.infer(_decode(request), self._deployments, deadline=deadline)
-        return _encode(done, request.id)
-
-    async def _infer_in_stream(
-        self, request: pb.ModelInferRequest, deadline: float | None
-    ) -> pb.ModelStreamInferResponse:
+    async def _infer_in_stream(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelStreamInferResponse:
         try:
-            response = await self._infer(request, deadline)
+            response = await self.ModelInfer(request, context)
         except Exception as error:  # noqa: BLE001 - one bad request must not end the stream
             failed = pb.ModelInferResponse(id=request.id)
             return pb.ModelStreamInferResponse(error_message=status_of(error).message, infer_response=failed)
-        # Clients that reckon with any number of answers to a request wait for this word.
+        # Clients that expect any number of responses per request wait for this parameter.
         response.parameters["triton_final_response"].bool_param = True
         return pb.ModelStreamInferResponse(infer_response=response)
 
+    def _find(self, name: str, version: str, *, route: bool = False) -> Deployment:
+        """Finds a deployment.
 
-def _check_control(repository_name: str, parameters: Mapping[str, Any], *known: str) -> None:
-    if repository_name:
+        Args:
+            name: Name of the model. Unlike in `digits.v1` it is required.
+            version: A version number or a label; empty for the stable version.
+            route: Whether an empty version may also choose the canary, for its share of the calls.
+
+        Raises:
+            InvalidRequest: The version is neither a positive number nor a label.
+            ModelNotFound: The model or version is not served.
+            NotReady: It is still being loaded.
+        """
+        label = version if version in (STABLE, CANARY) else ""
+        if version and not label and not _VERSION.fullmatch(version):
+            raise InvalidRequest.of(
+                "model_version",
+                f"failed to get model version from specified version string {quoted(version)}: "
+                "must be a number above 0",
+            )
+        try:
+            if not name:
+                raise ModelNotFound
+            find = self._deployments.find if route else self._deployments.find_for_metadata
+            return find(name, 0 if label else int(version or 0), label)
+        except ModelNotFound as error:
+            which = f" version {version}" if version else ""
+            raise ModelNotFound(f"Request for unknown model: {quoted(name)}{which} is not found") from error
+
+
+async def _classify_within(
+    timeout_s: float, deployment: Deployment, images: npt.NDArray[np.uint8], deadline: float | None
+) -> Answer:
+    """Classifies, or gives up in time: the batcher drops a late request only when the engine is free again."""
+    until = time.monotonic() + timeout_s
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await deployment.classify(images, deadline=until if deadline is None else min(deadline, until))
+    except TimeoutError as error:
+        raise DeadlinePassed("the request's timeout passed before it was answered") from error
+
+
+def _check_repository(name: str) -> None:
+    if name:
         raise InvalidRequest.of("repository_name", "'repository_name' specification is not supported")
-    for name in parameters.keys() - known:  # no model depends on another
-        raise InvalidRequest.of(f"parameters[{shown(name)}]", "no parameter is supported here")
 
 
-def _deadline(context: Context) -> float | None:
-    remaining = context.time_remaining()
-    return None if remaining is None else time.monotonic() + remaining
+def _check_parameters(parameters: Mapping[str, Any], *known: str) -> None:
+    for name in parameters.keys() - known:
+        raise InvalidRequest.of(f"parameters[{quoted(name)}]", "no parameter is supported here")
 
 
 def _claimed_rows(request: pb.ModelInferRequest) -> int:
-    """Images that a request of a stream claims to have; many bytes count too, since they wait in memory."""
     shape = request.inputs[0].shape if request.inputs else ()
-    return max(shape[0] if shape else 0, request.ByteSize() // _ROW_BYTES)
-
-
-def _decode(request: pb.ModelInferRequest) -> InferenceRequest:
-    raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
-        raise InvalidRequest.of(
-            "raw_input_contents", f"{len(raw)} contents for {len(request.inputs)} inputs: there must be one for each"
-        )
-    return InferenceRequest(
-        model_name=request.model_name,
-        model_version=request.model_version,
-        parameters=_parameters(request.parameters),
-        inputs=[
-            Tensor(
-                name=tensor.name,
-                datatype=tensor.datatype,
-                shape=tuple(tensor.shape),
-                raw=raw[index] if raw else None,
-                raw_field=f"raw_input_contents[{index}]",
-                contents=_contents(tensor.contents) if tensor.HasField("contents") else {},
-                parameters=_parameters(tensor.parameters),
-            )
-            for index, tensor in enumerate(request.inputs)
-        ],
-        outputs=[
-            RequestedOutput(name=output.name, parameters=_parameters(output.parameters)) for output in request.outputs
-        ],
-    )
-
-
-def _contents(contents: pb.InferTensorContents) -> dict[str, Sequence[Any]]:
-    return {field.name: values for field, values in contents.ListFields()}
-
-
-def _parameters(parameters: Mapping[str, Any]) -> dict[str, object]:
-    """Takes parameters out of their messages; one without a value is None."""
-    if not parameters:
-        return {}
-    return {
-        name: getattr(parameter, kind) if (kind := parameter.WhichOneof("parameter_choice")) else None
-        for name, parameter in parameters.items()
-    }
-
-
-def _encode(done: Inference, request_id: str) -> pb.ModelInferResponse:
-    return pb.ModelInferResponse(
-        model_name=done.deployment.name,
-        model_version=str(done.deployment.version),
-        id=request_id,
-        outputs=[
-            pb.ModelInferResponse.InferOutputTensor(name=output.name, datatype=output.datatype, shape=output.shape)
-            for output in done.outputs
-        ],
-        raw_output_contents=[output.raw for output in done.outputs],
-    )
+    return max(shape[0] if shape else 0, request.ByteSize() // ROW_BYTES)

@@ -1,204 +1,166 @@
-"""Tensors of the Open Inference Protocol, made into images and made from answers. Knows no transport."""
+"""Tensors of the Open Inference Protocol: input tensors to images, and answers to output tensors."""
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from protos.inference import inference_pb2 as pb
 from serving.errors import InvalidRequest, Violation
+from serving.rollout.deployment import Deployment
 
 Uint8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 
-# What an image may be sent as: the type of its bytes on the wire, and the field of typed contents that holds it.
+# The accepted datatypes: the type of their bytes on the wire, and the field of typed contents that holds their values.
 _DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
 _CONTENTS = {"UINT8": "uint_contents", "FP32": "fp32_contents"}
-# How far 255 times an FP32 value may lie from a whole number: dividing by 255, or multiplying by 1/255, in single
-# precision errs by less than 5e-5, while values that were no pixels are off by more nearly always.
+# How far 255 times an FP32 value may be from a whole number. Division by 255, or multiplication by 1/255, in single
+# precision errs by less than 5e-5. Values that were not pixels are nearly always further off.
 _TOLERANCE = 1e-3
 
-_SHOWN = 48
+# Where the tensor and its raw bytes are in a request, for errors.
+_FIELD, RAW_FIELD = "inputs[0]", "raw_input_contents[0]"
+
+_MAX_QUOTED = 48
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tensor:
-    """A tensor as it came.
-
-    Attributes:
-        name: Its name.
-        datatype: Its type, in the protocol's words: `UINT8`, `FP32`, …
-        shape: Its shape, as claimed.
-        raw: Its values as little-endian bytes; None where they did not come so.
-        raw_field: Where those were in the request, to be named in errors.
-        contents: Its values by the names of the fields that they came in, where they came typed.
-        parameters: What else was said about it.
-    """
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    raw: bytes | None = None
-    raw_field: str = ""
-    contents: Mapping[str, Sequence[Any]]
-    parameters: Mapping[str, object]
+def quoted(text: str) -> str:
+    """Quotes text from a client for an error message: shortened, and without control characters."""
+    return repr(text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}…")
 
 
-@dataclass(frozen=True, kw_only=True)
-class OutputTensor:
-    """A tensor as it goes back.
-
-    Attributes:
-        name: Its name.
-        datatype: `FP32` or `BYTES`.
-        shape: Its shape.
-        raw: Its values, little-endian; a string is its length in four bytes and then its own.
-    """
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    raw: bytes
+def parameter_values(parameters: Mapping[str, Any]) -> dict[str, object]:
+    """Takes the values of parameters out of their messages; a parameter without a value is None."""
+    if not parameters:
+        return {}
+    return {
+        name: getattr(parameter, kind) if (kind := parameter.WhichOneof("parameter_choice")) else None
+        for name, parameter in parameters.items()
+    }
 
 
-def shown(text: str) -> str:
-    """A client's text in quotes, short enough to be said back to it, with nothing in it that a terminal obeys."""
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
-
-
-def to_images(tensor: Tensor, field: str, *, model: str, image_shape: tuple[int, int, int], limit: int) -> Uint8Array:
-    """Makes the images that a tensor stands for.
+def to_images(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None, deployment: Deployment) -> Uint8Array:
+    """Decodes the images in the only input tensor of a request.
 
     Args:
-        tensor: UINT8 `[n, height, width, channels]`, or FP32 of the same shape whose values are such bytes divided by
-            255: those are turned back into the very bytes, so that the answer is the one that the bytes get.
-        field: Where the tensor is in its request, to be named in errors.
-        model: Name of the model, for errors.
-        image_shape: The model's height, width and channels.
-        limit: Images that a request may have.
+        tensor: UINT8 `[n, height, width, channels]`, or FP32 of the same shape with bytes divided by 255. Those are
+            turned back into the same bytes, so that the answer is the same too.
+        raw: Its values as little-endian bytes; None if they are typed contents.
+        deployment: The deployment that they are for.
 
     Returns:
-        uint8 `[n, height, width, channels]`, n from 1 to `limit`.
+        uint8 `[n, height, width, channels]`, n from 1 to the deployment's `max_request_images`.
 
     Raises:
-        InvalidRequest: It is of another type or shape, or its values are too few, too many, or no pixels.
+        InvalidRequest: The datatype or shape is wrong, there are too few or too many values, or some are not pixels.
     """
-    violations = _wrong_parameters(tensor, field)
+    violations = _check_parameters(tensor, raw)
     if tensor.datatype not in _DTYPES:
         violations.append(
             Violation(
-                field=f"{field}.datatype",
-                description=f"inference input data-type is {shown(tensor.datatype)}, but model {model!r} expects "
-                "'UINT8', or 'FP32' from 0 to 1",
+                field=f"{_FIELD}.datatype",
+                description=f"inference input data-type is {quoted(tensor.datatype)}, but model {deployment.name!r} "
+                "expects 'UINT8', or 'FP32' from 0 to 1",
             )
         )
-    violations += _wrong_shape(tensor.shape, field, model=model, image_shape=image_shape, limit=limit)
+    shape = tuple(tensor.shape)
+    violations += _check_shape(shape, deployment)
     if violations:
         raise InvalidRequest(*violations)
-    values, source = _values(tensor, field, expected=math.prod(tensor.shape))
-    values = values.reshape(tensor.shape)
+    if raw is None:
+        values, source = _typed_values(tensor, expected=math.prod(shape))
+    else:
+        values, source = _raw_values(tensor, raw, expected=math.prod(shape)), RAW_FIELD
+    values = values.reshape(shape)
     return values if values.dtype == np.uint8 else _to_bytes(values, source)
 
 
 def classification(values: FloatArray, labels: Sequence[str], k: int) -> tuple[tuple[int, int], bytes]:
-    """The best k classes of each image as strings `value:index:label`, the best first, ties by index.
+    """Encodes the best k classes of each image as strings `value:index:label`, best first, ties by index.
 
     Args:
         values: float32 `[n, classes]`.
-        labels: Name of each class.
-        k: At least 1; more than there are classes are as many as there are.
+        labels: The name of each class.
+        k: At least 1; if it exceeds the number of classes, all classes are returned.
 
     Returns:
-        The shape, `[n, k]`, and the strings as a BYTES tensor has them.
+        The shape, `[n, k]`, and the values of a BYTES tensor: each string follows its length, four bytes little-endian.
     """
     best = np.argsort(-values, axis=1, kind="stable")[:, :k]
     strings = [
-        f"{values[row, index]:f}:{index}:{labels[index]}"
+        f"{values[row, index]:f}:{index}:{labels[index]}".encode()
         for row, indices in enumerate(best.tolist())
         for index in indices
     ]
-    return (best.shape[0], best.shape[1]), to_raw_strings(text.encode() for text in strings)
+    return (best.shape[0], best.shape[1]), b"".join(struct.pack("<I", len(string)) + string for string in strings)
 
 
-def to_raw_strings(strings: Iterable[bytes]) -> bytes:
-    """Writes strings as a BYTES tensor has them: each behind its length in four bytes, little-endian."""
-    return b"".join(struct.pack("<I", len(string)) + string for string in strings)
-
-
-def _wrong_parameters(tensor: Tensor, field: str) -> list[Violation]:
+def _check_parameters(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> list[Violation]:
     violations = []
-    for name, value in tensor.parameters.items():
-        where = f"{field}.parameters[{shown(name)}]"
+    for name, value in parameter_values(tensor.parameters).items():
+        where = f"{_FIELD}.parameters[{quoted(name)}]"
         if name != "binary_data_size":
             violations.append(Violation(field=where, description="this server has no such parameter of inputs"))
-        elif tensor.raw is None or isinstance(value, bool) or value != len(tensor.raw):  # KServe's client sends it
+        elif raw is None or isinstance(value, bool) or value != len(raw):  # sent by KServe's client
             violations.append(Violation(field=where, description="must be the number of the input's raw bytes"))
     return violations
 
 
-def _wrong_shape(
-    shape: tuple[int, ...], field: str, *, model: str, image_shape: tuple[int, int, int], limit: int
-) -> list[Violation]:
-    field = f"{field}.shape"
+def _check_shape(shape: tuple[int, ...], deployment: Deployment) -> list[Violation]:
+    image_shape, limit = deployment.manifest.input.shape, deployment.max_request_images
     if len(shape) != 4 or shape[1:] != image_shape:
         given = ",".join(map(str, shape[:8])) + (",…" if len(shape) > 8 else "")
         expected = ",".join(map(str, (-1, *image_shape)))
-        return [
-            Violation(
-                field=field,
-                description=f"unexpected shape for input 'images' for model {model!r}. Expected [{expected}], "
-                f"got [{given}]",
-            )
-        ]
-    if shape[0] < 1:
-        return [Violation(field=field, description=f"{shape[0]} images, but there must be at least 1")]
-    if shape[0] > limit:
-        return [
-            Violation(
-                field=field,
-                description=f"{shape[0]} images, but inference request batch-size must be <= {limit} for {model!r}",
-            )
-        ]
-    return []
+        description = (
+            f"unexpected shape for input 'images' for model {deployment.name!r}. Expected [{expected}], got [{given}]"
+        )
+    elif shape[0] < 1:
+        description = f"{shape[0]} images, but there must be at least 1"
+    elif shape[0] > limit:
+        description = f"{shape[0]} images, but inference request batch-size must be <= {limit} for {deployment.name!r}"
+    else:
+        return []
+    return [Violation(field=f"{_FIELD}.shape", description=description)]
 
 
-def _values(tensor: Tensor, field: str, *, expected: int) -> tuple[npt.NDArray[Any], str]:
-    """A tensor's values, flat, and the field that they came in."""
-    dtype, proper = _DTYPES[tensor.datatype], _CONTENTS[tensor.datatype]
-    if tensor.raw is not None:
-        if tensor.contents:
-            raise InvalidRequest.of(
-                f"{field}.contents", "contents field must not be specified when using raw_input_contents"
-            )
-        if len(tensor.raw) != expected * dtype.itemsize:
-            raise InvalidRequest.of(
-                tensor.raw_field,
-                f"unexpected total byte size {len(tensor.raw)} for input {tensor.name!r}, expecting "
-                f"{expected * dtype.itemsize}",
-            )
-        return np.frombuffer(tensor.raw, dtype), tensor.raw_field
-    if not tensor.contents:
-        raise InvalidRequest.of(f"{field}.contents", "no values, neither here nor in raw_input_contents")
-    wrong = [name for name in tensor.contents if name != proper]
+def _raw_values(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes, *, expected: int) -> npt.NDArray[Any]:
+    dtype = _DTYPES[tensor.datatype]
+    if tensor.HasField("contents") and tensor.contents.ListFields():
+        raise InvalidRequest.of(
+            f"{_FIELD}.contents", "contents field must not be specified when using raw_input_contents"
+        )
+    if len(raw) != expected * dtype.itemsize:
+        raise InvalidRequest.of(
+            RAW_FIELD,
+            f"unexpected total byte size {len(raw)} for input {tensor.name!r}, expecting {expected * dtype.itemsize}",
+        )
+    return np.frombuffer(raw, dtype)
+
+
+def _typed_values(tensor: pb.ModelInferRequest.InferInputTensor, *, expected: int) -> tuple[npt.NDArray[Any], str]:
+    """Returns the values of typed contents, flat, and the field that they are in."""
+    proper, field = _CONTENTS[tensor.datatype], f"{_FIELD}.contents"
+    contents = {found.name: values for found, values in tensor.contents.ListFields()}
+    if not contents:
+        raise InvalidRequest.of(field, "no values, neither here nor in raw_input_contents")
+    wrong = [name for name in contents if name != proper]
     if wrong:
         raise InvalidRequest(
-            *(
-                Violation(field=f"{field}.contents.{name}", description=f"{tensor.datatype} goes into {proper}")
-                for name in wrong
-            )
+            *(Violation(field=f"{field}.{name}", description=f"{tensor.datatype} goes into {proper}") for name in wrong)
         )
-    source, values = f"{field}.contents.{proper}", tensor.contents[proper]
+    source, values = f"{field}.{proper}", contents[proper]
     if len(values) != expected:
         raise InvalidRequest.of(
             source, f"unexpected number of values {len(values)} for input {tensor.name!r}, expecting {expected}"
         )
     if tensor.datatype == "FP32":
-        return np.fromiter(values, dtype, count=expected), source
+        return np.fromiter(values, _DTYPES["FP32"], count=expected), source
     numbers = np.fromiter(values, np.uint32, count=expected)
     if numbers.max() > 255:
         raise InvalidRequest.of(source, f"{numbers.max()} does not fit into UINT8")
@@ -206,18 +168,18 @@ def _values(tensor: Tensor, field: str, *, expected: int) -> tuple[npt.NDArray[A
 
 
 def _to_bytes(values: FloatArray, source: str) -> Uint8Array:
-    """Turns float32 `[n, height, width, channels]` back into the bytes that it was before a division by 255."""
+    """Turns float32 `[n, height, width, channels]` back into the bytes that were divided by 255."""
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = values * np.float32(255)
         pixels = np.rint(scaled)
-        # So put that NaN and infinity are wrong too.
+        # Phrased so that NaN and infinity are wrong too.
         wrong = ~((np.abs(scaled - pixels) <= _TOLERANCE) & (pixels >= 0) & (pixels <= 255))
     if wrong.any():
         image, row, column, channel = np.argwhere(wrong)[0].tolist()
         raise InvalidRequest.of(
             source,
             f"the value {values[image, row, column, channel]:g} of images[{image}], row {row}, column {column}, "
-            f"channel {channel} is no pixel divided by 255; FP32 must lie between 0 and 1 in steps of 1/255",
+            f"channel {channel} is not a pixel divided by 255; FP32 must be between 0 and 1 in steps of 1/255",
         )
     found: Uint8Array = pixels.astype(np.uint8)
     return found

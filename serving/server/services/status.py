@@ -1,4 +1,7 @@
-"""From the core's errors to gRPC status codes: the one table, and the one place that builds error details."""
+"""Where a status code is chosen: the one table from errors to gRPC codes, and from those to HTTP statuses.
+
+Also the one place that builds error details.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ from serving.errors import (
     Unauthenticated,
 )
 
-# Trailing metadata that carries a google.rpc.Status, as gRPC's richer error model has it.
+# Trailing metadata that carries a google.rpc.Status, as gRPC's richer error model defines it.
 DETAILS_KEY = "grpc-status-details-bin"
 
 _logger = logging.getLogger(__name__)
 
-# Errors whose message is meant for the caller. Anything else is INTERNAL and keeps its message to the log.
+# Errors whose message is meant for the caller. Any other error is INTERNAL, and its message goes only to the log.
 _CODES: dict[type[Exception], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     ModelNotFound: grpc.StatusCode.NOT_FOUND,
@@ -38,21 +41,33 @@ _CODES: dict[type[Exception], grpc.StatusCode] = {
     NotImplementedError: grpc.StatusCode.UNIMPLEMENTED,
 }
 
+HTTP_STATUSES: dict[grpc.StatusCode, int] = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.INTERNAL: 500,
+    grpc.StatusCode.UNIMPLEMENTED: 501,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+}
+
 
 def status_of(error: Exception) -> status_pb2.Status:
-    """The status that a client gets for an error, with details; logs the traceback of an unexpected one."""
+    """Returns the status that the client gets for an error, with details. Logs the traceback of an unexpected error."""
     code = _CODES.get(type(error))
     if code is None:
         incident = secrets.token_hex(4)
         _logger.error("internal error %s", incident, exc_info=error)
         return status_pb2.Status(
-            code=grpc.StatusCode.INTERNAL.value[0], message=f"internal error; the server's log has it as {incident}"
+            code=grpc.StatusCode.INTERNAL.value[0],
+            message=f"internal error; the server's log has details under {incident}",
         )
     return status_pb2.Status(code=code.value[0], message=str(error), details=[_packed(d) for d in _details(error)])
 
 
 def code_of(status: status_pb2.Status) -> grpc.StatusCode:
-    """The enumeration member for a status."""
+    """Returns the code of a status as a member of the enumeration."""
     return next(code for code in grpc.StatusCode if code.value[0] == status.code)
 
 

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over HTTP: gRPC's answers, under gRPC's rules, to whoever has no more than curl."""
+"""The Open Inference Protocol over HTTP: the same answers and rules as over gRPC, for clients as simple as curl."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _ask(
     method: str = "",
     tls: ssl.SSLContext | None = None,
 ) -> Answer:
-    """One request on a connection of its own; what is no bytes is sent as JSON."""
+    """One request on a connection of its own; anything but bytes is sent as JSON."""
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()
     connection = (
@@ -77,7 +77,7 @@ def _document(images: np.ndarray, *, flat: bool = False, **more: object) -> dict
 
 
 def _binary(images: np.ndarray, **more: object) -> tuple[bytes, dict[str, str]]:
-    """A request with its images as bytes behind the JSON, and the header for that."""
+    """A request with its images as bytes after the JSON, and the header for that."""
     document = _document(images[:0], **more)
     del document["inputs"][0]["data"]
     document["inputs"][0] |= {"shape": list(images.shape), "parameters": {"binary_data_size": images.nbytes}}
@@ -173,7 +173,7 @@ def test_outputs_come_as_they_are_asked_for(address: str, digits: tuple) -> None
     assert (logits["name"], logits["parameters"]) == ("logits", {"binary_data_size": 200})
     assert len(answer.body) == length + 200
     document["outputs"] = [{"name": "probabilities", "parameters": {"classification": 2}}]
-    answer = _ask(address, INFER, document)  # strings as bytes, each behind its length
+    answer = _ask(address, INFER, document)  # strings as bytes, each after its length
     raw = _tensors(answer)["probabilities"]
     (length,) = struct.unpack_from("<I", raw)
     assert raw[4 : 4 + length].decode().endswith(f":{digits[1][0]}")
@@ -305,7 +305,7 @@ def _zeros(last: str, datatype: str = "UINT8") -> bytes:
 
 
 def _sizes(size: object, sent: int = 784, **members: object) -> tuple[bytes, dict[str, str]]:
-    """A request that says `binary_data_size` and sends so many bytes."""
+    """A request with this `binary_data_size` that sends `sent` bytes."""
     text = json.dumps(_tensor(**{"data": None, "parameters": {"binary_data_size": size}, **members})).encode()
     return text + bytes(sent), {JSON_LENGTH: str(len(text))}
 
@@ -319,29 +319,29 @@ GOOD = json.dumps(_document(BLANK)).encode()
 # What is sent to the path of inference, as JSON, bytes, or bytes with headers; the status; and words of the error.
 REFUSED = {
     # JSON
-    "nothing": (b"", 400, "no JSON"),
-    "half an object": (b'{"inputs": [', 400, "no JSON"),
-    "words": (b"classify this", 400, "no JSON"),
-    "a form": (b"inputs=1&outputs=2", 400, "no JSON"),
-    "single quotes": (b"{'inputs': []}", 400, "no JSON"),
-    "a comma too many": (GOOD[:-1] + b",}", 400, "no JSON"),
-    "two documents": (GOOD + GOOD, 400, "no JSON"),
-    "a byte order mark": (b"\xef\xbb\xbf" + GOOD, 400, "no JSON"),
-    "UTF-16": (GOOD.decode().encode("utf-16"), 400, "no JSON"),
-    "no UTF-8": (b'{"id": "\xff\xfe"}', 400, "no JSON"),
-    "a zero byte": (b"\0" + GOOD, 400, "no JSON"),
+    "nothing": (b"", 400, "not JSON"),
+    "half an object": (b'{"inputs": [', 400, "not JSON"),
+    "words": (b"classify this", 400, "not JSON"),
+    "a form": (b"inputs=1&outputs=2", 400, "not JSON"),
+    "single quotes": (b"{'inputs': []}", 400, "not JSON"),
+    "a comma too many": (GOOD[:-1] + b",}", 400, "not JSON"),
+    "two documents": (GOOD + GOOD, 400, "not JSON"),
+    "a byte order mark": (b"\xef\xbb\xbf" + GOOD, 400, "not JSON"),
+    "UTF-16": (GOOD.decode().encode("utf-16"), 400, "not JSON"),
+    "no UTF-8": (b'{"id": "\xff\xfe"}', 400, "not JSON"),
+    "a zero byte": (b"\0" + GOOD, 400, "not JSON"),
     "100,000 brackets": (b"[" * 100_000, 400, "nested too deeply"),
-    "100,000 brackets as data": (_data("[" * 100_000), 400, "must hold numbers"),
-    "100,000 arrays as data": (_data("[" * 100_000 + "]" * 100_000), 400, "nested as the shape says"),
+    "100,000 brackets as data": (_data("[" * 100_000), 400, "must contain only numbers"),
+    "100,000 arrays as data": (_data("[" * 100_000 + "]" * 100_000), 400, "nested like the shape"),
     "30,000 objects": (b'{"a":' * 30_000, 400, "nested too deeply"),
-    "a megabyte of something else": (_with(id="x" * 2**20), 400, "beside the numbers"),
+    "a megabyte of something else": (_with(id="x" * 2**20), 400, "without the numbers"),
     "an array": ([], 400, "request: must be an object"),
     "null": (b"null", 400, "request: must be an object"),
     "a number": (b"1", 400, "request: must be an object"),
-    "NaN somewhere": (b'{"id": NaN}', 400, "NaN and Infinity are no JSON"),
+    "NaN somewhere": (b'{"id": NaN}', 400, "NaN and Infinity are not JSON"),
     "Infinity in a shape": (b'{"inputs": [{"shape": [Infinity]}]}', 400, "NaN and Infinity"),
     # members
-    "an unknown member": (_with(model="x"), 400, "request: this server knows no 'model' there"),
+    "an unknown member": (_with(model="x"), 400, "request: unknown member 'model'"),
     "id a number": (_with(id=7), 400, "id: must be text"),
     "id half a character": (b'{"id": "\\ud800"}', 400, "id: must be text"),
     "parameters an array": (_with(parameters=[1]), 400, "parameters: must be an object"),
@@ -349,7 +349,7 @@ REFUSED = {
     "a parameter an object": (_with(parameters={"timeout": {}}), 400, "parameters['timeout']"),
     "a parameter beyond 64 bits": (_with(parameters={"timeout": 2**64}), 400, "parameters['timeout']"),
     "an unknown parameter": (_with(parameters={"beam": 4}), 400, "no such parameter of requests"),
-    "a priority": (_with(parameters={"priority": 1}), 400, "no levels of priority"),
+    "a priority": (_with(parameters={"priority": 1}), 400, "no priority levels"),
     "a sequence": (_with(parameters={"sequence_id": 3}), 400, "takes no sequences"),
     "a timeout in words": (_with(parameters={"timeout": "soon"}), 400, "number of microseconds"),
     "binary_data_output in words": (_with(parameters={"binary_data_output": "yes"}), 400, "must be true or false"),
@@ -357,22 +357,22 @@ REFUSED = {
     "inputs an object": (_with(inputs={}), 400, "inputs: must be an array"),
     "inputs numbers": (_with(inputs=[1]), 400, "inputs[0]: must be an object"),
     "an input null": (_with(inputs=[None]), 400, "inputs[0]: must be an object"),
-    "two inputs": (_with(inputs=_tensor()["inputs"] * 2), 400, "inputs[1].name: 'images' is there twice"),
+    "two inputs": (_with(inputs=_tensor()["inputs"] * 2), 400, "inputs[1].name: 'images' is given twice"),
     "1,000 inputs": (b'{"inputs": [' + b'{"name":"","datatype":"","shape":[],"parameters":{"a":1}},' * 999 + b"{}]}",
         400, "inputs[999].datatype"),
-    "an unknown member of an input": (_tensor(dtype="UINT8"), 400, "inputs[0]: this server knows no 'dtype'"),
+    "an unknown member of an input": (_tensor(dtype="UINT8"), 400, "inputs[0]: unknown member 'dtype'"),
     "another input": (_tensor(name="pixels"), 400, "unexpected inference input 'pixels'"),
     "an input without name": (_tensor(name=None), 400, "inputs[0].name: must be text"),
     "an input without datatype": (_tensor(datatype=None), 400, "inputs[0].datatype: must be text"),
     "FP16": (_tensor(datatype="FP16"), 400, "'FP16'"),
-    "BYTES": (_tensor(datatype="BYTES", data=["0"] * 784), 400, "must hold numbers"),
+    "BYTES": (_tensor(datatype="BYTES", data=["0"] * 784), 400, "must contain only numbers"),
     "shared memory": (_tensor(data=None, parameters={"shared_memory_region": "r"}), 400, "shared_memory_region"),
     "no shape": (_tensor(shape=None, data=[0]), 400, "Expected [-1,28,28,1], got []"),
     "a shape in words": (_tensor(shape="1,28,28,1"), 400, "inputs[0].shape: must be an array"),
     "a shape with a fraction": (_tensor(shape=[1.0, 28, 28, 1]), 400, "must be whole numbers"),
     "a shape with true": (_tensor(shape=[True, 28, 28, 1]), 400, "must be whole numbers"),
     "a shape beyond 64 bits": (_tensor(shape=[2**63, 28, 28, 1]), 400, "must be whole numbers"),
-    "a shape of other rank": (_tensor(shape=[28, 28]), 400, "must be flat, or nested as the shape says"),
+    "a shape of other rank": (_tensor(shape=[28, 28]), 400, "must be flat, or nested like the shape"),
     "a flat tensor of other rank": (_tensor(shape=[1, 784], data=[0] * 784), 400, "got [1,784]"),
     "-1 images": (_tensor(shape=[-1, 28, 28, 1], data=[0] * 784), 400, "-1 images"),
     "too many images": (_tensor(shape=[1025, 28, 28, 1], data=[0]), 400, "batch-size must be <= 1024"),
@@ -385,48 +385,48 @@ REFUSED = {
     "data of no images": (_data("[]"), 400, "unexpected total byte size 0"),
     "a value too few": (_data(f"[{'0,' * 782}0]"), 400, "inputs[0].data: unexpected total byte size 783"),
     "a value too many": (_data(f"[{'0,' * 784}0]"), 400, "expecting 784"),
-    "rows of other lengths": (_data("[[[[0],[0]],[[0]]]]"), 400, "nested as the shape says"),
-    "channels first": (_tensor(data=np.zeros((1, 1, 28, 28), int).tolist()), 400, "nested as the shape says"),
-    "data that do not end": (_data("[0, 0"), 400, "must hold numbers, and end"),
+    "rows of other lengths": (_data("[[[[0],[0]],[[0]]]]"), 400, "nested like the shape"),
+    "channels first": (_tensor(data=np.zeros((1, 1, 28, 28), int).tolist()), 400, "nested like the shape"),
+    "data that do not end": (_data("[0, 0"), 400, "must contain only numbers, and end"),
     "256": (_zeros("256"), 400, "inputs[0].data: '256' does not fit into UINT8"),
     "-1": (_zeros("-1"), 400, "'-1' does not fit into UINT8"),
     "a number of 400 digits": (_zeros("1" * 400), 400, "does not fit into UINT8"),
     "a number of 5,000 digits": (_zeros("1" * 5000), 400, "must be numbers"),
-    "a fraction as UINT8": (_zeros("0.5"), 400, "UINT8 must be whole numbers"),
-    "true": (_zeros("true"), 400, "UINT8 must be whole numbers"),
-    "a null": (_zeros("null"), 400, "UINT8 must be whole numbers"),
+    "a fraction as UINT8": (_zeros("0.5"), 400, "UINT8 takes only whole numbers"),
+    "true": (_zeros("true"), 400, "UINT8 takes only whole numbers"),
+    "a null": (_zeros("null"), 400, "UINT8 takes only whole numbers"),
     "NaN as a value": (_zeros("NaN", "FP32"), 400, "must be numbers"),
     "1e999": (_zeros("1e999", "FP32"), 400, "inf of images[0], row 27, column 27"),
     "an integer of 400 digits as FP32": (_zeros("1" * 400, "FP32"), 400, "too large for FP32"),
     "half a step": (_zeros("0.5", "FP32"), 400, "inputs[0].data: the value 0.5 of images[0]"),
-    "a comma too few": (_zeros("0 0"), 400, "with commas between them"),
-    "a comma too many in data": (_zeros(",0"), 400, "with commas between them"),
+    "a comma too few": (_zeros("0 0"), 400, "separated by commas"),
+    "a comma too many in data": (_zeros(",0"), 400, "separated by commas"),
     # outputs
     "outputs text": (_with(outputs="logits"), 400, "outputs: must be an array"),
     "an output as text": (_with(outputs=["logits"]), 400, "outputs[0]: must be an object"),
     "another output": (_with(outputs=[{"name": "labels"}]), 400, "unexpected inference output 'labels'"),
-    "an output twice": (_with(outputs=[{"name": "logits"}] * 2), 400, "is asked for twice"),
+    "an output twice": (_with(outputs=[{"name": "logits"}] * 2), 400, "is requested twice"),
     "binary_data a number": (_output(binary_data=1), 400, "outputs[0].parameters['binary_data']: must be true"),
     "-1 classes": (_output(classification=-1), 400, "0 or more"),
     "classes in words": (_output(classification="three"), 400, "number of classes"),
     "an unknown parameter of an output": (_output(shared_memory_region="r"), 400, "no such parameter of outputs"),
-    # bytes behind the JSON
+    # bytes after the JSON
     "JSON longer than the body": ((GOOD, {JSON_LENGTH: str(len(GOOD) + 1)}), 400, f"the body's {len(GOOD)} bytes"),
     "JSON of no bytes": ((GOOD, {JSON_LENGTH: "0"}), 400, f"{JSON_LENGTH}: must be the length"),
     "JSON of -1 bytes": ((GOOD, {JSON_LENGTH: "-1"}), 400, f"{JSON_LENGTH}: must be the length"),
     "a length in words": ((GOOD, {JSON_LENGTH: "all"}), 400, f"{JSON_LENGTH}: must be the length"),
     "a length of 5,000 digits": ((GOOD, {JSON_LENGTH: "1" * 5000}), 400, f"{JSON_LENGTH}: must be the length"),
     "JSON shorter than it is": ((GOOD, {JSON_LENGTH: "100"}), 400, ""),
-    "bytes without a header": (_sizes(784)[0], 400, "no JSON"),
-    "a size without bytes": (_sizes(784, sent=0), 400, "0 are left behind the JSON"),
-    "a size beyond the bytes": (_sizes(785), 400, "784 are left behind the JSON"),
+    "bytes without a header": (_sizes(784)[0], 400, "not JSON"),
+    "a size without bytes": (_sizes(784, sent=0), 400, "0 are left after the JSON"),
+    "a size beyond the bytes": (_sizes(785), 400, "784 are left after the JSON"),
     "a size of -1": (_sizes(-1), 400, "must be a number of bytes"),
     "a size beyond 64 bits": (_sizes(2**70), 400, "must be a number of bytes"),
     "a size in words": (_sizes("784"), 400, "must be a number of bytes"),
     "a size with a fraction": (_sizes(784.0), 400, "must be a number of bytes"),
     "a size of true": (_sizes(True), 400, "must be a number of bytes"),
-    "bytes of nobody": (_sizes(784, sent=1000), 400, "216 bytes behind the JSON belong to no input"),
-    "bytes and data": (_sizes(784, data=[0]), 400, "the values are in 'data' already"),
+    "bytes of no input": (_sizes(784, sent=1000), 400, "216 bytes after the JSON belong to no input"),
+    "bytes and data": (_sizes(784, data=[0]), 400, "the values are already in 'data'"),
     "bytes that do not fit the shape": (_sizes(784, shape=[2, 28, 28, 1]), 400, "expecting 1568"),
     "bytes of another type": (_sizes(784, datatype="FP32"), 400, "inputs[0].data: unexpected total byte size 784"),
     # compression
@@ -434,7 +434,7 @@ REFUSED = {
     "gzip twice": ((GOOD, {"Content-Encoding": "gzip, gzip"}), 415, "must be gzip or deflate"),
     "no gzip": ((GOOD, {"Content-Encoding": "gzip"}), 400, "not compressed as"),
     "half of gzip": ((gzip.compress(GOOD)[:-9], {"Content-Encoding": "gzip"}), 400, "ends too early"),
-    "more behind gzip": ((gzip.compress(GOOD) + b"x", {"Content-Encoding": "gzip"}), 400, "too late"),
+    "more after gzip": ((gzip.compress(GOOD) + b"x", {"Content-Encoding": "gzip"}), 400, "too late"),
     # size
     "a body over the limit": (GOOD + b" " * (17 << 20), 413, "the body is larger than max (16850944 bytes)"),
 }  # fmt: skip
@@ -448,7 +448,7 @@ def connection(address: str) -> Iterator[http.client.HTTPConnection]:
 
 
 @pytest.mark.parametrize(("sent", "status", "said"), REFUSED.values(), ids=REFUSED)
-def test_a_malformed_request_is_told_what_is_wrong(
+def test_the_error_of_a_malformed_request_says_what_is_wrong(
     connection: http.client.HTTPConnection, sent: object, status: int, said: str
 ) -> None:
     """And its connection goes on."""
@@ -505,15 +505,15 @@ def test_a_compressed_bomb_is_refused_before_it_fills_the_memory(server, address
         ("BREW", "/v2", None, 405, "takes another method"),
         ("POST", "/healthz", GOOD, 405, "takes another method"),
         ("POST", "/v2/repository/index", b'{"ready": "yes"}', 400, "ready: must be true or false"),
-        ("POST", "/v2/repository/index", b'{"name": 1}', 400, "no 'name' there"),
-        ("POST", "/v2/repository/index", b"[", 400, "no JSON"),
+        ("POST", "/v2/repository/index", b'{"name": 1}', 400, "unknown member 'name'"),
+        ("POST", "/v2/repository/index", b"[", 400, "not JSON"),
         ("POST", "/v2/repository/models/mnist_convnet/load", b"", 501, "load / unload is not allowed"),
         ("POST", "/v2/repository/models/x/unload", b'{"parameters": {"a": true}}', 400, "no parameter is supported"),
         ("POST", "/v2/repository/models/x/load", b'{"parameters": {"a": 1.5}}', 400, "parameters['a']"),
         ("POST", "/v2/repository/models/x/load", b'{"parameters": []}', 400, "parameters: must be an object"),
     ],
 )  # fmt: skip
-def test_other_paths_and_methods_are_told_too(
+def test_unknown_paths_and_methods_get_errors_too(
     connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, status: int, said: str
 ) -> None:
     connection.request(method, path, body)
@@ -537,8 +537,8 @@ MEGABYTE = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
 
 
 @pytest.mark.parametrize("path", ["POST /v2/models/net/infer", "GET /v2", "GET /nowhere"])
-def test_a_length_said_in_two_ways_ends_the_connection(address: str, path: str) -> None:
-    """What comes behind may be a body to a proxy, and smuggled in."""
+def test_a_length_given_in_two_ways_ends_the_connection(address: str, path: str) -> None:
+    """What follows may be a body to a proxy, and so a smuggled request."""
     head = f"{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 44\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     began = time.monotonic()
     answer = _raw_answer(address, head.encode() + b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -118,7 +118,7 @@ def test_workers_share_the_port_and_show_one_sum(start_server: Start) -> None:
         assert len(busy) == 2
         stats = [json.loads(_ask(address, "/v2/models/stats")[2])["model_stats"][0] for _ in range(5)]
         assert {found["inference_count"] for found in stats} == {40}
-        for _ in range(5):  # whoever answers
+        for _ in range(5):  # whichever worker answers
             shown = _metrics(address)
             assert shown['digits_images_total{model="mnist_convnet",version="1"}'] == "40.0"
             assert shown['digits_requests_total{code="OK",method="POST /v2/models/{name}/infer"}'] == "40.0"
@@ -206,7 +206,7 @@ class _Files:
         return context
 
 
-def test_tls_takes_new_connections_with_the_certificate_of_the_moment(start_server: Start, tmp_path: Path) -> None:
+def test_tls_takes_new_connections_with_the_current_certificate(start_server: Start, tmp_path: Path) -> None:
     files = _Files(tmp_path)
     with start_server(*files.options) as server:
         address = _http(server)
@@ -233,7 +233,7 @@ def test_tls_takes_new_connections_with_the_certificate_of_the_moment(start_serv
     assert "Traceback" not in stderr
 
 
-def test_mutual_tls_takes_clients_of_its_authority_of_the_moment_alone(start_server: Start, tmp_path: Path) -> None:
+def test_mutual_tls_accepts_only_clients_of_its_current_authority(start_server: Start, tmp_path: Path) -> None:
     files, ours, other = _Files(tmp_path), trustme.CA(), trustme.CA()
     ca = tmp_path / "client-ca.crt"
     ours.cert_pem.write_to_path(ca)
@@ -399,9 +399,9 @@ class _HeldServer:
         return self.server.http_url.removeprefix("http://")
 
     async def queued(self, rows: int) -> None:
-        """Waits until so many rows are queued; each turn gives the server's loop, which is this one, a chance."""
+        """Waits until this many rows are queued; each turn lets the server run, which shares this event loop."""
         async with asyncio.timeout(20):
-            while self.server.deployments.find().queued_rows != rows:  # noqa: ASYNC110 - the batcher need tell nobody
+            while self.server.deployments.find().queued_rows != rows:  # noqa: ASYNC110 - the batcher has no event for it
                 await asyncio.sleep(0)
 
 
@@ -446,13 +446,13 @@ async def test_a_request_s_timeout_ends_it(held: _HeldServer) -> None:
     assert (await first)[0] == 200
 
 
-async def test_an_internal_error_tells_the_client_an_id_alone(held: _HeldServer) -> None:
+async def test_an_internal_error_tells_the_client_only_an_id(held: _HeldServer) -> None:
     address = await held.start()
     held.error = RuntimeError("secret path /etc/model")
     held.released.set()
     status, _, body = await _asking(address, INFER, GOOD)
     assert status == 500
-    assert re.fullmatch(r"internal error; the server's log has it as \w{8}", json.loads(body)["error"])
+    assert re.fullmatch(r"internal error; the server's log has details under \w{8}", json.loads(body)["error"])
 
 
 async def test_a_starting_server_lives_and_is_not_ready(held: _HeldServer) -> None:
@@ -513,7 +513,7 @@ async def test_a_stopping_server_says_so_answers_what_it_has_and_ends_idle_conne
         await _asking(address, "/healthz")
 
 
-async def test_a_request_beyond_the_grace_period_is_told(held: _HeldServer) -> None:
+async def test_a_request_beyond_the_grace_period_gets_an_answer(held: _HeldServer) -> None:
     address = await held.start()
     body = GOOD[:-1]  # the last byte never comes
     connection = _socket(address)
@@ -523,7 +523,7 @@ async def test_a_request_beyond_the_grace_period_is_told(held: _HeldServer) -> N
     assert (await asyncio.to_thread(_ends, connection)).startswith(b"HTTP/1.1 503")
 
 
-def test_sigterm_is_ready_no_more_and_then_ends(start_server: Start) -> None:
+def test_after_sigterm_the_server_is_not_ready_and_then_ends(start_server: Start) -> None:
     with start_server("--http-port", "0", "--drain-pause-s", "1") as server:
         address = _http(server)
         server.process.send_signal(signal.SIGTERM)

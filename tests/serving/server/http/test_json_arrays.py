@@ -73,7 +73,12 @@ def test_no_damaged_array_is_taken_for_another(made: tuple, data: st.DataObject)
         text = text[:at] + new + text[at + data.draw(st.integers(0, 1)) :]
     try:
         raw = _raw(text, "UINT8", shape)
-    except (InvalidRequest, AttributeError, KeyError, TypeError):  # the latter three: it is no object with data now
+    except (
+        InvalidRequest,
+        AttributeError,
+        KeyError,
+        TypeError,
+    ):  # the last three: it is not an object with data any more
         return
     found = json.loads(text)["data"]
     flat = np.array(found).ravel() if found else np.array([])
@@ -117,13 +122,13 @@ def test_no_damaged_array_is_taken_for_another(made: tuple, data: st.DataObject)
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_what_is_no_array_of_bytes_is_refused(array: str, shape: list[int]) -> None:
+def test_what_is_not_an_array_of_bytes_is_refused(array: str, shape: list[int]) -> None:
     with pytest.raises(InvalidRequest):
         _raw(f'{{"data": {array}}}', "UINT8", shape)
 
 
 @pytest.mark.parametrize("array", ["[   10,]", "[true]", "[null]", "[NaN]", f"[{10**400}]", "[1e]"])
-def test_what_is_no_array_of_floats_is_refused(array: str) -> None:
+def test_what_is_not_an_array_of_floats_is_refused(array: str) -> None:
     with pytest.raises(InvalidRequest):
         _raw(f'{{"data": {array}}}', "FP32", [1])
 
@@ -145,7 +150,7 @@ def test_what_is_no_array_of_floats_is_refused(array: str) -> None:
         '{"data": [1]} {"data": [2]}',
     ],
 )
-def test_what_is_no_json_is_refused(text: str) -> None:
+def test_what_is_not_json_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest):
         json_arrays.parse(text.encode())
 
@@ -156,10 +161,10 @@ def test_the_word_may_stand_elsewhere() -> None:
 
 
 def test_only_numbers_may_be_long() -> None:
-    """They alone are parsed in pieces."""
+    """Only they are parsed in pieces."""
     long = json.dumps({"x": [0] * 200_000})
-    with pytest.raises(InvalidRequest, match="beside the numbers"):
+    with pytest.raises(InvalidRequest, match="without the numbers"):
         json_arrays.parse(long.encode())
-    with pytest.raises(InvalidRequest, match="beside the numbers"):
+    with pytest.raises(InvalidRequest, match="without the numbers"):
         json_arrays.parse(b'{"data"' * 100_000)
     assert json_arrays.parse(long.replace('"x"', '"data"').encode())["data"].to_raw("UINT8", [9], "") == bytes(200_000)

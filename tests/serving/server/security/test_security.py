@@ -121,7 +121,7 @@ def test_an_expired_server_certificate_is_the_client_s_to_refuse(
         _classifies(server.address, files.trusting, digits)
 
 
-def test_mutual_tls_takes_clients_of_its_authority_alone(
+def test_mutual_tls_accepts_only_clients_of_its_authority(
     start_server: Start, digits: tuple, files: _Files, tmp_path: Path
 ) -> None:
     authority, other = trustme.CA(), trustme.CA()
@@ -172,7 +172,7 @@ def test_new_connections_get_the_new_certificate_and_old_ones_go_on(
         assert _asks(server.address, Credentials(root_certificates=old_ca)) == "UNAVAILABLE"
         assert len(connected.classify(digits[0]).labels) == 500
         _, stderr = server.stop()
-    assert stderr.count("read again, since it changed") == 1
+    assert stderr.count("reloaded after a change") == 1
     assert "stays in use" not in stderr
 
 
@@ -199,10 +199,10 @@ def test_a_broken_pair_on_disk_leaves_the_old_one_in_use(start_server: Start, di
         assert _asks(server.address, old) == "UNAVAILABLE"
         code, stderr = server.stop()
     assert code == 0
-    assert stderr.count(f"{files.certificate} holds no certificate in PEM form, or half of one") == 1
-    assert stderr.count(f"{files.key} holds no private key in PEM form") == 1
+    assert stderr.count(f"{files.certificate} contains no complete certificate in PEM form") == 1
+    assert stderr.count(f"{files.key} contains no unencrypted private key in PEM form") == 1
     assert stderr.count(f"can't read {files.certificate}: No such file or directory") == 1
-    assert stderr.count(f"the key in {files.key} does not fit the certificate in {files.certificate}") == 1
+    assert stderr.count(f"the key in {files.key} does not match the certificate in {files.certificate}") == 1
     assert "PRIVATE KEY" not in stderr
 
 
@@ -221,17 +221,17 @@ def _mismatched(files: _Files) -> tuple[Path, str]:
     key = files.key.read_bytes()
     files.rotate()
     files.key.write_bytes(key)
-    return files.key, "does not fit the certificate in"
+    return files.key, "does not match the certificate in"
 
 
 def _swapped(files: _Files) -> tuple[Path, str]:
     files.certificate.write_bytes(files.key.read_bytes())
-    return files.certificate, "holds no certificate"
+    return files.certificate, "contains no complete certificate"
 
 
 def _no_authority(files: _Files) -> tuple[Path, str]:
     files.ca.write_bytes(b"")
-    return files.ca, "holds no certificate"
+    return files.ca, "contains no complete certificate"
 
 
 @pytest.mark.parametrize("damage", [_missing, _a_directory, _mismatched, _swapped, _no_authority])
@@ -249,10 +249,10 @@ def test_files_that_can_not_work_stop_the_start(command: Callable, files: _Files
     ("content", "said"),
     [
         (None, "No such file"),
-        (b"", "holds no token"),
-        (b"# nothing\n\n  \n", "holds no token"),
-        (b"# ok\nfine\nsecret phrase\n", "line 3: a token is printable ASCII without spaces"),
-        ("# ok\nsecr\u00e9t\n".encode(), "line 2: a token is printable ASCII without spaces"),
+        (b"", "contains no token"),
+        (b"# nothing\n\n  \n", "contains no token"),
+        (b"# ok\nfine\nsecret phrase\n", "line 3: a token must be printable ASCII without spaces"),
+        ("# ok\nsecr\u00e9t\n".encode(), "line 2: a token must be printable ASCII without spaces"),
     ],
 )
 def test_a_token_file_without_tokens_stops_the_start(
@@ -277,7 +277,7 @@ def test_a_token_file_without_tokens_stops_the_start(
         (["--tls-client-ca", "c"], "tls_client_ca needs tls_certificate"),
     ],
 )
-def test_options_that_need_each_other_are_told(command: Callable, options: list[str], said: str) -> None:
+def test_options_that_need_each_other_are_named(command: Callable, options: list[str], said: str) -> None:
     done = command("digits-serve", "--port", 0, *options, timeout=20)
     assert done.returncode == 2
     assert said in done.stderr
@@ -332,7 +332,7 @@ def _refusal(call: object) -> grpc.RpcError:
     ],
 )
 def test_without_one_of_the_tokens_no_method_of_any_service_is_called(guarded, authorization: tuple[str, ...]) -> None:
-    """The methods are those that the server itself lists. What is sent does not parse, and nobody gets to know."""
+    """The server itself lists the methods. The request does not parse, which an unknown caller must not learn."""
     known = (("authorization", f"Bearer {TOKEN}"),)
     with grpc.insecure_channel(guarded.address) as channel:
         with_token = grpc.intercept_channel(channel, _Adds(known))
@@ -390,7 +390,7 @@ def _http2_answer(address: str, authorization: bytes) -> bytes:
             received = connection.recv(65536)
             assert received, answer
             answer += received
-    return answer.split(b"grpc-status", 1)[1][1:]  # behind the length of the value
+    return answer.split(b"grpc-status", 1)[1][1:]  # after the length of the value
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def _http2_answer(address: str, authorization: bytes) -> bytes:
         b"Bearer " + TOKEN.encode() + b"\xe9",
     ],
 )
-def test_headers_that_are_no_text_are_refused_and_not_logged(guarded, authorization: bytes) -> None:
+def test_headers_that_are_not_text_are_refused_and_not_logged(guarded, authorization: bytes) -> None:
     assert _http2_answer(guarded.address, f"Bearer {TOKEN}".encode()).startswith(b"0")
     assert _http2_answer(guarded.address, authorization).startswith(b"16")
 
@@ -454,10 +454,10 @@ def test_tokens_change_with_the_file(start_server: Start, token_file: Path, digi
             client.classify(digits[0][:5])
         _classifies(server.address, other, digits)
         _, stderr = server.stop()
-    assert stderr.count(f"{token_file} holds no token; what was read before stays in use") == 1
-    assert stderr.count("line 1: a token is printable") == 1
+    assert stderr.count(f"{token_file} contains no token; the previous content stays in use") == 1
+    assert stderr.count("line 1: a token must be printable") == 1
     assert stderr.count("No such file") == 1
-    assert stderr.count("read again, since it changed") == 1
+    assert stderr.count("reloaded after a change") == 1
 
 
 def test_health_is_open_unless_told_otherwise(start_server: Start, token_file: Path) -> None:
@@ -482,7 +482,7 @@ def test_reflection_is_off_where_it_is_not_wanted(start_server: Start, digits: t
         _classifies(server.address, Credentials(), digits)
 
 
-def test_a_token_goes_to_other_machines_over_tls_alone() -> None:
+def test_a_token_goes_to_other_machines_only_over_tls() -> None:
     for address in ("digits.example:50051", "203.0.113.1:50051", "dns:///digits.example:1", "[2001:db8::1]:50051"):
         with pytest.raises(InvalidConfig, match="plain text"):
             Client(address, credentials=Credentials(token=TOKEN))
@@ -562,7 +562,7 @@ def test_the_commands_expect_the_name_that_they_are_told(start_server: Start, co
         (["--target", "203.0.113.1:1"], "in plain text"),
     ],
 )
-def test_wrong_client_options_are_told_in_a_line(command: Callable, options: list[str], said: str) -> None:
+def test_wrong_client_options_get_an_error_of_one_line(command: Callable, options: list[str], said: str) -> None:
     environment = {**os.environ, "DIGITS_TOKEN": TOKEN}
     done = command("digits-classify", *options, SAMPLES / "7.png", env=environment, timeout=20)
     assert done.returncode in {1, 2}

@@ -49,7 +49,7 @@ def test_the_last_good_content_stays_and_the_next_one_is_told_apart(
     for _ in range(3):
         paths[0].write_bytes(b"bad")
         assert files.current() == b"11"
-    assert [record.getMessage() for record in caplog.records] == ["bad; what was read before stays in use"]
+    assert [record.getMessage() for record in caplog.records] == ["bad; the previous content stays in use"]
     paths[0].write_bytes(b"2")
     assert files.current() == b"21"
     paths[1].unlink()

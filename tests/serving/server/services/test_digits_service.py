@@ -114,7 +114,7 @@ IMAGE = bytes(784)
         ({"pixels": IMAGE, "count": 2**32 - 1}, {"raw_images.count": "at most 1024", "raw_images.pixels": "784"}),
     ],
 )
-def test_a_wrong_request_is_told_each_field(stub, raw: dict | None, expected: dict[str, str]) -> None:
+def test_a_wrong_request_gets_an_error_for_each_field(stub, raw: dict | None, expected: dict[str, str]) -> None:
     request = digits_pb2.ClassifyRequest() if raw is None else digits_pb2.ClassifyRequest(raw_images=raw)
     with pytest.raises(grpc.RpcError) as refused:
         stub.Classify(request, timeout=20)
@@ -128,7 +128,7 @@ def test_a_wrong_request_is_told_each_field(stub, raw: dict | None, expected: di
 @pytest.mark.parametrize(
     "method", [CLASSIFY, "/digits.v1.DigitClassifierService/GetModel", "/grpc.health.v1.Health/Check"]
 )
-def test_bytes_that_are_no_message_are_an_invalid_argument(channel: grpc.Channel, method: str) -> None:
+def test_bytes_that_are_not_a_message_are_an_invalid_argument(channel: grpc.Channel, method: str) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         channel.unary_unary(method)(b"\xff\xff\xff no protocol buffer", timeout=20)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -188,7 +188,7 @@ def test_garbage_on_a_stream_ends_it_after_the_answers_before_it(channel: grpc.C
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_client_that_leaves_a_stream_hurts_nobody(stub, digits: tuple) -> None:
+def test_a_client_that_leaves_a_stream_harms_no_other(stub, digits: tuple) -> None:
     released = threading.Event()
 
     def endless() -> Iterator[digits_pb2.ClassifyStreamRequest]:
@@ -276,9 +276,9 @@ async def _refused(call) -> grpc.aio.AioRpcError:
 
 
 async def _queued(held: _HeldServer, rows: int) -> None:
-    """Waits until so many rows are queued; each turn gives the server's loop, which is this one, a chance."""
+    """Waits until this many rows are queued; each turn lets the server run, which shares this event loop."""
     async with asyncio.timeout(20):
-        while held.server.deployments.find()._batcher.queued_rows != rows:  # noqa: ASYNC110 - the batcher need tell nobody
+        while held.server.deployments.find()._batcher.queued_rows != rows:  # noqa: ASYNC110 - the batcher has no event for it
             await asyncio.sleep(0)
 
 
@@ -501,7 +501,7 @@ def test_an_impossible_min_confidence_is_refused_with_the_field(stub, digits: tu
     assert list(_violations(refused.value)) == ["min_confidence"]
 
 
-def test_a_model_of_before_there_was_calibration_has_the_temperature_one(stub) -> None:
+def test_a_model_without_calibration_has_temperature_one(stub) -> None:
     """Whatever the shipped model is: what it says is what its manifest says."""
     shipped = Repository(PRETRAINED).read_manifest("mnist_convnet", 1)
     assert stub.GetModel(digits_pb2.GetModelRequest()).temperature == shipped.calibration.temperature

@@ -73,7 +73,7 @@ def test_files_of_the_data_set_s_images_are_answered_as_their_pixels(stub, digit
     assert files.inference_time_us > 0
 
 
-def test_what_was_made_of_an_image_is_told_when_asked_for(stub, digits: tuple) -> None:
+def test_the_preparation_of_an_image_is_explained_on_request(stub, digits: tuple) -> None:
     page = np.pad(255 - digits[0][0, :, :, 0].repeat(3, 0).repeat(3, 1), ((10, 90), (50, 0)), constant_values=255)
     response = stub.Classify(_request([_png(page), BAD, CONTENTS[4]], explain=True, per_image_errors=True), timeout=20)
     photo, bad, sample = response.preparations
@@ -88,7 +88,7 @@ def test_what_was_made_of_an_image_is_told_when_asked_for(stub, digits: tuple) -
     assert not stub.Classify(_raw(digits[0][:3], explain=True), timeout=20).preparations
 
 
-def test_a_bad_image_fails_alone_only_where_that_is_asked_for(stub) -> None:
+def test_a_bad_image_fails_by_itself_only_on_request(stub) -> None:
     images = [CONTENTS[3], BAD, CONTENTS[5], b"", CONTENTS[9]]
     with pytest.raises(grpc.RpcError) as refused:
         stub.Classify(_request(images), timeout=20)
@@ -124,7 +124,7 @@ def test_files_below_min_confidence_are_unsure_and_bad_ones_are_errors(stub, dig
     assert _violations(refused.value).keys() == {"min_confidence"}
 
 
-def test_a_request_of_bad_images_alone_has_an_error_that_fits(stub) -> None:
+def test_the_error_of_a_request_with_only_bad_images_fits_in_metadata(stub) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         stub.Classify(_request([BAD] * 1000), timeout=20)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -223,7 +223,7 @@ class _HeldServer:
         return digits_pb2_grpc.DigitClassifierServiceStub(self.channel)
 
     async def occupied(self, threads: int) -> None:
-        """Returns once so many threads are at an image."""
+        """Returns when this many threads are decoding an image."""
         for _ in range(threads):
             assert await asyncio.to_thread(self.began.acquire, timeout=20)
 
@@ -325,9 +325,9 @@ async def test_a_single_image_does_not_wait_for_a_thousand(held_server) -> None:
 
 
 async def _waiting(held: _HeldServer, requests: int) -> None:
-    """Waits until so many requests are with the decoders; each turn gives the loop, which is the server's too, a go."""
+    """Waits until the decoders have this many requests; each turn lets the server run, which shares this event loop."""
     async with asyncio.timeout(20):
-        while held.server.deployments.find()._decoder._requests != requests:  # noqa: ASYNC110 - the decoder need tell nobody
+        while held.server.deployments.find()._decoder._requests != requests:  # noqa: ASYNC110 - the decoder has no event for it
             await asyncio.sleep(0)
 
 
@@ -347,7 +347,7 @@ def test_a_client_waits_for_full_decoders_as_the_server_asks(start_server: Calla
     assert results == {index: list(range(index, 10)) * 3 for index in range(8)}
 
 
-def test_smaller_limits_hold_and_are_told(start_server: Callable, tmp_path: Path) -> None:
+def test_smaller_limits_hold_and_are_reported(start_server: Callable, tmp_path: Path) -> None:
     (tmp_path / "page.png").write_bytes(_png(np.full((60, 60), 255, np.uint8)))
     with start_server("--max-image-pixels", "3000", "--max-encoded-bytes", "100000") as server:
         with Client(server.address) as client:

@@ -228,7 +228,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("00000004000000000
 
 @settings(fuzz, max_examples=max(20, EXAMPLES // 3))
 @given(content=st.binary(max_size=400), polite=st.booleans())
-def test_garbage_on_a_connection_hurts_nobody_else(server, content: bytes, polite: bool) -> None:
+def test_garbage_on_a_connection_harms_no_other(server, content: bytes, polite: bool) -> None:
     host, port = server.address.split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall((PREFACE if polite else b"") + content)

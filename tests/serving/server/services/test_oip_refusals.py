@@ -129,8 +129,8 @@ def _thousand_outputs(request: pb.ModelInferRequest) -> None:
     _outputs(*("🦊" * 150 + str(index) for index in range(1000)))(request)
 
 
-# What is changed in a good request, the code, the field that the details name, and words of its description; where
-# there is no field, words of the message.
+# What is changed in a good request, the code, the field that the details name, and words of its description; without a
+# field, words of the message.
 REFUSED = {
     # names and versions
     "no model": (_with(model_name=""), NOT_FOUND, "", "Request for unknown model: '' is not found"),
@@ -250,7 +250,7 @@ REFUSED = {
     "half a step": (_floats(0.5), INVALID, "raw_input_contents[0]", "steps of 1/255"),
     "a little below 0": (_floats(-1 / 255), INVALID, "raw_input_contents[0]", "between 0 and 1"),
     "a little above 1": (_floats(256 / 255), INVALID, "raw_input_contents[0]", "between 0 and 1"),
-    "standardised": (_floats(-0.4242), INVALID, "raw_input_contents[0]", "is no pixel divided by 255"),
+    "standardised": (_floats(-0.4242), INVALID, "raw_input_contents[0]", "is not a pixel divided by 255"),
     # outputs
     "unknown output": (_outputs("labels"), INVALID, "outputs[0].name", "unexpected inference output 'labels'"),
     "output without name": (_outputs(""), INVALID, "outputs[0].name", "unexpected inference output ''"),
@@ -319,7 +319,7 @@ def test_the_table_is_as_long_as_promised_and_the_request_that_it_spoils_is_good
 
 
 @pytest.mark.parametrize(("change", "code", "field", "said"), REFUSED.values(), ids=REFUSED)
-def test_a_malformed_request_is_told_what_is_wrong(
+def test_the_error_of_a_malformed_request_says_what_is_wrong(
     stub, change: Callable, code: grpc.StatusCode, field: str, said: str
 ) -> None:
     request = good()

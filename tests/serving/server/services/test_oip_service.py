@@ -247,7 +247,7 @@ def test_a_client_that_knows_nothing_but_reflection_can_use_it(channel: grpc.Cha
 
 
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelReady", "ModelStatistics"])
-def test_bytes_that_are_no_message_are_an_invalid_argument(channel: grpc.Channel, method: str) -> None:
+def test_bytes_that_are_not_a_message_are_an_invalid_argument(channel: grpc.Channel, method: str) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         channel.unary_unary(f"/{SERVICE}/{method}")(b"\xff\xff\xff no protocol buffer", timeout=20)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -326,9 +326,9 @@ class _HeldServer:
         return inference_pb2_grpc.GRPCInferenceServiceStub(self.channel)
 
     async def queued(self, rows: int) -> None:
-        """Waits until so many rows are queued; each turn gives the server's loop, which is this one, a chance."""
+        """Waits until this many rows are queued; each turn lets the server run, which shares this event loop."""
         async with asyncio.timeout(20):
-            while self.server.deployments.find().queued_rows != rows:  # noqa: ASYNC110 - the batcher need tell nobody
+            while self.server.deployments.find().queued_rows != rows:  # noqa: ASYNC110 - the batcher has no event for it
                 await asyncio.sleep(0)
 
 
@@ -384,7 +384,7 @@ async def test_a_timeout_ends_a_request_whose_engine_is_busy(held: _HeldServer, 
     assert (await stub.ModelInfer(late)).outputs
 
 
-async def test_an_internal_error_tells_the_client_an_id_alone(held: _HeldServer, digits: tuple) -> None:
+async def test_an_internal_error_tells_the_client_only_an_id(held: _HeldServer, digits: tuple) -> None:
     stub = await held.start()
     held.released.set()
     held.error = RuntimeError("secret path /etc/model")
@@ -440,9 +440,7 @@ async def test_a_starting_server_lives_and_is_not_ready(held: _HeldServer, digit
     assert (await stub.ServerReady(pb.ServerReadyRequest())).ready
 
 
-async def test_a_stopping_server_says_so_and_ends_streams_behind_their_answers(
-    held: _HeldServer, digits: tuple
-) -> None:
+async def test_a_stopping_server_says_so_and_ends_streams_after_their_answers(held: _HeldServer, digits: tuple) -> None:
     stub = await held.start()
     stream = stub.ModelStreamInfer()
     await stream.write(_request(digits[0][:2], id="last"))

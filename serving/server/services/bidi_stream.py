@@ -1,4 +1,4 @@
-"""A stream of requests answered in order: how many are in flight, who waits for whom, and how it ends."""
+"""Bidirectional streams: requests are answered concurrently, and responses are sent in the order of the requests."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Generic, TypeVar
 
 from serving.errors import NotReady
+from serving.server.services.handlers import STOPPING, Context
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-_STOPPING = "the server is stopping"
+# Requests wait in memory. So a request claims at least one row for each 16 KiB, however few images it has.
+ROW_BYTES = 16 * 1024
 
-# Requests of one stream that may wait for their answers, and never more rows than the largest batch, so that no stream
-# fills the queue; then the stream is not read from until the client has read.
-_STREAM_REQUESTS = 32
+# A stream may have this many requests in flight, with at most as many rows as the largest batch, so that no stream
+# fills the queue. Then the server stops reading the stream until the client reads a response.
+_MAX_REQUESTS = 32
 
 
 class _Window:
-    """What one stream may have in flight. A request larger than the whole window passes when nothing else is."""
+    """The requests that one stream has in flight. A request larger than the window passes when it is the only one."""
 
     def __init__(self, max_requests: int, max_rows: int) -> None:
         self._max_requests = max_requests
@@ -41,45 +43,42 @@ class _Window:
         self._released.set()
 
 
-class OrderedStreams(Generic[Request, Response]):
+class BidiStreamHandler(Generic[Request, Response]):
     """Answers the streams of one method.
 
     Args:
-        rows: How many images a request claims to have, 0 or more.
-        answer: Answers one request, also one that fails: an exception ends the stream.
-        max_rows: Images that one stream may have in flight.
+        answer: Answers one request, with the context of its stream. An exception ends the stream.
+        claimed_rows: Returns how many rows of the window a request takes, 0 or more.
+        max_rows: How many rows one stream may have in flight.
     """
 
     def __init__(
         self,
-        rows: Callable[[Request], int],
-        answer: Callable[[Request, float | None], Awaitable[Response]],
+        answer: Callable[[Request, Context], Awaitable[Response]],
+        *,
+        claimed_rows: Callable[[Request], int],
         max_rows: int,
     ) -> None:
-        self._rows = rows
         self._answer = answer
+        self._claimed_rows = claimed_rows
         self._max_rows = max_rows
         self._draining = False
         self._readers: set[asyncio.Task[Exception | None]] = set()
 
-    async def answer(self, requests: AsyncIterator[Request], deadline: float | None) -> AsyncGenerator[Response, None]:
-        """Answers a stream of requests, in order; a full window stops reading, which stops the client.
-
-        Args:
-            requests: The stream.
-            deadline: Passed on with each of its requests.
+    async def responses(self, requests: AsyncIterator[Request], context: Context) -> AsyncGenerator[Response, None]:
+        """Answers a stream of requests, in order. Stops reading it while the window is full.
 
         Raises:
-            NotReady: The server is stopping; what was read before is answered.
+            NotReady: The server is stopping. All requests that were read before are answered.
         """
         if self._draining:
-            raise NotReady(_STOPPING)
+            raise NotReady(STOPPING)
         answers: asyncio.Queue[tuple[asyncio.Task[Response], int] | Exception | None] = asyncio.Queue()
-        window = _Window(_STREAM_REQUESTS, self._max_rows)
-        reader = asyncio.create_task(self._read(requests, deadline, answers, window))
-        # A callback, since a task that is cancelled before its first step runs no code of its own.
+        window = _Window(_MAX_REQUESTS, self._max_rows)
+        reader = asyncio.create_task(self._read(requests, context, answers, window))
+        # A callback, since a task that is cancelled before its first step runs none of its own code.
         reader.add_done_callback(
-            lambda ended: answers.put_nowait(NotReady(_STOPPING) if ended.cancelled() else ended.result())
+            lambda ended: answers.put_nowait(NotReady(STOPPING) if ended.cancelled() else ended.result())
         )
         self._readers.add(reader)
         try:
@@ -97,7 +96,7 @@ class OrderedStreams(Generic[Request, Response]):
                     left[0].cancel()
 
     def drain(self) -> None:
-        """Ends every stream once it has answered what it has read; its client gets UNAVAILABLE and can go elsewhere."""
+        """Ends every stream with UNAVAILABLE, once all requests that were read are answered."""
         self._draining = True
         for reader in self._readers:
             reader.cancel()
@@ -105,17 +104,17 @@ class OrderedStreams(Generic[Request, Response]):
     async def _read(
         self,
         requests: AsyncIterator[Request],
-        deadline: float | None,
+        context: Context,
         answers: asyncio.Queue[tuple[asyncio.Task[Response], int] | Exception | None],
         window: _Window,
     ) -> Exception | None:
-        """Starts requests as the window admits them; returns what ended the stream, which must not overtake answers."""
+        """Starts requests as the window admits them. Returns the error that ended the stream: answers come first."""
         try:
             async for request in requests:
-                rows = self._rows(request)
+                rows = self._claimed_rows(request)
                 await window.acquire(rows)
-                task = asyncio.ensure_future(self._answer(request, deadline))
+                task = asyncio.ensure_future(self._answer(request, context))
                 answers.put_nowait((task, rows))
-        except Exception as error:  # noqa: BLE001 - raised again behind the last answer
+        except Exception as error:  # noqa: BLE001 - raised after the last answer
             return error
         return None

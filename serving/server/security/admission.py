@@ -1,4 +1,4 @@
-"""What every call passes before its request is decoded: who calls, and how many calls are running already."""
+"""Admission control: each call is authenticated and counted before its request is decoded."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from serving.errors import TooManyCalls, Unauthenticated
 from serving.server.security.tokens import TokenFile
 
-# How soon a caller that was refused may try again: some hundred calls end within this time.
+# When a refused caller may try again. Some hundred calls end within this time.
 _RETRY_AFTER_S = 0.1
 
 
-class Guard:
-    """Admits calls to the services that share it.
+class AdmissionControl:
+    """Admits calls. The services that share one also share its limit.
 
     Args:
-        tokens: A call needs one of these; None where anyone may call.
-        max_concurrent_calls: A call beyond is refused at once; None for no limit.
-        rejected: Is told the reason of every refusal, `unauthenticated` or `too_many_calls`.
+        tokens: Each call must carry one of these; None admits everyone.
+        max_concurrent_calls: Further calls are refused at once; None for no limit.
+        on_rejected: Called with the reason of each refusal, `unauthenticated` or `too_many_calls`.
     """
 
     def __init__(
@@ -26,22 +26,22 @@ class Guard:
         *,
         tokens: TokenFile | None,
         max_concurrent_calls: int | None = None,
-        rejected: Callable[[str], None] = lambda reason: None,
+        on_rejected: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._tokens = tokens
-        self._rejected = rejected
+        self._on_rejected = on_rejected
         self._max_concurrent_calls = max_concurrent_calls
         self._calls = 0
 
-    def admit(self, context: Any) -> Guard:
-        """Gives one call a place, which it gives back at the end of a `with` block.
+    def admit(self, context: Any) -> AdmissionControl:
+        """Admits one call. Use the result in a `with` statement: the call counts until the block ends.
 
         Args:
-            context: The call's; its metadata is used.
+            context: The context of the call, for its metadata.
 
         Raises:
-            Unauthenticated: It carries no token, several, or one that is not known.
-            TooManyCalls: As many as may run are running.
+            Unauthenticated: The call carries no token, more than one, or an unknown one.
+            TooManyCalls: The limit on concurrent calls is reached.
         """
         if self._tokens is not None:
             given = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
@@ -50,16 +50,16 @@ class Guard:
                     raise Unauthenticated
                 self._tokens.check(given[0])
             except Unauthenticated:
-                self._rejected("unauthenticated")
+                self._on_rejected("unauthenticated")
                 raise
         if self._max_concurrent_calls is not None and self._calls >= self._max_concurrent_calls:
-            self._rejected("too_many_calls")
+            self._on_rejected("too_many_calls")
             raise TooManyCalls(f"{self._max_concurrent_calls} calls are running already", retry_after_s=_RETRY_AFTER_S)
         self._calls += 1
         return self
 
     def __enter__(self) -> None:
-        """The place was taken by `admit`."""
+        """Does nothing: `admit` has counted the call."""
 
     def __exit__(self, *exception: object) -> None:
         self._calls -= 1

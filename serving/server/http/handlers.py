@@ -1,0 +1,167 @@
+"""The outermost boundary of every HTTP call: admission, errors to responses, and what is reported of the call.
+
+What is not about HTTP is shared with gRPC's boundary, `serving.server.services.handlers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import grpc
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive
+
+from serving.server.http.body import HttpError, read_body
+from serving.server.security.admission import AdmissionControl
+from serving.server.services.handlers import STOPPING, CallObserver, accept_request_id, report_end
+from serving.server.services.status import HTTP_STATUSES, code_of, status_of
+from serving.server.telemetry.logs import request_id
+
+JSON = "application/json"
+
+
+class HttpContext:
+    """The part of a gRPC context that the services use."""
+
+    def __init__(self, request: Request) -> None:
+        self._metadata = tuple(request.headers.items())
+        self.response_headers: dict[str, str] = {}
+
+    def invocation_metadata(self) -> Sequence[tuple[str, str]]:
+        """Returns the request headers, with names in lower case."""
+        return self._metadata
+
+    def set_trailing_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
+        """Sets headers of the response."""
+        self.response_headers.update(metadata)
+
+    def time_remaining(self) -> float | None:
+        """Returns None: HTTP has no deadlines. A request can have a timeout among its parameters."""
+        return None
+
+
+# Answers a request, given its body.
+Endpoint = Callable[[Request, bytes, HttpContext], Awaitable[Response]]
+
+
+class HttpHandlers:
+    """Makes routes whose calls pass the boundary.
+
+    Args:
+        observers: Observe every call.
+        draining: Set when the server stops; from then on each response closes its connection.
+        max_body_bytes: The largest request body.
+    """
+
+    def __init__(self, observers: Sequence[CallObserver], *, draining: asyncio.Event, max_body_bytes: int) -> None:
+        self._observers = observers
+        self._draining = draining
+        self._max_body_bytes = max_body_bytes
+
+    def route(
+        self, method: str, path: str, endpoint: Endpoint, admission: AdmissionControl, *, name: str = ""
+    ) -> Route:
+        """Makes a route.
+
+        Args:
+            method: GET or POST. Only a POST's body is read.
+            path: The path, with parameters in braces.
+            endpoint: Answers the calls.
+            admission: Admits the calls, before their body is read and again before they are answered.
+            name: The path that observers see instead, so that they see one name for both paths of a method.
+        """
+
+        async def answer(request: Request) -> Response:
+            return await self._answer(f"{method} {name or path}", endpoint, admission, request)
+
+        return Route(path, answer, methods=[method])
+
+    async def no_route(self, request: Request, error: Exception) -> Response:
+        """Answers a request with an unknown path, or with the wrong method for its path."""
+        started = time.perf_counter()
+        missing = isinstance(error, HTTPException) and error.status_code == 404
+        code = grpc.StatusCode.NOT_FOUND if missing else grpc.StatusCode.UNIMPLEMENTED
+        message = "there is nothing at this path" if missing else "this path takes another method"
+        headers = dict(getattr(error, "headers", None) or {})
+        report_end(self._observers, "no route", code, started)
+        return Response(error_body(message), 404 if missing else 405, headers, JSON)
+
+    async def _answer(self, name: str, endpoint: Endpoint, admission: AdmissionControl, request: Request) -> Response:
+        started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
+        context = HttpContext(request)
+        request_id.set("")  # that of the connection's previous request may still be set
+        accept_request_id(context)
+        try:
+            body = b""
+            if request.method == "POST":
+                with admission.admit(context):  # but a client that sends slowly must not count as a running call
+                    pass
+                body = await read_body(request, self._max_body_bytes)
+            with admission.admit(context):
+                response = await _unless_gone(endpoint(request, body, context), request.receive)
+            code = grpc.StatusCode.OK
+        except ClientDisconnect:
+            response = Response()  # nobody receives it
+        except asyncio.CancelledError:  # the grace period has ended
+            response = Response(error_body(STOPPING), 503, media_type=JSON)
+        except Exception as error:  # noqa: BLE001 - the outermost boundary
+            code, response = _failure(error)
+        finally:
+            report_end(self._observers, name, code, started)
+        response.headers.update(context.response_headers)
+        if self._draining.is_set():
+            response.headers["connection"] = "close"
+        return response
+
+
+def error_body(message: str) -> bytes:
+    """Makes the body of an error response, as Triton has it."""
+    return json.dumps({"error": message}).encode()
+
+
+def _failure(error: Exception) -> tuple[grpc.StatusCode, Response]:
+    """Returns the code for logs and metrics, and the response. Logs the traceback of an unexpected error."""
+    if isinstance(error, HttpError):
+        return error.code, Response(error_body(str(error)), error.status, media_type=JSON)
+    status = status_of(error)
+    code = code_of(status)
+    response = Response(error_body(status.message), HTTP_STATUSES.get(code, 500), media_type=JSON)
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        response.headers["www-authenticate"] = "Bearer"
+    retry_after_s = getattr(error, "retry_after_s", None)
+    if retry_after_s is not None:
+        response.headers["retry-after"] = str(max(1, math.ceil(retry_after_s)))
+    return code, response
+
+
+async def _unless_gone(answer: Awaitable[Response], receive: Receive) -> Response:
+    """Awaits an answer, and cancels it if the client goes away.
+
+    Raises:
+        starlette.requests.ClientDisconnect: The client went away.
+    """
+    answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise ClientDisconnect
+        return answering.result()
+    finally:
+        leaving.cancel()
+        if not answering.done():
+            answering.cancel()
+            await asyncio.wait({answering})
+            if not answering.cancelled():
+                answering.exception()  # retrieved, so that asyncio does not log it
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass  # skips the body of a GET request
