@@ -19,7 +19,7 @@ def _absence() -> str | None:
     if CUDA not in onnxruntime.get_available_providers():
         return "the CPU wheel of onnxruntime is installed"
     onnxruntime.preload_dlls()
-    return cuda.explain_absence()
+    return cuda.unavailable_reason()
 
 
 _why = _absence()

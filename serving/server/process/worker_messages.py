@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from serving.inference.statistics import TALLIES, Counts, Tally
+from serving.inference.statistics import DURATIONS, Counts, DurationStatistic
 from serving.rollout.rollout import Rollout
 
 _LENGTH = struct.Struct(">I")
@@ -58,8 +58,8 @@ def counts_of(listed: list[list[Any]]) -> dict[tuple[str, int], Counts]:
     """What `listed` was made of."""
     found = {}
     for name, version, document in listed:
-        tallies = {key: Tally(**value) for key, value in document.items() if key in TALLIES}
-        batches = {int(rows): Tally(**tally) for rows, tally in document["batches"].items()}
+        tallies = {key: DurationStatistic(**value) for key, value in document.items() if key in DURATIONS}
+        batches = {int(rows): DurationStatistic(**tally) for rows, tally in document["batches"].items()}
         found[name, version] = Counts(**{**document, **tallies, "batches": batches})
     return found
 

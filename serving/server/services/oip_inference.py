@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.errors import DeadlinePassed, InvalidRequest, ModelNotFound, Violation
-from serving.inference.pending import Answer
+from serving.inference.request import InferenceResult
 from serving.repository.labels import CANARY, STABLE
 from serving.rollout.deployment import Deployment
 from serving.rollout.deployments import Deployments
@@ -148,7 +148,7 @@ async def infer(request: InferenceRequest, deployments: Deployments, *, deadline
 
 async def _classify_within(
     timeout_s: float, deployment: Deployment, images: npt.NDArray[np.uint8], deadline: float | None
-) -> Answer:
+) -> InferenceResult:
     """Classifies, or gives up: the batcher itself would tell only once the engine is free again."""
     until = time.monotonic() + timeout_s
     try:
@@ -222,7 +222,7 @@ def _check_inputs(inputs: Sequence[Tensor], model: str, violations: list[Violati
         seen = seen or tensor.name == INPUT
 
 
-def _output(name: str, k: int, answer: Answer, deployment: Deployment) -> OutputTensor:
+def _output(name: str, k: int, answer: InferenceResult, deployment: Deployment) -> OutputTensor:
     values = answer.probabilities if name == "probabilities" else answer.logits
     if k:
         shape, raw = classification(values, deployment.manifest.labels, k)

@@ -205,7 +205,7 @@ async def test_a_deadline_that_can_not_be_met_is_refused_at_once(make: Make, gat
     batcher = make(infer=slow, options={"batch_rows": 4, "clock": lambda: now})
     for _ in range(40):  # until it knows what an image takes
         await batcher.submit(_images(1, 2, 3, 4))
-    with pytest.raises(DeadlinePassed, match="too near"):
+    with pytest.raises(DeadlinePassed, match="too long to meet"):
         await batcher.submit(_images(1, 2, 3, 4), deadline=now + 2)
     assert len((await batcher.submit(_images(1, 2), deadline=now + 3)).probabilities) == 2
     assert batcher.queued_rows == 0
@@ -303,7 +303,7 @@ async def test_a_failed_batch_fails_its_own_requests_only(make: Make, gate: Gate
 
 async def test_too_few_rows_from_the_engine_are_an_error_and_not_a_mix_up(make: Make) -> None:
     batcher = make(infer=lambda images: np.zeros((len(images) - 1, 1), np.float32))
-    with pytest.raises(InferenceFailed, match=r"2 images gave an answer of shape \[1, 1\]"):
+    with pytest.raises(InferenceFailed, match=r"2 images gave a result of shape \[1, 1\]"):
         await batcher.submit(_images(1, 2))
 
 

@@ -45,7 +45,7 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     [
         (None, (), r"driver is not installed .*libcuda\.so\.1.*driver for CUDA 13"),
         (_Driver(init=100), (), r"driver does not start \(cuInit returned 100\)"),
-        (_Driver(devices=0), (), "sees no GPU.*--gpus all"),
+        (_Driver(devices=0), (), "finds no GPU.*--gpus all"),
         (_Driver(), ("libcudnn.so.9", "libcufft.so.12"), r"libcufft\.so\.12, libcudnn\.so\.9; pip install"),
     ],
 )
@@ -53,9 +53,9 @@ def test_what_is_missing_is_named_with_how_to_get_it(
     loader: Callable, driver: _Driver | None, missing: tuple[str, ...], said: str
 ) -> None:
     loader(driver, missing)
-    assert re.search(said, cuda.explain_absence())
+    assert re.search(said, cuda.unavailable_reason())
 
 
 def test_nothing_is_missing_where_all_is_there(loader: Callable) -> None:
     loader(_Driver())
-    assert cuda.explain_absence() is None
+    assert cuda.unavailable_reason() is None

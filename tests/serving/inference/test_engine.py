@@ -83,7 +83,7 @@ def test_cuda_is_refused_where_onnx_runtime_would_fall_back_in_silence(
 ) -> None:
     """ONNX Runtime lists CUDA, as its GPU wheel does everywhere, and nothing seems missing; yet no GPU is here."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(engine_module.cuda, "explain_absence", lambda: None)
+    monkeypatch.setattr(engine_module.cuda, "unavailable_reason", lambda: None)
     if not engine_module.cuda.driver_problem():
         pytest.skip("there is a GPU")
     with pytest.raises(ProviderUnavailable, match="CUDA"):
@@ -95,7 +95,7 @@ def test_auto_takes_the_cpu_and_says_why(shipped: StoredModel, caplog: pytest.Lo
     with caplog.at_level("INFO"):
         engine.start()
     if engine.provider == "CPUExecutionProvider":
-        assert "running on the CPU, since" in caplog.text
+        assert "running on the CPU, because" in caplog.text
 
 
 def test_a_failing_run_is_our_error(shipped: StoredModel) -> None:

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from serving.errors import ModelRejected
-from serving.inference.onnx_file import uses_external_data
+from serving.inference.external_data import uses_external_data
 from serving.repository.repository import StoredModel
 
 
