@@ -12,7 +12,7 @@ from PIL import Image
 from serving.commands.terminal_picture import terminal_picture
 from serving.errors import InvalidImage
 from serving.images.decoding import decode_image, load_image
-from serving.images.layout import centre_by_mass
+from serving.images.geometry import centre_by_mass
 
 
 @pytest.fixture
@@ -100,12 +100,12 @@ def test_large_images_are_reduced_as_they_are_decoded(form: str) -> None:
     ("content", "said"),
     [
         (b"", "no bytes"),
-        (b"no image", "not an image in a format that is known here"),
-        (_file(Image.new("L", (28, 28)), "PPM"), "not an image in a format"),
+        (b"no image", "not an image in a supported format"),
+        (_file(Image.new("L", (28, 28)), "PPM"), "not an image in a supported format"),
         (_file(Image.new("1", (20_000, 20_000))), "more than 40,000,000"),
         (_file(Image.new("1", (6_400, 6_400))), "6400 x 6400 pixels are more than 40,000,000"),
         (_file(Image.effect_noise((28, 28), 50))[:200], "damaged"),
-        (_file(Image.new("F", (28, 28)), "TIFF"), "of 32 bits a pixel"),
+        (_file(Image.new("F", (28, 28)), "TIFF"), "32 bits per channel"),
     ],
 )
 def test_what_is_no_usable_image_is_refused_with_the_reason(content: bytes, said: str) -> None:

@@ -191,7 +191,7 @@ def _half(form: str, image: Image.Image = PAGE, **options: object) -> bytes:
     return content[: len(content) // 2]
 
 
-UNKNOWN, DAMAGED, LARGE = "not an image in a format that is known here", "truncated or damaged", "more than 40,000,000"
+UNKNOWN, DAMAGED, LARGE = "not an image in a supported format", "truncated or damaged", "more than 40,000,000"
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8))
 
 CASES: dict[str, tuple[Callable[[], bytes], int | str]] = {
@@ -299,7 +299,7 @@ CASES: dict[str, tuple[Callable[[], bytes], int | str]] = {
     # neither gray nor colour as anybody sees it
     "tiff of 32 bits": (lambda: _file(PAGE.convert("I"), "TIFF"), "32 bits"),
     "tiff of floats": (lambda: _file(PAGE.convert("F"), "TIFF"), "32 bits"),
-    "tiff in lab": (lambda: _file(Image.new("LAB", (40, 40)), "TIFF"), "unusual colours"),
+    "tiff in lab": (lambda: _file(Image.new("LAB", (40, 40)), "TIFF"), "unusual colour space"),
     # no images at all
     "no bytes": (lambda: b"", "no bytes"),
     "one byte": (lambda: b"\x89", UNKNOWN),
