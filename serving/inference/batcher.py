@@ -25,7 +25,7 @@ from serving.inference.request import InferenceResult, QueuedRequest
 
 Uint8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
-# uint8 [n, height, width, channels] to float32 probabilities [n, classes]
+# uint8 [n, height, width, channels] to float32 [n, columns], one row per image
 Infer = Callable[[Uint8Array], FloatArray]
 
 _logger = logging.getLogger(__name__)

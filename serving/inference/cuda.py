@@ -17,14 +17,6 @@ LIBRARIES = (
 _DRIVER = "libcuda.so.1"
 
 
-def missing_libraries() -> list[str]:
-    """Returns those of `LIBRARIES` that the loader does not find.
-
-    It finds libraries from wheels only after `onnxruntime.preload_dlls()` has loaded them.
-    """
-    return [name for name in LIBRARIES if not _loads(name)]
-
-
 def driver_problem() -> str | None:
     """Returns why the NVIDIA driver is not usable, or None if it finds a device."""
     try:
@@ -41,15 +33,16 @@ def driver_problem() -> str | None:
 
 
 def unavailable_reason() -> str | None:
-    """Returns one sentence on what is missing and how to install it, or None if nothing is."""
-    problem = driver_problem()
-    if problem:
+    """Returns one sentence on what is missing and how to install it, or None if nothing is.
+
+    The loader finds libraries from wheels only after `onnxruntime.preload_dlls()` has loaded them.
+    """
+    if problem := driver_problem():
         return (
             f"{problem}; install a driver for CUDA 13 (580 or newer), or give the container access to the GPU "
             "(docker run --gpus all)"
         )
-    missing = missing_libraries()
-    if missing:
+    if missing := [name for name in LIBRARIES if not _loads(name)]:
         return (
             f"libraries are missing: {', '.join(missing)}; pip install 'digits-serving[gpu]' installs them, "
             "or install CUDA 13 and cuDNN 9 yourself"
