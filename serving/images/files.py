@@ -79,11 +79,9 @@ def read_image_file(name: str | os.PathLike[str], max_bytes: int, *, recipient: 
 
 def _read(stream: BinaryIO, max_bytes: int, recipient: str) -> bytes | InvalidImage:
     content = stream.read(max_bytes + 1)
-    return (
-        content
-        if len(content) <= max_bytes
-        else InvalidImage(f"more than the {max_bytes:,} bytes that {recipient} takes")
-    )
+    if len(content) > max_bytes:
+        return InvalidImage(f"more than the {max_bytes:,} bytes that {recipient} takes")
+    return content
 
 
 def _is_listed(file: Path, folder: Path) -> bool:

@@ -88,8 +88,7 @@ class Preparation:
         """
         if self.kind == "mnist" and self.channels == 1:
             pixels, steps = _as_mnist(image[..., 0])
-            field = resize(pixels[..., np.newaxis], self.height, self.width)
-            return field, steps
+            return resize(pixels[..., np.newaxis], self.height, self.width), steps
         if image.shape[:2] == (self.height, self.width):
             return image, ("left as it is",)
         return resize(image, self.height, self.width), (f"resized to {self.height} x {self.width}",)
@@ -97,12 +96,12 @@ class Preparation:
 
 def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
     """Lays an image out as MNIST does: light ink on black, scaled and centred. See `centre_by_mass` for the source."""
-    if _is_laid_out(gray) and gray.max() >= 192:
+    if _looks_like_mnist(gray) and gray.max() >= 192:
         return gray, ("left as it is",)
     steps = []
     searched = _reduced(gray)
     ink, dark = find_ink(searched)
-    if searched is not gray and (part := _around(ink, gray)) is not None:
+    if searched is not gray and (part := _crop_around(ink, gray)) is not None:
         steps.append("cut out {} x {} around the ink".format(*part.shape))
         searched = _reduced(gray := part)
         ink, dark = find_ink(searched)
@@ -111,13 +110,13 @@ def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
     if dark:
         steps.append("inverted, since the ink is darker than its background")
     steps.append("background removed, contrast stretched")
-    if _is_laid_out(ink):
+    if _looks_like_mnist(ink):
         return ink, tuple(steps)
-    if not ink.any():
-        return centre_by_mass(ink), (*steps, "found no ink")
     field = centre_by_mass(ink)
-    # Thin strokes become faint when they shrink, but MNIST's strokes are not faint.
-    field = np.minimum(255, field * (255 / field.max())).astype(np.uint8) if field.any() else field
+    if not ink.any():
+        return field, (*steps, "found no ink")
+    if field.any():  # thin strokes become faint when they shrink, but MNIST's strokes are not faint
+        field = np.minimum(255, field * (255 / field.max())).astype(np.uint8)
     return field, (*steps, "ink of {} x {} fitted into 20 x 20, centred by mass in 28 x 28".format(*_box_shape(ink)))
 
 
@@ -128,8 +127,8 @@ def _reduced(gray: Uint8Array) -> Uint8Array:
     return resize(gray[..., np.newaxis], *(max(1, round(side * scale)) for side in gray.shape))[..., 0]
 
 
-def _around(ink: Uint8Array, gray: Uint8Array) -> Uint8Array | None:
-    """Returns the part of an image around ink that is too small in the reduced copy, or None if it is not."""
+def _crop_around(ink: Uint8Array, gray: Uint8Array) -> Uint8Array | None:
+    """Returns the part of the full image around ink that is small in the reduced copy, or None if it is not small."""
     box, margin = bounding_box(ink), max(_box_shape(ink))
     if not 0 < margin < _SMALL_BOX:
         return None
@@ -140,7 +139,7 @@ def _around(ink: Uint8Array, gray: Uint8Array) -> Uint8Array | None:
     return gray[rows, columns]
 
 
-def _is_laid_out(gray: Uint8Array) -> bool:
+def _looks_like_mnist(gray: Uint8Array) -> bool:
     """Returns whether an image looks like MNIST's: 28 x 28, light ink on black, scaled and centred."""
     if gray.shape != (_FIELD, _FIELD):
         return False

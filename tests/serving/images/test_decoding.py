@@ -1,4 +1,4 @@
-"""Images: what files hold as arrays, MNIST's layout, pictures in a terminal."""
+"""Image files to arrays, MNIST's layout, and pictures in a terminal."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_transparency_is_seen_on_white(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("turned", range(1, 9))
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_images_come_upright_as_exif_says(turned: int, form: str) -> None:
-    """A picture with a bright corner and a bright edge, stored as a camera that was turned stores it."""
+def test_images_are_turned_upright_by_their_exif(turned: int, form: str) -> None:
+    """A picture with a bright corner and a bright edge, stored as a rotated camera stores it."""
     upright = np.zeros((32, 64), np.uint8)
     upright[:8, :] = 120
     upright[:16, :16] = 255
-    # How pixels are stored for each orientation, by EXIF 2.32's table for tag 274: where the 0th row and column are.
+    # The stored pixels for each orientation, from EXIF 2.32, tag 274: where the 0th row and column are.
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -108,7 +108,7 @@ def test_large_images_are_reduced_as_they_are_decoded(form: str) -> None:
         (_file(Image.new("F", (28, 28)), "TIFF"), "32 bits per channel"),
     ],
 )
-def test_what_is_no_usable_image_is_refused_with_the_reason(content: bytes, said: str) -> None:
+def test_an_unusable_image_is_refused_with_the_reason(content: bytes, said: str) -> None:
     with pytest.raises(InvalidImage, match=said):
         decode_image(content)
 
