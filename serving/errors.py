@@ -1,6 +1,6 @@
-"""Everything that can go wrong in the core, each error with the moment at which it is raised.
+"""Errors of the core. Each docstring says when the error is raised.
 
-The core knows no transport: `serving.server.services.status` maps these to gRPC status codes.
+The core knows no transport: `serving.server.services.status` maps these errors to gRPC status codes.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 
 
 class DigitsError(Exception):
-    """Base of all errors that carry a message meant for people."""
+    """Base class of the errors whose message is meant for users."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Violation:
-    """One thing that is wrong with a request: which field, and what about it."""
+    """One problem with a request: the field, and what is wrong with it."""
 
     field: str
     description: str
 
 
 class InvalidRequest(DigitsError):
-    """A request that can never succeed as it stands. Raised while it is decoded, before it is queued."""
+    """The request can never succeed as it is. Raised while it is decoded, before it is queued."""
 
     def __init__(self, *violations: Violation) -> None:
         self.violations: Sequence[Violation] = violations
@@ -30,55 +30,60 @@ class InvalidRequest(DigitsError):
 
     @classmethod
     def of(cls, field: str, description: str) -> InvalidRequest:
-        """The common case of a single violation."""
+        """Returns an error with a single violation, the common case."""
         return cls(Violation(field=field, description=description))
 
 
 class InvalidImage(DigitsError):
-    """A file that is no readable image or has the wrong size. Raised while it is decoded."""
+    """The file is not a readable image, or it has the wrong size. Raised while it is decoded."""
 
 
 class ModelNotFound(DigitsError):
     """The named model or version is not served, or not in the repository."""
 
 
-class QueueFull(DigitsError):
-    """Admitting the request would exceed the bound of the queue. Raised at once, never after waiting."""
+class Overloaded(DigitsError):
+    """Base class of refusals under load. Raised at once, never after waiting.
+
+    Args:
+        message: Which limit was reached.
+        retry_after_s: When the caller should try again, in seconds from now.
+    """
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message)
 
 
-class TooManyCalls(DigitsError):
-    """As many calls are running as may run at a time. Raised at once, before the request is decoded."""
+class QueueFull(Overloaded):
+    """The queue has no room for the request."""
 
-    def __init__(self, message: str, *, retry_after_s: float) -> None:
-        self.retry_after_s = retry_after_s
-        super().__init__(message)
+
+class TooManyCalls(Overloaded):
+    """The maximum number of calls is already running. Raised before the request is decoded."""
 
 
 class Unauthenticated(DigitsError):
-    """The call carries no token, or none that is known. Raised before the request is decoded."""
+    """The call has no token, or an unknown one. Raised before the request is decoded."""
 
     def __init__(self) -> None:
-        super().__init__("the call carries no valid credentials")  # and not what is wrong with them
+        super().__init__("the call carries no valid credentials")  # without saying what is wrong with them
 
 
 class DeadlinePassed(DigitsError):
-    """The caller's deadline, or the request's own, passed before it was answered."""
+    """The deadline of the caller or of the request passed before the answer was ready."""
 
 
 class NotReady(DigitsError):
-    """The server is starting or stopping. Another server, or this one in a moment, can answer."""
+    """The server is starting or stopping. The caller can retry later or on another server."""
 
 
 class ModelRejected(DigitsError):
-    """A model file or manifest that may not be served: damaged, unproven, or not what its manifest says.
+    """The model file or its manifest must not be served: damaged, without proof of parity, or a mismatch.
 
     Args:
-        message: What is wrong, in words that clients may read too.
-        detail: What a library said about it, for the log and the command line alone.
+        message: What is wrong, in words that clients may see too.
+        detail: The message of the library that failed, for the log and the command line only.
     """
 
     def __init__(self, message: str, *, detail: str = "") -> None:
@@ -87,33 +92,33 @@ class ModelRejected(DigitsError):
         super().__init__(f"{message}: {detail}" if detail else message)
 
     def within(self, where: object) -> ModelRejected:
-        """The same, and where."""
+        """Returns the same error with its location in front of the message."""
         return ModelRejected(f"{where}: {self.message}", detail=self.detail)
 
 
 class RepositoryError(DigitsError):
-    """A model repository that is missing, empty or not laid out as one. Raised while it is read."""
+    """The model repository is missing, empty, or laid out wrongly. Raised while it is read."""
 
 
 class ChangeRefused(DigitsError):
-    """A label that may not be moved as asked, or a version that may not be removed. Raised before anything changed."""
+    """The label can't be moved as requested, or the version can't be removed. Raised before anything changes."""
 
 
 class ProviderUnavailable(DigitsError):
-    """The execution provider that was asked for can't run the whole model here. Says what is missing."""
+    """The requested execution provider can't run the whole model here. The message says what is missing."""
 
 
 class InferenceFailed(DigitsError):
-    """The engine raised, or answered with something other than one row an image."""
+    """The engine raised an error, or did not return one row per image."""
 
 
 class StartFailed(DigitsError):
-    """The server can't start as configured: a port in use, an address that is not this machine's."""
+    """The server can't start as configured: a port is in use, or an address does not belong to this machine."""
 
 
 class UnusableFile(DigitsError):
-    """A file of certificates, keys or tokens that can't be read or used. Never says what is in it."""
+    """A file of certificates, keys or tokens can't be read or used. The message never quotes its contents."""
 
 
 class InvalidConfig(DigitsError):
-    """An option outside its range. Raised when the configuration is constructed."""
+    """An option is outside its range. Raised when the configuration is constructed."""

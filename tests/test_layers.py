@@ -38,7 +38,7 @@ CORE = {"config", "errors", "images", "inference", "repository", "rollout"}
 ROOMS = {
     "errors": Room(),
     "config": Room(rooms={"errors"}),
-    "images": Room(rooms={"config", "errors"}, packages={"numpy"}, some={"decoding": {"PIL"}, "layout": {"PIL"}}),
+    "images": Room(rooms={"config", "errors"}, packages={"numpy"}, some={"decoding": {"PIL"}, "geometry": {"PIL"}}),
     "inference": Room(rooms={"config", "errors"}, packages={"numpy"}, some={"engine": {"onnxruntime"}}),
     "repository": Room(rooms={"config", "errors", "inference"}, packages={"numpy"}),
     "rollout": Room(rooms=CORE - {"rollout"}, packages={"numpy"}),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from serving.errors import InvalidImage
 from serving.images.decoding import Uint8Array, load_image
-from serving.images.layout import resize
+from serving.images.geometry import resize
 
 Int64Array = npt.NDArray[np.int64]
 

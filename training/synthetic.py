@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from serving.images.decoding import Uint8Array
-from serving.images.layout import centre_by_mass
+from serving.images.geometry import centre_by_mass
 
 _CANVAS = 96
 _FloatArray = npt.NDArray[np.float64]

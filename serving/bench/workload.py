@@ -11,7 +11,7 @@ from protos.digits.v1 import digits_pb2
 from serving.bench.outcome import BenchFailed
 from serving.config import SAMPLES
 from serving.images.decoding import load_image
-from serving.images.layout import resize
+from serving.images.geometry import resize
 
 Uint8Array = npt.NDArray[np.uint8]
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
 from serving.errors import InvalidImage
-from serving.images.sources import read_image_file
+from serving.images.files import read_image_file
 
 # What is kept of an iterator, which can't be gone through again itself.
 _KEPT_BYTES = 64 << 20

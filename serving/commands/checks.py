@@ -18,7 +18,7 @@ from serving.commands.start_check import NOTE, OK, PROBLEM, Finding, StartCheck
 from serving.config import EngineConfig, ServerConfig
 from serving.errors import DigitsError, ModelNotFound, ProviderUnavailable, RepositoryError
 from serving.inference import cuda
-from serving.inference.engine import CPU, RUNTIME_VERSION, Engine, explain_cuda_absence
+from serving.inference.engine import CPU, RUNTIME_VERSION, Engine, cuda_unavailable_reason
 from serving.inference.processors import available_processors
 from serving.repository.listing import ModelListing, VersionListing, model_listings
 from serving.repository.repository import Repository, StoredModel
@@ -39,7 +39,7 @@ def examine(config: ServerConfig) -> Iterator[Finding]:
     yield from _optional(config)
     yield from _processors()
     yield _open_files()
-    absence = explain_cuda_absence()
+    absence = cuda_unavailable_reason()
     if absence is None:
         yield Finding(subject="cuda", state=OK, text=f"the driver and {len(cuda.LIBRARIES)} libraries are found")
     else:

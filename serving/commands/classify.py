@@ -13,7 +13,7 @@ from serving.commands.answer_row import AnswerRow, answer_rows, csv_header
 from serving.commands.client_options import credential_options, target_option
 from serving.commands.terminal_picture import terminal_picture
 from serving.errors import DigitsError
-from serving.images.sources import image_sources, read_sources
+from serving.images.files import find_images, read_images
 
 # Images of one call to the client: their answers are printed before the next are read.
 _IMAGES = 256
@@ -64,7 +64,7 @@ def main(
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
-    sources = list(image_sources(images))
+    sources = list(find_images(images))
     listing = _Listing(as_json=as_json, as_csv=as_csv, top=top, picture=picture, explain=explain)
     listing.begin([name for name, _ in sources])
     try:
@@ -74,7 +74,7 @@ def main(
             for start in range(0, len(sources), _IMAGES):
                 part = sources[start : start + _IMAGES]
                 answer = client.classify_encoded(
-                    read_sources(part, model.max_message_bytes),
+                    read_images(part, model.max_message_bytes),
                     prepare=prepare,
                     probabilities=True,
                     min_confidence=min_confidence,

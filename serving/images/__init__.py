@@ -1,4 +1,4 @@
-"""Image files to the arrays that a network takes, by the same code in server, client and training.
+"""Turns image files into the arrays that a network takes. Server, client and training share this code.
 
 Imports numpy, Pillow, `serving.config` and `serving.errors`.
 """

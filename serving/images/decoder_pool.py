@@ -1,6 +1,6 @@
-"""The decoder: encoded images are decoded and prepared on threads of their own, off the event loop and within a bound.
+"""A thread pool that decodes and prepares encoded images off the event loop, with a limit on the waiting work.
 
-A request's images go to the threads a few at a time, so that a single image never waits for a thousand.
+A request's images go to the threads in small chunks, so that a single image never waits for a thousand others.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from serving.config import DecoderConfig
 from serving.errors import DeadlinePassed, InvalidImage, NotReady, QueueFull
 from serving.images.preparation import Preparation, PreparedImage
 
-# What a thread takes at a time: as many images, of as many bytes together unless it is one.
-_PIECE_IMAGES = 16
-_PIECE_BYTES = 128 * 1024
+# Limits of a chunk, the work that a thread takes at once. A larger image is a chunk of its own.
+_CHUNK_IMAGES = 16
+_CHUNK_BYTES = 128 * 1024
 
 
 class DecoderPool:
     """Decodes and prepares images for one model.
 
     Args:
-        preparation: What the model takes.
-        config: Threads and bounds.
-        rejected: Is told the reason of every refusal, `decoder_full` or `deadline`.
-        clock: Seconds from any fixed moment; deadlines are given on this clock.
+        preparation: How to prepare images for the model.
+        config: Threads and limits.
+        rejected: Called with the reason of each refusal, `decoder_full` or `deadline`.
+        clock: Returns seconds since a fixed moment. Deadlines use this clock.
     """
 
     def __init__(
@@ -50,35 +50,35 @@ class DecoderPool:
         self._executor: ThreadPoolExecutor | None = None
 
     def start(self) -> None:
-        """Begins to accept images; threads start as they are needed."""
+        """Starts to accept images. Threads start when they are first needed."""
         self._executor = ThreadPoolExecutor(max_workers=self._config.decoder_threads, thread_name_prefix="decoder")
 
     def close(self) -> None:
-        """Lets the threads end after the images that they may be at."""
+        """Stops the threads after the images that they are decoding. Does not wait for them."""
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=False, cancel_futures=True)
 
     async def until_idle(self) -> None:
-        """Returns once everything that was accepted is decoded."""
+        """Waits until all accepted images are decoded."""
         await self._idle.wait()
 
     async def decode(
         self, contents: Sequence[bytes], *, deadline: float | None = None
     ) -> list[PreparedImage | InvalidImage]:
-        """Decodes and prepares the images of one request. Cancelling it stops it after what its threads are at.
+        """Decodes and prepares the images of one request. If cancelled, it stops after the chunks in progress.
 
         Args:
-            contents: The bytes of a file each.
+            contents: The bytes of each file.
             deadline: When the caller stops waiting, on the decoder's clock.
 
         Returns:
-            For each image what became of it, in order.
+            The result for each image, in order.
 
         Raises:
-            QueueFull: Others wait, and there is no room for all of these; nothing was queued.
-            DeadlinePassed: The deadline passed before the last image was begun.
-            NotReady: The decoder is not started or was closed.
+            QueueFull: Other requests are waiting, and there is no room for all of these images. None was queued.
+            DeadlinePassed: The deadline passed before the last image was started.
+            NotReady: The decoder has not started, or was closed.
         """
         count, size = len(contents), sum(map(len, contents))
         config = self._config
@@ -87,7 +87,7 @@ class DecoderPool:
         ):
             self._rejected("decoder_full")
             raise QueueFull(
-                f"{self._images} encoded images of {self._bytes} bytes wait already",
+                f"{self._images} encoded images of {self._bytes} bytes are already waiting",
                 retry_after_s=min(5.0, max(0.01, self._bytes * self._seconds_per_byte / config.decoder_threads / 2)),
             )
         self._requests += 1
@@ -105,17 +105,17 @@ class DecoderPool:
 
     async def _decode(self, contents: Sequence[bytes], deadline: float | None) -> list[PreparedImage | InvalidImage]:
         results: dict[int, list[PreparedImage | InvalidImage]] = {}
-        pieces = _pieces(contents)
+        chunks = _chunks(contents)
 
         async def work() -> None:
-            for start, piece in pieces:
+            for start, chunk in chunks:
                 if deadline is not None and self._clock() >= deadline:
                     self._rejected("deadline")
-                    raise DeadlinePassed("the deadline passed while images were decoded")
+                    raise DeadlinePassed("the deadline passed while the images were being decoded")
                 if self._executor is None:
                     raise NotReady("not accepting images")
                 results[start] = await asyncio.get_running_loop().run_in_executor(
-                    self._executor, self._decode_piece, piece
+                    self._executor, self._decode_chunk, chunk
                 )
 
         if len(contents) == 1:
@@ -129,26 +129,26 @@ class DecoderPool:
                     worker.cancel()
         return [result for start in sorted(results) for result in results[start]]
 
-    def _decode_piece(self, piece: Sequence[bytes]) -> list[PreparedImage | InvalidImage]:
-        """Runs on a thread."""
-        began = self._clock()
+    def _decode_chunk(self, chunk: Sequence[bytes]) -> list[PreparedImage | InvalidImage]:
+        """Decodes and prepares a chunk, on a thread."""
+        started = self._clock()
         results: list[PreparedImage | InvalidImage] = []
-        for content in piece:
+        for content in chunk:
             try:
                 results.append(self._preparation.decode(content))
             except InvalidImage as error:
                 results.append(error)
-        each = (self._clock() - began) / (1 + sum(map(len, piece)))
-        self._seconds_per_byte += (each - self._seconds_per_byte) / 8  # a guess, which another thread may overwrite
+        each = (self._clock() - started) / (1 + sum(map(len, chunk)))
+        self._seconds_per_byte += (each - self._seconds_per_byte) / 8  # an estimate; a race between threads is harmless
         return results
 
 
-def _pieces(contents: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
-    """Pieces for a thread, each with the place of its first image."""
+def _chunks(contents: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
+    """Yields the chunks for the threads, each with the index of its first image."""
     start = size = 0
     for index, content in enumerate(contents):
         size += len(content)
-        if index > start and (index - start == _PIECE_IMAGES or size > _PIECE_BYTES):
+        if index > start and (index - start == _CHUNK_IMAGES or size > _CHUNK_BYTES):
             yield start, contents[start:index]
             start, size = index, len(content)
     yield start, contents[start:]

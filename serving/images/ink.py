@@ -1,4 +1,4 @@
-"""Ink: what is written on a page, told from paper, light, noise and dust, whichever of the two is the darker."""
+"""Finds ink on paper, whether it is darker or lighter, and separates it from uneven light, noise and dust."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ Uint8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-# Ink is at least this far from its paper, in gray levels, and this many standard deviations of the noise.
-_LEAST_CONTRAST = 8.0
-_LEAST_DEVIATIONS = 3.0
-# ... and has this share of the contrast of full ink; less is its blurred edge.
+# Ink differs from its paper by at least this many gray levels, and this many standard deviations of the noise.
+_MIN_CONTRAST = 8.0
+_MIN_DEVIATIONS = 3.0
+# A pixel with less than this share of the contrast of full ink is a blurred edge, not ink.
 _EDGE = 0.2
-# From this side on, in pixels, light may be uneven; a smaller image has too little paper to tell.
+# Light may be uneven in images whose smaller side has at least this many pixels. Smaller ones show too little paper.
 _UNEVEN_SIDE = 40
-# Sides of the grids on which light and connected strokes are looked for, in cells.
+# Maximum sides of the grids for the light and for connected strokes, in cells.
 _LIGHT_CELLS, _STROKE_CELLS = 24, 64
-# A stroke with less than this share of the largest one's ink is dust.
-_LEAST_STROKE = 0.08
-# Of more values the median is taken of about so many.
+# A stroke with less than this share of the ink of the largest one is dust.
+_MIN_STROKE = 0.08
+# A median of more values than this is taken of a sample of about this size.
 _SAMPLE = 20_000
-# The median absolute deviation of a normal distribution is its standard deviation divided by this.
+# The standard deviation of a normal distribution is its median absolute deviation times this.
 _DEVIATIONS = 1.4826
 
 
@@ -33,19 +33,19 @@ def find_ink(gray: Uint8Array) -> tuple[Uint8Array, bool]:
         gray: uint8 `[h, w]`.
 
     Returns:
-        uint8 `[h, w]`, 0 for paper and 255 for full ink, all zero where nothing is written; and whether the ink is
-        darker than its paper.
+        uint8 `[h, w]`, 0 for paper and 255 for full ink, all zero if there is no ink; and whether the ink is darker
+        than its paper.
     """
     values = gray.astype(np.float32)
-    edge = _rim(values)
-    level = float(np.median(edge))
-    # Where the paper is black or white, half of its noise is cut off.
-    quartiles = np.percentile(edge, (25, 75))
+    border = _border(values)
+    level = float(np.median(border))
+    # On black or white paper, half of the noise is cut off.
+    quartiles = np.percentile(border, (25, 75))
     difference, noise = values - level, _DEVIATIONS * float(max(level - quartiles[0], quartiles[1] - level))
-    if min(gray.shape) >= _UNEVEN_SIDE and (light := _light(values)) is not None:
+    if min(gray.shape) >= _UNEVEN_SIDE and (light := _lighting(values)) is not None:
         difference = values - light
         noise = _deviation(difference)
-    floor = max(_LEAST_CONTRAST, _LEAST_DEVIATIONS * noise)
+    floor = max(_MIN_CONTRAST, _MIN_DEVIATIONS * noise)
     lighter = float(np.maximum(difference - floor, 0).sum(dtype=np.float64))
     darker = float(np.maximum(-difference - floor, 0).sum(dtype=np.float64))
     is_dark = darker > lighter
@@ -64,8 +64,8 @@ def find_ink(gray: Uint8Array) -> tuple[Uint8Array, bool]:
     return np.rint(ink).astype(np.uint8), is_dark
 
 
-def _rim(values: FloatArray) -> FloatArray:
-    """What lies along the edges, where paper is."""
+def _border(values: FloatArray) -> FloatArray:
+    """Returns the pixels along the edges of the image, which are mostly paper."""
     side = max(1, round(min(values.shape) * 0.04))
     return np.concatenate(
         [values[:side].ravel(), values[-side:].ravel(), values[:, :side].ravel(), values[:, -side:].ravel()]
@@ -73,21 +73,21 @@ def _rim(values: FloatArray) -> FloatArray:
 
 
 def _deviation(differences: npt.NDArray[np.floating]) -> float:
-    """The standard deviation of the noise among them, if most are noise."""
+    """Returns the standard deviation of the noise, given values that are mostly noise."""
     flat = differences.ravel()
     return _DEVIATIONS * float(np.median(np.abs(flat[:: 1 + flat.size // _SAMPLE])))
 
 
-def _light(values: FloatArray) -> FloatArray | None:
-    """A quadratic surface through the paper, float32 `[h, w]`, where it tells the light much better than one level.
+def _lighting(values: FloatArray) -> FloatArray | None:
+    """Fits a quadratic surface to the paper, float32 `[h, w]`; None if one gray level fits it about as well.
 
-    Fitted to the means of a grid's cells by iterated least squares with Tukey's biweight (Beaton and Tukey, 1974),
-    which gives cells with ink no weight once they stand out.
+    The fit uses the means of a grid's cells and iterated least squares with Tukey's biweight (Beaton and Tukey, 1974),
+    which ignores cells with ink, because they are outliers.
     """
     cells = _cells(values, _LIGHT_CELLS) / np.outer(
         *(np.diff(_starts(n, _LIGHT_CELLS), append=n) for n in values.shape)
     )
-    y, x = _places(cells.shape)
+    y, x = _cell_centres(cells.shape)
     terms = np.stack([term.ravel() for term in np.broadcast_arrays(y**0 * x**0, y, x, y * y, x * y, x * x)], axis=1)
     target = cells.ravel()
     weights = np.ones_like(target)
@@ -96,30 +96,30 @@ def _light(values: FloatArray) -> FloatArray | None:
         solved = np.linalg.lstsq(weighted.T @ weighted, weighted.T @ (target * weights), rcond=None)[0]
         rest = np.abs(target - terms @ solved)
         scale = max(1.0, _deviation(rest))
-        # First by the absolute deviation, since Tukey's weights need a start that is near.
+        # Start with least absolute deviations, because Tukey's weights need a good first estimate.
         weights = 1 / np.sqrt(np.maximum(rest, 1.0)) if turn < 4 else np.maximum(0, 1 - (rest / (4 * scale)) ** 2)
     if _deviation(rest) >= 0.7 * _deviation(target - np.median(target)):
         return None
     one, *others = solved.astype(np.float32)
-    y, x = _places(values.shape)
+    y, x = _cell_centres(values.shape)
     surface: FloatArray = (
         (one + others[0] * y + others[2] * y * y) + (others[1] * x + others[4] * x * x) + others[3] * x * y
     )
     return surface
 
 
-def _places(shape: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
-    """Y `[h, 1]` and x `[1, w]` of the middles of a grid's cells, from -1 to 1."""
+def _cell_centres(shape: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
+    """Returns y `[h, 1]` and x `[1, w]` of the centres of a grid's cells, from -1 to 1."""
     height, width = (((2 * np.arange(n) + 1) / n - 1).astype(np.float32) for n in shape)
     return height[:, None], width[None, :]
 
 
 def _strokes(ink: FloatArray) -> Mask:
-    """Where connected ink is that is no dust, nor the edge of the table that the paper lies on."""
+    """Returns a mask of the connected ink, without dust and without the edge of the table under the paper."""
     cells = _cells(ink, _STROKE_CELLS)
-    labels = _connected(cells > 0)
+    labels = _components(cells > 0)
     masses = np.bincount(labels.ravel(), cells.ravel(), minlength=labels.size + 1)
-    kept = masses >= _LEAST_STROKE * masses.max()
+    kept = masses >= _MIN_STROKE * masses.max()
     sides = [labels[0], labels[-1], labels[:, 0], labels[:, -1]]
     along = np.max([np.bincount(side, minlength=len(masses)) / len(side) for side in sides], axis=0)
     inside = kept & (along < 0.4)
@@ -130,8 +130,8 @@ def _strokes(ink: FloatArray) -> Mask:
     return chosen
 
 
-def _connected(mask: Mask) -> npt.NDArray[np.int32]:
-    """A label of its own, above 0, for each connected part, diagonals included; 0 elsewhere."""
+def _components(mask: Mask) -> npt.NDArray[np.int32]:
+    """Labels connected components, including diagonal connections, with numbers above 0; 0 elsewhere."""
     framed = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), np.int32)
     labels = framed[1:-1, 1:-1]
     labels[...] = np.arange(1, mask.size + 1, dtype=np.int32).reshape(mask.shape) * mask
@@ -144,20 +144,20 @@ def _connected(mask: Mask) -> npt.NDArray[np.int32]:
 
 
 def _cells(values: FloatArray, cells: int) -> FloatArray:
-    """Sums over the cells of a grid of at most so many a side."""
+    """Returns the sums over the cells of a grid with at most this many cells per side."""
     for axis, side in enumerate(values.shape):
         values = np.add.reduceat(values, _starts(side, cells), axis=axis)
     return values
 
 
 def _starts(side: int, cells: int) -> npt.NDArray[np.int64]:
-    """Where each cell begins that a side is cut into."""
+    """Returns the first index of each cell along a side."""
     count = min(cells, side)
     return -(-np.arange(count) * side // count)
 
 
 def _neighbours(mask: Mask) -> Uint8Array:
-    """Of each pixel, how many of the nine in its 3 x 3 square are set."""
+    """Returns for each pixel how many of the nine pixels in its 3 x 3 square are set."""
     padded = np.pad(mask.astype(np.uint8), 1)
     rows = padded[:-2] + padded[1:-1] + padded[2:]
     count: Uint8Array = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]

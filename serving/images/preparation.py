@@ -1,4 +1,4 @@
-"""Preparation: any image made into what a network was trained on, the same in the server and in the client."""
+"""Preparation: turns any image into what a network was trained on. Server and client share it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.images.decoding import MAX_PIXELS, decode_image
+from serving.images.geometry import bounding_box, centre_by_mass, centre_of_mass, resize
 from serving.images.ink import find_ink
-from serving.images.layout import centre_by_mass, resize
 
 Uint8Array = npt.NDArray[np.uint8]
 
-# What is kept of a large image as it is decoded. A digit that is a thirtieth of its page still has 30 pixels.
+# Pixels to keep of a large image while it is decoded. A digit of a thirtieth of its page still has 30 pixels.
 _ENOUGH_PIXELS = 1 << 20
-# Among how many ink is looked for.
+# Pixels of the copy in which ink is searched.
 _SEARCHED_PIXELS = 1 << 16
-# Ink whose box is smaller than this there, in pixels, is looked at again without the rest of its page.
+# If the bounding box of the ink is smaller than this in the copy, in pixels, the ink is searched again around it.
 _SMALL_BOX = 40
 
 _FIELD = 28
@@ -26,13 +26,13 @@ _FIELD = 28
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedImage:
-    """An image as the network takes it.
+    """An image, ready for the network.
 
     Attributes:
         pixels: uint8 `[height, width, channels]` of the model.
-        steps: What was done, in order, in words for people.
-        height: Rows of the image as it came, in pixels.
-        width: Columns, likewise.
+        steps: What was done, in order, in words for users.
+        height: Height of the original image, in pixels.
+        width: Width of the original image, in pixels.
     """
 
     pixels: Uint8Array
@@ -43,14 +43,14 @@ class PreparedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """How images are made into what a network takes.
+    """How to prepare images for one network.
 
     Attributes:
-        kind: `mnist` or `resize`, as the model's manifest has it.
-        height: Rows that the network takes, in pixels.
-        width: Columns, likewise.
+        kind: `mnist` or `resize`, from the model's manifest.
+        height: Height of the network's input, in pixels.
+        width: Width of the network's input, in pixels.
         channels: 1 for gray, 3 for colour.
-        max_pixels: An encoded image of more is refused before it is decoded.
+        max_pixels: Limit on the size of an encoded image, checked before it is decoded.
     """
 
     kind: str
@@ -66,7 +66,7 @@ class Preparation:
             content: All bytes of a file.
 
         Raises:
-            InvalidImage: They are no image that is known here, damaged, or too large.
+            InvalidImage: The bytes are not an image in a supported format, damaged, or too large.
         """
         image = decode_image(
             content,
@@ -78,31 +78,30 @@ class Preparation:
         return PreparedImage(pixels=pixels, steps=steps, height=image.height, width=image.width)
 
     def prepare(self, image: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
-        """Prepares an image that is decoded already.
+        """Prepares a decoded image.
 
         Args:
             image: uint8 `[h, w, channels]`, of any size.
 
         Returns:
-            uint8 `[height, width, channels]`, and what was done.
+            uint8 `[height, width, channels]`, and the steps that were done.
         """
         if self.kind == "mnist" and self.channels == 1:
             pixels, steps = _as_mnist(image[..., 0])
-            field = resize(pixels[..., np.newaxis], self.height, self.width)
-            return field, steps
+            return resize(pixels[..., np.newaxis], self.height, self.width), steps
         if image.shape[:2] == (self.height, self.width):
             return image, ("left as it is",)
         return resize(image, self.height, self.width), (f"resized to {self.height} x {self.width}",)
 
 
 def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
-    """The data set's own layout: light ink on black, boxed and centred; see `centre_by_mass` for the source."""
-    if _is_laid_out(gray) and gray.max() >= 192:
+    """Lays an image out as MNIST does: light ink on black, scaled and centred. See `centre_by_mass` for the source."""
+    if _looks_like_mnist(gray) and gray.max() >= 192:
         return gray, ("left as it is",)
     steps = []
     searched = _reduced(gray)
     ink, dark = find_ink(searched)
-    if searched is not gray and (part := _around(ink, gray)) is not None:
+    if searched is not gray and (part := _crop_around(ink, gray)) is not None:
         steps.append("cut out {} x {} around the ink".format(*part.shape))
         searched = _reduced(gray := part)
         ink, dark = find_ink(searched)
@@ -111,55 +110,45 @@ def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
     if dark:
         steps.append("inverted, since the ink is darker than its background")
     steps.append("background removed, contrast stretched")
-    if _is_laid_out(ink):
+    if _looks_like_mnist(ink):
         return ink, tuple(steps)
-    if not ink.any():
-        return centre_by_mass(ink), (*steps, "found no ink")
     field = centre_by_mass(ink)
-    # Thin strokes are faint once they are reduced; the data set's are not.
-    field = np.minimum(255, field * (255 / field.max())).astype(np.uint8) if field.any() else field
-    return field, (*steps, "ink of {} x {} fitted into 20 x 20, centred by mass in 28 x 28".format(*_box(ink)))
+    if not ink.any():
+        return field, (*steps, "found no ink")
+    if field.any():  # thin strokes become faint when they shrink, but MNIST's strokes are not faint
+        field = np.minimum(255, field * (255 / field.max())).astype(np.uint8)
+    return field, (*steps, "ink of {} x {} fitted into 20 x 20, centred by mass in 28 x 28".format(*_box_shape(ink)))
 
 
 def _reduced(gray: Uint8Array) -> Uint8Array:
     scale = math.sqrt(_SEARCHED_PIXELS / gray.size)
-    return (
-        gray if scale >= 1 else resize(gray[..., np.newaxis], *(max(1, round(n * scale)) for n in gray.shape))[..., 0]
-    )
+    if scale >= 1:
+        return gray
+    return resize(gray[..., np.newaxis], *(max(1, round(side * scale)) for side in gray.shape))[..., 0]
 
 
-def _around(ink: Uint8Array, gray: Uint8Array) -> Uint8Array | None:
-    """The part of an image around ink that was found in a smaller copy, where it is too small to be judged there."""
-    if not ink.any() or max(_box(ink)) >= _SMALL_BOX:
+def _crop_around(ink: Uint8Array, gray: Uint8Array) -> Uint8Array | None:
+    """Returns the part of the full image around ink that is small in the reduced copy, or None if it is not small."""
+    box, margin = bounding_box(ink), max(_box_shape(ink))
+    if not 0 < margin < _SMALL_BOX:
         return None
-    bounds = []
-    for axis in (0, 1):
-        places = np.flatnonzero(ink.any(axis=1 - axis))
-        scale = gray.shape[axis] / ink.shape[axis]
-        bounds.append(
-            slice(int(max(0, places[0] - max(_box(ink))) * scale), int((places[-1] + 1 + max(_box(ink))) * scale))
-        )
-    return gray[bounds[0], bounds[1]]
+    rows, columns = (
+        slice(int(max(0, part.start - margin) * scale), int((part.stop + margin) * scale))
+        for part, scale in zip(box, np.divide(gray.shape, ink.shape), strict=True)
+    )
+    return gray[rows, columns]
 
 
-def _is_laid_out(gray: Uint8Array) -> bool:
-    """Whether an image looks like the data set's: 28 x 28, light ink on black, in a box, centred."""
+def _looks_like_mnist(gray: Uint8Array) -> bool:
+    """Returns whether an image looks like MNIST's: 28 x 28, light ink on black, scaled and centred."""
     if gray.shape != (_FIELD, _FIELD):
         return False
     rim = np.concatenate([gray[:2].ravel(), gray[-2:].ravel(), gray[2:-2, :2].ravel(), gray[2:-2, -2:].ravel()])
     if np.count_nonzero(rim) > 8 or not gray.any() or np.count_nonzero(gray) > gray.size // 2:
         return False
-    rows, columns = np.flatnonzero(gray.any(axis=1)), np.flatnonzero(gray.any(axis=0))
-    if not 18 <= max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1 <= 21:
-        return False
-    total = float(gray.sum(dtype=np.float64))
-    places = np.arange(_FIELD) + 0.5
-    y = float(gray.sum(axis=1, dtype=np.float64) @ places) / total
-    x = float(gray.sum(axis=0, dtype=np.float64) @ places) / total
-    return abs(y - _FIELD / 2) <= 1.5 and abs(x - _FIELD / 2) <= 1.5
+    return 18 <= max(_box_shape(gray)) <= 21 and all(abs(c - _FIELD / 2) <= 1.5 for c in centre_of_mass(gray))
 
 
-def _box(ink: Uint8Array) -> tuple[int, int]:
-    """Height and width of the box around ink, in pixels."""
-    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-    return int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
+def _box_shape(ink: Uint8Array) -> tuple[int, ...]:
+    """Returns height and width of the ink's bounding box, in pixels."""
+    return ink[bounding_box(ink)].shape

@@ -1,4 +1,4 @@
-"""One model on ONNX Runtime, and the batcher that lets concurrent requests share its batches.
+"""Runs one model on ONNX Runtime, and batches concurrent requests for it.
 
 Knows no transport. Imports numpy, onnxruntime (in `engine` only), `serving.config` and `serving.errors`.
 """

@@ -1,10 +1,10 @@
-"""The batcher: concurrent requests share inferences, and each gets exactly its own rows back.
+"""The batcher: concurrent requests share inferences, and each request gets exactly its own rows back.
 
-One dispatcher task takes the rows that queued while the engine was busy, runs them as one batch, and hands each request
-its slice. Nothing polls: the dispatcher sleeps until a request arrives or a batch ends. A request larger than a batch
-is run in pieces and goes to the end of the queue after each, so that small ones never wait for its whole length.
-Three rules keep callers from hurting each other: a request that was cancelled or whose deadline passed joins no batch;
-a result is set only on a future that still waits; a batch that fails fails its own requests only.
+A single dispatcher task takes the rows that queued while the engine was busy, runs them as one batch, and gives each
+request its slice of the result. It never polls: it sleeps until a request arrives or a batch ends. A request larger
+than a batch runs in chunks and rejoins the end of the queue after each chunk, so small requests never wait for all of
+it. Three rules protect callers from each other: cancelled and expired requests join no batch; a result is set only on
+a future that is still waiting; a failed batch fails only its own requests.
 """
 
 from __future__ import annotations
@@ -21,46 +21,47 @@ import numpy.typing as npt
 
 from serving.config import BatcherConfig
 from serving.errors import DeadlinePassed, InferenceFailed, InvalidRequest, NotReady, QueueFull
-from serving.inference.pending import Answer, PendingRequest
+from serving.inference.request import InferenceResult, QueuedRequest
 
 Uint8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
-# uint8 [n, height, width, channels] to float32 probabilities [n, classes]
+# uint8 [n, height, width, channels] to float32 [n, columns], one row per image
 Infer = Callable[[Uint8Array], FloatArray]
 
 _logger = logging.getLogger(__name__)
 
 
 class BatchObserver:
-    """Is told what the batcher does; does nothing by itself. Called on the event loop."""
+    """Receives the events of a batcher, on the event loop. This base class ignores them."""
 
     def queue_changed(self, rows: int) -> None:
-        """So many images wait now; told when a batch begins and when somebody gives up."""
+        """The queue now has this many images. Called when a batch starts and when a request leaves the queue."""
 
     def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
-        """A batch was run.
+        """A batch has run.
 
         Args:
-            rows: Images in it.
+            rows: Images in the batch.
             inference_s: Time in the engine, in seconds.
-            queue_s: For each request that began with it, the time that it had waited, in seconds.
+            queue_s: Queue time of each request that started with this batch, in seconds.
         """
 
     def rejected(self, reason: str) -> None:
-        """A request was refused or dropped before the engine: `queue_full` or `deadline`."""
+        """A request was refused, or dropped before the engine: `queue_full` or `deadline`."""
 
 
 class Batcher:
     """Groups requests into batches for one engine.
 
     Args:
-        infer: Runs a batch; called for one batch at a time.
+        infer: Runs one batch. Called for one batch at a time.
         executor: The thread that runs batches.
         config: Sizes and waiting time.
-        batch_rows: Rows of a batch; the configuration's largest request by default.
-        inline_rows: A batch of so few rows runs on the event loop where nobody else waits: a hand-over takes longer.
-        observer: Is told of every batch.
-        clock: Seconds from any fixed moment; deadlines are given on this clock.
+        batch_rows: Rows per batch; by default the largest request that the configuration allows.
+        inline_rows: While the queue is empty, batches of up to this many rows run on the event loop, because handing
+            them to the thread would take longer.
+        observer: Receives the batcher's events.
+        clock: Returns seconds since a fixed moment. Deadlines use this clock.
     """
 
     def __init__(
@@ -81,9 +82,9 @@ class Batcher:
         self._inline_rows = inline_rows
         self._observer = observer or BatchObserver()
         self._clock = clock
-        self._pending: deque[PendingRequest] = deque()
-        self._pending_rows = 0
-        self._changed = asyncio.Event()  # a request arrived, or no more will
+        self._queue: deque[QueuedRequest] = deque()
+        self._queued_rows = 0
+        self._wake_up = asyncio.Event()  # set when a request arrives or the batcher closes
         self._accepting = False
         self._seconds_per_row = 0.0
         self._batch_started: float | None = None
@@ -91,12 +92,12 @@ class Batcher:
 
     @property
     def queued_rows(self) -> int:
-        """Rows that wait for a batch now."""
-        return self._pending_rows
+        """Rows that are waiting for a batch."""
+        return self._queued_rows
 
     @property
     def batch_age_s(self) -> float:
-        """How long the engine has been in its present batch, in seconds; 0 between batches. Any thread may ask."""
+        """Age of the batch that is running, in seconds; 0 if none is. Safe to read from any thread."""
         started = self._batch_started
         return 0.0 if started is None else self._clock() - started
 
@@ -107,131 +108,130 @@ class Batcher:
         self._dispatcher.add_done_callback(self._dispatcher_ended)
 
     async def aclose(self) -> None:
-        """Refuses new requests, answers all that were accepted, and ends the dispatcher."""
+        """Refuses new requests, answers all accepted ones, and stops the dispatcher."""
         self._accepting = False
-        self._changed.set()
+        self._wake_up.set()
         if self._dispatcher is not None:
             await self._dispatcher
 
-    async def submit(self, images: Uint8Array, *, deadline: float | None = None) -> Answer:
-        """Runs one request in batches with others. Cancelling it harms nobody else.
+    async def submit(self, images: Uint8Array, *, deadline: float | None = None) -> InferenceResult:
+        """Runs one request, in batches shared with others. Cancelling it does not affect other requests.
 
         Args:
-            images: uint8 `[n, height, width, channels]`, n at least 1; must not change until the answer is there.
+            images: uint8 `[n, height, width, channels]`, n at least 1. Must not change until the call returns.
             deadline: When the caller stops waiting, on the batcher's clock.
 
         Raises:
-            InvalidRequest: More rows than a request may have.
-            QueueFull: The queue has no room for all of its rows; nothing was queued.
-            DeadlinePassed: The deadline passed before its rows were run, or can't be met.
+            InvalidRequest: More rows than the configuration allows in one request.
+            QueueFull: The queue has no room for all of the rows. None of them was queued.
+            DeadlinePassed: The deadline passed before the rows ran, or can't be met.
             InferenceFailed: The engine failed on one of its batches.
-            NotReady: The batcher is not started or is closing.
+            NotReady: The batcher has not started, or is closing.
         """
         rows, now = len(images), self._clock()
         if not self._accepting:
             raise NotReady("not accepting requests")
         if rows > self._config.max_batch_rows:
             raise InvalidRequest.of("images", f"{rows} images, but at most {self._config.max_batch_rows} in a request")
-        if self._pending_rows + rows > self._config.max_queue_rows:
+        if self._queued_rows + rows > self._config.max_queue_rows:
             self._observer.rejected("queue_full")
             raise QueueFull(
-                f"{self._pending_rows} images wait already, and {rows} more would exceed {self._config.max_queue_rows}",
-                retry_after_s=max(0.01, self._pending_rows * self._seconds_per_row / 2),
+                f"{self._queued_rows} images are queued, and {rows} more would exceed {self._config.max_queue_rows}",
+                retry_after_s=max(0.01, self._queued_rows * self._seconds_per_row / 2),
             )
-        # The least that must run before its last row: all of its own and one of everybody before it.
-        if deadline is not None and now + (len(self._pending) + rows) * self._seconds_per_row > deadline:
+        # At least this must run before its last row: its own rows, and one row of each request in front of it.
+        if deadline is not None and now + (len(self._queue) + rows) * self._seconds_per_row > deadline:
             self._observer.rejected("deadline")
-            raise DeadlinePassed("the deadline is too near for what waits already")
-        request = PendingRequest(images, asyncio.get_running_loop().create_future(), now, deadline)
-        self._pending.append(request)
-        self._pending_rows += rows
-        self._changed.set()
+            raise DeadlinePassed("the queue is too long to meet the deadline")
+        request = QueuedRequest(images, asyncio.get_running_loop().create_future(), now, deadline)
+        self._queue.append(request)
+        self._queued_rows += rows
+        self._wake_up.set()
         try:
             return await request.future
         except asyncio.CancelledError:
-            self._give_up(request)
+            self._drop(request)
             raise
 
-    def _give_up(self, request: PendingRequest) -> None:
-        """Frees the room of what has not been run of a request; once, however often it is said."""
-        self._pending_rows -= len(request.images) - request.taken
-        request.taken = len(request.images)
-        self._observer.queue_changed(self._pending_rows)
+    def _drop(self, request: QueuedRequest) -> None:
+        """Returns the queue space of the rows that have not run. Safe to call more than once."""
+        self._queued_rows -= len(request.images) - request.rows_taken
+        request.rows_taken = len(request.images)
+        self._observer.queue_changed(self._queued_rows)
 
     def _dispatcher_ended(self, dispatcher: asyncio.Task[None]) -> None:
-        """Leaves nobody waiting for a dispatcher that is gone."""
+        """Fails the requests that a stopped dispatcher left in the queue."""
         self._accepting = False
         if not dispatcher.cancelled() and dispatcher.exception() is not None:
             _logger.critical("the dispatcher failed; no more requests are accepted", exc_info=dispatcher.exception())
-        for request in self._pending:
-            request.fail(InferenceFailed("the dispatcher ended"))
+        for request in self._queue:
+            request.fail(InferenceFailed("the dispatcher stopped"))
 
     async def _dispatch(self) -> None:
         while True:
-            while not self._pending:
+            while not self._queue:
                 if not self._accepting:
                     return
-                self._changed.clear()
-                await self._changed.wait()
+                self._wake_up.clear()
+                await self._wake_up.wait()
             if self._config.max_wait_ms > 0:
                 await self._wait_for_more()
-            batch = self._take_batch()
-            if batch:
+            if batch := self._take_batch():
                 await self._run(batch)
 
     async def _wait_for_more(self) -> None:
-        """Lets an idle engine wait until a batch is full, or somebody has waited long enough or can't wait longer."""
-        while self._accepting and self._pending and self._pending_rows < self._batch_rows:
-            until = self._pending[0].submitted + self._config.max_wait_ms / 1000
-            for request in self._pending:  # nobody waits longer than half of the time that they have
+        """Delays the next batch until it is full, or until a request in the queue must not wait longer."""
+        while self._accepting and self._queue and self._queued_rows < self._batch_rows:
+            until = self._queue[0].submitted + self._config.max_wait_ms / 1000
+            for request in self._queue:  # no request waits for more than half of its time
                 if request.deadline is not None:
                     until = min(until, (request.submitted + request.deadline) / 2)
             remaining = until - self._clock()
             if remaining <= 0:
                 return
-            self._changed.clear()
+            self._wake_up.clear()
             try:
-                await asyncio.wait_for(self._changed.wait(), remaining)
+                await asyncio.wait_for(self._wake_up.wait(), remaining)
             except TimeoutError:
                 return
 
-    def _take_batch(self) -> list[tuple[PendingRequest, Uint8Array]]:
-        """Takes rows in order of arrival, passing over requests that nobody waits for any more."""
-        batch: list[tuple[PendingRequest, Uint8Array]] = []
+    def _take_batch(self) -> list[tuple[QueuedRequest, Uint8Array]]:
+        """Takes rows in order of arrival. Drops requests that have expired or were cancelled."""
+        batch: list[tuple[QueuedRequest, Uint8Array]] = []
         room, now = self._batch_rows, self._clock()
-        while self._pending and room:
-            request = self._pending.popleft()
-            left = len(request.images) - request.taken
-            late = request.deadline is not None and request.deadline <= now
-            if late or request.future.done():
-                self._give_up(request)
-                if late:
+        while self._queue and room:
+            request = self._queue.popleft()
+            left = len(request.images) - request.rows_taken
+            expired = request.deadline is not None and request.deadline <= now
+            if expired or request.future.done():
+                self._drop(request)
+                if expired:
                     self._observer.rejected("deadline")
                     request.fail(DeadlinePassed("the deadline passed while the request was queued"))
                 continue
-            if not request.taken:
+            if not request.rows_taken:
                 request.queue_s = now - request.submitted
             rows = min(left, room)
-            batch.append((request, request.images[request.taken : request.taken + rows]))
-            request.taken += rows
-            self._pending_rows -= rows
+            batch.append((request, request.images[request.rows_taken : request.rows_taken + rows]))
+            request.rows_taken += rows
+            self._queued_rows -= rows
             room -= rows
             if rows < left:
-                self._pending.append(request)
+                self._queue.append(request)
         return batch
 
-    async def _run(self, batch: list[tuple[PendingRequest, Uint8Array]]) -> None:
-        rows = sum(len(piece) for _, piece in batch)
+    async def _run(self, batch: list[tuple[QueuedRequest, Uint8Array]]) -> None:
+        rows = sum(len(chunk) for _, chunk in batch)
         self._batch_started = started = self._clock()
-        self._observer.queue_changed(self._pending_rows)
+        self._observer.queue_changed(self._queued_rows)
         try:
-            images = batch[0][1] if len(batch) == 1 else np.concatenate([piece for _, piece in batch])
-            if rows <= self._inline_rows and not self._pending:
+            images = batch[0][1] if len(batch) == 1 else np.concatenate([chunk for _, chunk in batch])
+            if rows <= self._inline_rows and not self._queue:
                 probabilities = self._infer(images)
             else:
                 probabilities = await asyncio.get_running_loop().run_in_executor(self._executor, self._infer, images)
             if probabilities.ndim != 2 or len(probabilities) != rows:
-                raise InferenceFailed(f"{rows} images gave an answer of shape {list(probabilities.shape)}")
+                raise InferenceFailed(f"{rows} images gave a result of shape {list(probabilities.shape)}")
         except Exception as error:
             _logger.exception("a batch of %d images failed", rows)
             for request, _ in batch:
@@ -240,11 +240,11 @@ class Batcher:
         finally:
             self._batch_started = None
         inference_s = self._clock() - started
-        if 2 * rows >= self._batch_rows:  # small batches cost more for each row than what a full queue will see
+        if 2 * rows >= self._batch_rows:  # smaller batches cost more per row than a full queue will see
             self._seconds_per_row += 0.1 * (inference_s / rows - self._seconds_per_row)
         start = 0
-        for request, piece in batch:
-            request.answer(probabilities[start : start + len(piece)], inference_s)
-            start += len(piece)
-        began = [request.queue_s for request, piece in batch if request.answered == len(piece)]
+        for request, chunk in batch:
+            request.add_rows(probabilities[start : start + len(chunk)], inference_s)
+            start += len(chunk)
+        began = [request.queue_s for request, chunk in batch if request.rows_done == len(chunk)]
         self._observer.batch_ended(rows, inference_s, began)

@@ -1,4 +1,7 @@
-"""Batches in few sizes, from buffers that stay on the device: what CUDA runs fast. Gets ONNX Runtime's objects."""
+"""Runs batches in a few fixed sizes from buffers on the device, which is what CUDA runs fast.
+
+The caller passes the objects of ONNX Runtime in.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,18 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class Buckets:
-    """Runs batches in power-of-two sizes from buffers on the device, kept for each size.
+    """Runs batches in power-of-two sizes, each with buffers of its own on the device.
 
-    Every new shape costs CUDA an algorithm search and arena growth, so there are few shapes and all are warmed.
+    Every new shape costs CUDA an algorithm search and more memory, so there are few shapes and all are warmed up.
 
     Args:
-        session: Of ONNX Runtime, with the one input.
-        allocate: Makes an OrtValue of a shape and a NumPy type, on the session's device.
-        input_name: The session's input, uint8 `[batch, height, width, channels]`.
+        session: A session of ONNX Runtime with one input.
+        allocate: Allocates an OrtValue of a shape and a NumPy type on the session's device.
+        input_name: The input of the session, uint8 `[batch, height, width, channels]`.
         output_names: Its outputs, each float32 `[batch, classes]`.
         image_shape: Height, width and channels.
         classes: Columns of the outputs.
-        max_rows: Images of the largest batch that is run at once.
+        max_rows: Images of the largest batch that runs at once.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class Buckets:
             self.run(staging)
 
     def run(self, images: Uint8Array) -> list[FloatArray]:
-        """Runs n images in the smallest bucket that holds them, or in several of the largest.
+        """Runs n images in the smallest bucket that fits them, or in several runs of the largest.
 
         Returns:
             float32 `[n, classes]` for each output.
@@ -66,12 +69,12 @@ class Buckets:
     def _run_one(self, images: Uint8Array) -> list[FloatArray]:
         rows = len(images)
         binding, device_images, staging = self._bindings[min(size for size in self._bindings if size >= rows)]
-        staging[:rows] = images  # rows beyond are what an earlier batch left: each row is computed by itself
+        staging[:rows] = images  # later rows keep stale images, which affect no other row
         device_images.update_inplace(staging)
         self._session.run_with_iobinding(binding)
         return [output[:rows] for output in binding.copy_outputs_to_cpu()]
 
 
 def bucket_sizes(max_rows: int) -> list[int]:
-    """Powers of two from 1 up to the first that holds `max_rows`."""
+    """Returns the powers of two from 1 to the first that is at least `max_rows`."""
     return [1 << exponent for exponent in range((max_rows - 1).bit_length() + 1)]

@@ -1,10 +1,10 @@
-"""What this machine lacks for CUDA: the driver, a device, or one of the libraries. Asks the loader, not the wheels."""
+"""Checks what CUDA needs on this machine: the driver, a device and the libraries, as the dynamic loader finds them."""
 
 from __future__ import annotations
 
 import ctypes
 
-# What onnxruntime's CUDA provider links against (CUDA 13, cuDNN 9).
+# The libraries that ONNX Runtime's CUDA provider links against (CUDA 13, cuDNN 9).
 LIBRARIES = (
     "libcudart.so.13",
     "libcublasLt.so.13",
@@ -17,16 +17,8 @@ LIBRARIES = (
 _DRIVER = "libcuda.so.1"
 
 
-def missing_libraries() -> list[str]:
-    """Those of `LIBRARIES` that the loader does not find.
-
-    Libraries that come as wheels are found only after `onnxruntime.preload_dlls()` has loaded them.
-    """
-    return [name for name in LIBRARIES if not _loads(name)]
-
-
 def driver_problem() -> str | None:
-    """Why the NVIDIA driver can't run anything here, or None where it sees a device."""
+    """Returns why the NVIDIA driver is not usable, or None if it finds a device."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:
@@ -36,23 +28,24 @@ def driver_problem() -> str | None:
         return f"the NVIDIA driver does not start (cuInit returned {status})"
     count = ctypes.c_int()
     if driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return "the NVIDIA driver sees no GPU"
+        return "the NVIDIA driver finds no GPU"
     return None
 
 
-def explain_absence() -> str | None:
-    """One sentence on what is missing and how to get it, or None where nothing is."""
-    problem = driver_problem()
-    if problem:
+def unavailable_reason() -> str | None:
+    """Returns one sentence on what is missing and how to install it, or None if nothing is.
+
+    The loader finds libraries from wheels only after `onnxruntime.preload_dlls()` has loaded them.
+    """
+    if problem := driver_problem():
         return (
-            f"{problem}; install a driver for CUDA 13 (580 or newer), or in a container pass the GPU in "
+            f"{problem}; install a driver for CUDA 13 (580 or newer), or give the container access to the GPU "
             "(docker run --gpus all)"
         )
-    missing = missing_libraries()
-    if missing:
+    if missing := [name for name in LIBRARIES if not _loads(name)]:
         return (
-            f"libraries are missing: {', '.join(missing)}; pip install 'digits-serving[gpu]' brings them, "
-            "or install CUDA 13 and cuDNN 9"
+            f"libraries are missing: {', '.join(missing)}; pip install 'digits-serving[gpu]' installs them, "
+            "or install CUDA 13 and cuDNN 9 yourself"
         )
     return None
 

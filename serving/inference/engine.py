@@ -1,4 +1,4 @@
-"""The engine: one model on ONNX Runtime, on the CPU or wholly on CUDA. The only module that imports ONNX Runtime."""
+"""The engine: runs one model on ONNX Runtime, on the CPU or entirely on CUDA. Only this module imports ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import os
-import time
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Before the import: releases from 1.29 on start a telemetry thread and write under the user's cache directory.
+# Must come before the import: from 1.29 on, ONNX Runtime otherwise starts a telemetry thread and writes to ~/.cache.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
@@ -23,7 +23,7 @@ from serving.config import EngineConfig
 from serving.errors import InferenceFailed, ModelRejected, ProviderUnavailable
 from serving.inference import cuda
 from serving.inference.buckets import Buckets
-from serving.inference.onnx_file import uses_external_data
+from serving.inference.external_data import uses_external_data
 from serving.inference.processors import available_processors
 
 INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
@@ -40,11 +40,11 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the network says about a batch.
+    """The outputs of the network for one batch.
 
     Attributes:
         logits: float32 `[n, classes]`.
-        probabilities: float32 `[n, classes]`, each row adding up to 1.
+        probabilities: float32 `[n, classes]`, each row sums to 1.
     """
 
     logits: FloatArray
@@ -52,12 +52,12 @@ class Prediction:
 
 
 class Engine:
-    """Runs one model. `start` loads and warms it; after that `infer` may be called from one thread at a time.
+    """Runs one model. Call `start` first; after that, call `infer` from one thread at a time.
 
     Args:
         content: The bytes of `model.onnx`.
-        image_shape: Height, width and channels that the manifest promises.
-        classes: Number of labels that the manifest promises.
+        image_shape: Height, width and channels according to the manifest.
+        classes: Number of labels according to the manifest.
         config: Provider, threads and batch sizes.
     """
 
@@ -67,7 +67,7 @@ class Engine:
         self._classes = classes
         self._config = config
         self._session: onnxruntime.InferenceSession | None = None
-        self._run: Callable[[Uint8Array], Sequence[FloatArray]] | None = None  # gives logits and probabilities
+        self._run: Callable[[Uint8Array], Sequence[FloatArray]] | None = None  # returns logits and probabilities
         self._row_s = math.inf
 
     @property
@@ -78,28 +78,28 @@ class Engine:
 
     @property
     def batch_rows(self) -> int:
-        """Rows of the batch that it runs best: one run on the CPU, the largest bucket on CUDA."""
+        """The most efficient batch size, in rows: one run on the CPU, the largest bucket on CUDA."""
         return self._config.max_batch_rows if self.provider == CUDA else self._config.cpu_run_rows
 
     @property
     def row_s(self) -> float:
-        """Time of a run of a single row, in seconds, as measured when it started; infinite on CUDA, where it varies."""
+        """Time to run a single row, in seconds, measured by `start`; infinite on CUDA, where it varies."""
         return self._row_s
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The model's own `metadata_props`."""
+        """The `metadata_props` of the model."""
         return dict(self._started().get_modelmeta().custom_metadata_map)
 
     def start(self) -> None:
-        """Loads the model, checks it against the manifest's promises, and runs every shape that will be run.
+        """Loads the model, checks its inputs and outputs against the manifest, and warms up every batch shape.
 
         Raises:
-            ModelRejected: The model uses external data, can't be loaded, or its inputs and outputs are not as promised.
-            ProviderUnavailable: `cuda` was asked for and can't run the whole model here.
+            ModelRejected: The model uses external data, can't be loaded, or does not match the manifest.
+            ProviderUnavailable: The provider is `cuda`, and CUDA can't run the whole model here.
         """
         if uses_external_data(self._content):
-            raise ModelRejected("model.onnx: uses external data, which no digest covers; export it as one file")
+            raise ModelRejected("model.onnx: uses external data, which no digest covers; export the model as one file")
         self._session = self._open_session()
         self._check_interface(self._session)
         if self.provider == CUDA:
@@ -115,7 +115,8 @@ class Engine:
         else:
             self._run = self._run_split
             self._run_split(np.zeros((self._config.cpu_run_rows, *self._image_shape), np.uint8))
-            self._row_s = min(self._time_one_row() for _ in range(_TIMED_RUNS))
+            row = np.zeros((1, *self._image_shape), np.uint8)
+            self._row_s = min(timeit.repeat(lambda: self._run_split(row), number=1, repeat=_TIMED_RUNS))
 
     def infer(self, images: Uint8Array) -> Prediction:
         """Runs the network.
@@ -127,7 +128,7 @@ class Engine:
             InferenceFailed: ONNX Runtime failed.
         """
         if self._run is None:
-            raise InferenceFailed("the engine was not started")
+            raise InferenceFailed("the engine has not started")
         try:
             logits, probabilities = self._run(images)
         except Exception as error:
@@ -136,7 +137,7 @@ class Engine:
 
     def _started(self) -> onnxruntime.InferenceSession:
         if self._session is None:
-            raise InferenceFailed("the engine was not started")
+            raise InferenceFailed("the engine has not started")
         return self._session
 
     def _open_session(self) -> onnxruntime.InferenceSession:
@@ -147,7 +148,7 @@ class Engine:
         except ProviderUnavailable as error:
             if self._config.provider == "cuda":
                 raise
-            _logger.info("provider auto: running on the CPU, since %s", error)
+            _logger.info("provider auto: running on the CPU, because %s", error)
             return self._open_cpu()
         _logger.info("running on CUDA device %d", self._config.device)
         return session
@@ -161,13 +162,12 @@ class Engine:
             raise ModelRejected("model.onnx: ONNX Runtime can't load it", detail=_first_line(error)) from error
 
     def _open_cuda(self) -> onnxruntime.InferenceSession:
-        absence = explain_cuda_absence()
-        if absence:
-            raise ProviderUnavailable(absence)
+        if reason := cuda_unavailable_reason():
+            raise ProviderUnavailable(reason)
         options = _session_options()
-        # get_providers() proves registration only: without this, single nodes may run on the CPU in silence.
+        # get_providers() proves only registration: without this, single nodes may silently run on the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        # TF32 keeps 10 bits of the mantissa: the served model would not be the trained one.
+        # TF32 keeps only 10 bits of the mantissa, so the served model would not be the trained one.
         cuda_options = {"device_id": str(self._config.device), "use_tf32": "0"}
         try:
             session = onnxruntime.InferenceSession(
@@ -176,29 +176,23 @@ class Engine:
         except Exception as error:
             raise ProviderUnavailable(f"CUDA can't run this model: {_first_line(error)}") from error
         if session.get_providers()[0] != CUDA:
-            raise ProviderUnavailable("ONNX Runtime could not load its CUDA provider; its log on stderr says why")
+            raise ProviderUnavailable("ONNX Runtime could not load its CUDA provider; see its log on stderr")
         return session
 
     def _check_interface(self, session: onnxruntime.InferenceSession) -> None:
-        """Compares names, types and shapes with what the manifest promises."""
+        """Compares names, types and shapes with the manifest."""
         found = {node.name: (node.type, tuple(node.shape)) for node in (*session.get_inputs(), *session.get_outputs())}
-        promised = {
+        expected = {
             INPUT: ("tensor(uint8)", ("batch", *self._image_shape)),
             LOGITS: ("tensor(float)", ("batch", self._classes)),
             PROBABILITIES: ("tensor(float)", ("batch", self._classes)),
         }
-        for name in promised.keys() | found.keys():
-            if found.get(name) != promised.get(name):
+        for name in expected.keys() | found.keys():
+            if found.get(name) != expected.get(name):
                 raise ModelRejected(
                     f"model.onnx: {name} is {_describe(found.get(name))}, "
-                    f"but the manifest promises {_describe(promised.get(name))}"
+                    f"but the manifest says {_describe(expected.get(name))}"
                 )
-
-    def _time_one_row(self) -> float:
-        image = np.zeros((1, *self._image_shape), np.uint8)
-        started = time.perf_counter()
-        self._run_split(image)
-        return time.perf_counter() - started
 
     def _run_split(self, images: Uint8Array) -> list[FloatArray]:
         session, rows = self._started(), self._config.cpu_run_rows
@@ -210,7 +204,7 @@ class Engine:
 
 
 def open_buckets(session: onnxruntime.InferenceSession, *, device: tuple[str, int], **sizes: Any) -> Buckets:
-    """Buffers of a session on a device, its kind and its number; `sizes` are those of `Buckets`."""
+    """Allocates the buckets of a session on a device, given as its type and index. See `Buckets` for the sizes."""
 
     def allocate(shape: Sequence[int], dtype: type) -> onnxruntime.OrtValue:
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, *device)
@@ -218,16 +212,16 @@ def open_buckets(session: onnxruntime.InferenceSession, *, device: tuple[str, in
     return Buckets(session, allocate, input_name=INPUT, output_names=(LOGITS, PROBABILITIES), **sizes)
 
 
-def explain_cuda_absence() -> str | None:
-    """One sentence on why nothing can run on CUDA here and what helps, or None where it can."""
+def cuda_unavailable_reason() -> str | None:
+    """Returns one sentence on why CUDA can't run here and how to fix it, or None if it can."""
     if CUDA not in onnxruntime.get_available_providers():
-        return "the installed onnxruntime is the CPU wheel; in a new environment: pip install 'digits-serving[gpu]'"
-    onnxruntime.preload_dlls()  # wheels keep the CUDA libraries where the loader does not look
-    return cuda.explain_absence()
+        return "the installed onnxruntime is the CPU wheel; in a new environment, pip install 'digits-serving[gpu]'"
+    onnxruntime.preload_dlls()  # the loader does not search the CUDA libraries' wheels
+    return cuda.unavailable_reason()
 
 
 def runtime_report() -> str:
-    """What ONNX Runtime says about itself, its providers and the libraries that it would load; names local paths."""
+    """Returns ONNX Runtime's own report on its providers and libraries. It contains local paths."""
     written = io.StringIO()
     with contextlib.redirect_stdout(written):
         onnxruntime.print_debug_info()

@@ -1,4 +1,4 @@
-"""How many processors this process may use, which in a container is not how many the host has."""
+"""The number of processors that this process may use. In a container the host often has more."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def available_processors(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Processors in the affinity mask, or fewer where a cgroup's CPU quota says so; at least 1.
+    """Returns the processors in the affinity mask, or fewer if the cgroup has a lower CPU quota; at least 1.
 
     Args:
-        cgroup: Where the cgroup file system of this process is mounted.
+        cgroup: Mount point of the cgroup file system.
     """
     quota = _quota_v2(cgroup / "cpu.max") or _quota_v1(cgroup / "cpu")
     allowed = len(os.sched_getaffinity(0))

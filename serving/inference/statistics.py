@@ -1,4 +1,4 @@
-"""What one deployment has done since it started, counted and timed, over every protocol."""
+"""Statistics of one deployment since it started: counts and times, over all protocols."""
 
 from __future__ import annotations
 
@@ -7,114 +7,114 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from serving.inference.batcher import BatchObserver
-from serving.inference.pending import Answer
+from serving.inference.request import InferenceResult
 
 
 @dataclass(kw_only=True)
-class Tally:
-    """How often something happened, and how long it took in all.
+class DurationStatistic:
+    """How often something happened, and how long it took in total.
 
     Attributes:
-        count: How often.
-        total_s: In seconds, added up.
+        count: Number of times.
+        total_s: Total time, in seconds.
     """
 
     count: int = 0
     total_s: float = 0.0
 
     def add(self, seconds: float) -> None:
-        """Counts once more."""
+        """Adds one occurrence."""
         self.count += 1
         self.total_s += seconds
 
-    def include(self, other: Tally) -> None:
-        """Adds what another has counted."""
+    def include(self, other: DurationStatistic) -> None:
+        """Adds the occurrences of another statistic."""
         self.count += other.count
         self.total_s += other.total_s
 
 
-TALLIES = ("succeeded", "failed", "queued", "inferred", "decoded", "encoded")
+DURATIONS = ("succeeded", "failed", "queued", "inferred", "decoded", "encoded")
 
 
 @dataclass(kw_only=True)
 class Counts:
-    """What was counted of one version.
+    """Statistics of one model version.
 
     Attributes:
-        succeeded: Requests that were answered, from submission to answer, with the conversions named below.
-        failed: Requests that were not, cancelled ones among them. What is refused while it is decoded is no request.
-        queued: How long the answered ones waited for their first batch.
-        inferred: How long their batches took.
-        decoded: How long it took to make images of tensors, for requests that came as such.
-        encoded: How long it took to make tensors of their answers.
-        images: Images that were answered.
-        last_inference_s: When a request was last answered, in seconds since the epoch; 0 for never.
-        batches: Batches and their time in the engine, by their number of images.
+        succeeded: Successful requests, from submission to result, including the conversions below.
+        failed: Failed requests, including cancelled ones. A request that fails to decode does not count.
+        queued: Time that successful requests waited for their first batch.
+        inferred: Time that their batches took.
+        decoded: Time to convert input tensors to images, for requests with tensors.
+        encoded: Time to convert their results to output tensors.
+        images: Images of successful requests.
+        last_inference_s: Time of the last successful request, in seconds since the epoch; 0 if there was none.
+        batches: Batches and their time in the engine, keyed by the number of images.
     """
 
-    succeeded: Tally = field(default_factory=Tally)
-    failed: Tally = field(default_factory=Tally)
-    queued: Tally = field(default_factory=Tally)
-    inferred: Tally = field(default_factory=Tally)
-    decoded: Tally = field(default_factory=Tally)
-    encoded: Tally = field(default_factory=Tally)
+    succeeded: DurationStatistic = field(default_factory=DurationStatistic)
+    failed: DurationStatistic = field(default_factory=DurationStatistic)
+    queued: DurationStatistic = field(default_factory=DurationStatistic)
+    inferred: DurationStatistic = field(default_factory=DurationStatistic)
+    decoded: DurationStatistic = field(default_factory=DurationStatistic)
+    encoded: DurationStatistic = field(default_factory=DurationStatistic)
     images: int = 0
     last_inference_s: float = 0.0
-    batches: dict[int, Tally] = field(default_factory=dict)
+    batches: dict[int, DurationStatistic] = field(default_factory=dict)
 
     def include(self, other: Counts) -> None:
-        """Adds what another process has counted."""
-        for name in TALLIES:
+        """Adds the statistics of another process."""
+        for name in DURATIONS:
             getattr(self, name).include(getattr(other, name))
         for rows, tally in other.batches.items():
-            self.batches.setdefault(rows, Tally()).include(tally)
+            self.batches.setdefault(rows, DurationStatistic()).include(tally)
         self.images += other.images
         self.last_inference_s = max(self.last_inference_s, other.last_inference_s)
 
 
 class Statistics(BatchObserver):
-    """Counts requests and batches. Used on the event loop alone.
+    """Counts requests and batches. Not thread-safe: use it on the event loop only.
 
     Args:
-        then: Is told of batches too.
-        clock: Seconds since the epoch.
+        observer: Receives the events of the batcher too.
+        clock: Returns seconds since the epoch.
 
     Attributes:
-        counts: What was counted.
+        counts: The statistics so far.
     """
 
-    def __init__(self, then: BatchObserver | None = None, *, clock: Callable[[], float] = time.time) -> None:
-        self._then = then or BatchObserver()
+    def __init__(self, observer: BatchObserver | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        self._observer = observer or BatchObserver()
         self._clock = clock
         self.counts = Counts()
 
-    def request_succeeded(self, answer: Answer, seconds: float) -> None:
-        """Counts a request that was answered after so many seconds."""
+    def request_succeeded(self, result: InferenceResult, seconds: float) -> None:
+        """Counts a request that returned its result after this time."""
         self.counts.succeeded.add(seconds)
-        self.counts.queued.add(answer.queue_s)
-        self.counts.inferred.add(answer.inference_s)
-        self.counts.images += len(answer.probabilities)
+        self.counts.queued.add(result.queue_s)
+        self.counts.inferred.add(result.inference_s)
+        self.counts.images += len(result.probabilities)
         self.counts.last_inference_s = self._clock()
 
     def request_failed(self, seconds: float) -> None:
-        """Counts a request that failed, or was given up, after so many seconds."""
+        """Counts a request that failed or was cancelled after this time."""
         self.counts.failed.add(seconds)
 
     def converted(self, decode_s: float, encode_s: float) -> None:
-        """Counts the conversions from and to tensors of one request that succeeded, in seconds."""
+        """Adds the times of a successful request's conversions from and to tensors."""
         self.counts.succeeded.total_s += decode_s + encode_s
         self.counts.decoded.add(decode_s)
         self.counts.encoded.add(encode_s)
 
     def queue_changed(self, rows: int) -> None:
-        """Passed on."""
-        self._then.queue_changed(rows)
+        """Passes the event on."""
+        self._observer.queue_changed(rows)
 
     def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
-        """Counts a batch, and passes it on."""
-        self.counts.batches.setdefault(rows, Tally()).add(inference_s)
-        self._then.batch_ended(rows, inference_s, queue_s)
+        """Counts the batch and passes the event on."""
+        self.counts.batches.setdefault(rows, DurationStatistic()).add(inference_s)
+        self._observer.batch_ended(rows, inference_s, queue_s)
 
     def rejected(self, reason: str) -> None:
-        """Passed on."""
-        self._then.rejected(reason)
+        """Passes the event on."""
+        self._observer.rejected(reason)

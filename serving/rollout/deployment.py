@@ -17,7 +17,7 @@ from serving.images.decoder_pool import DecoderPool
 from serving.images.preparation import Preparation, PreparedImage
 from serving.inference.batcher import Batcher, BatchObserver
 from serving.inference.engine import Engine
-from serving.inference.pending import Answer
+from serving.inference.request import InferenceResult
 from serving.inference.statistics import Statistics
 from serving.repository.manifest import Manifest
 from serving.repository.repository import StoredModel
@@ -162,7 +162,7 @@ class Deployment:
 
     async def classify(
         self, images: npt.NDArray[np.uint8], *, deadline: float | None = None, prepared: bool = False
-    ) -> Answer:
+    ) -> InferenceResult:
         """Classifies images; see `Batcher.submit` for the errors.
 
         Args:

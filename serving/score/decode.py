@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.errors import InvalidImage
+from serving.images.files import read_image_file
 from serving.images.preparation import Preparation
-from serving.images.sources import read_image_file
 from serving.score.batch import MAX_IMAGE_BYTES, Batch, Encoded, Uint8Array, Unreadable
 
 
@@ -28,7 +28,7 @@ def decode_image(image: Encoded, preparation: Preparation) -> Uint8Array:
     """
     if isinstance(image, Unreadable):
         raise InvalidImage(image.reason)
-    content = read_image_file(image, MAX_IMAGE_BYTES, taker="digits-score") if isinstance(image, Path) else image
+    content = read_image_file(image, MAX_IMAGE_BYTES, recipient="digits-score") if isinstance(image, Path) else image
     if isinstance(content, InvalidImage):
         raise content
     return preparation.decode(content).pixels

@@ -1,29 +1,19 @@
-"""What holds on CUDA: the whole graph there, the same answers, in every bucket. Needs a GPU and the extra `gpu`."""
+"""CUDA runs the whole graph and gives the same results as the CPU in every bucket. Needs a GPU and the extra `gpu`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from serving.client import Client
 from serving.config import EngineConfig
-from serving.inference import cuda
-from serving.inference.engine import CUDA, Engine
+from serving.inference.engine import CUDA, Engine, cuda_unavailable_reason
 from serving.repository.repository import StoredModel
 
-
-def _absence() -> str | None:
-    if CUDA not in onnxruntime.get_available_providers():
-        return "the CPU wheel of onnxruntime is installed"
-    onnxruntime.preload_dlls()
-    return cuda.explain_absence()
-
-
-_why = _absence()
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(_why is not None, reason=str(_why))]
+_reason = cuda_unavailable_reason()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(_reason is not None, reason=str(_reason))]
 
 
 def _engine(stored: StoredModel, provider: str) -> Engine:
@@ -38,7 +28,7 @@ def _engine(stored: StoredModel, provider: str) -> Engine:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 64, 65, 255, 256, 257, 500])
-def test_cuda_answers_as_the_cpu_does(shipped: StoredModel, digits: tuple, rows: int) -> None:
+def test_cuda_gives_the_same_results_as_the_cpu(shipped: StoredModel, digits: tuple, rows: int) -> None:
     on_cuda, on_cpu = _engine(shipped, "cuda"), _engine(shipped, "cpu")
     assert on_cuda.provider == CUDA
     images = digits[0][:rows]
@@ -47,11 +37,11 @@ def test_cuda_answers_as_the_cpu_does(shipped: StoredModel, digits: tuple, rows:
     assert np.array_equal(one.probabilities.argmax(axis=1), other.probabilities.argmax(axis=1))
 
 
-def test_auto_takes_cuda_where_it_works(shipped: StoredModel) -> None:
+def test_auto_takes_cuda_if_it_works(shipped: StoredModel) -> None:
     assert _engine(shipped, "auto").provider == CUDA
 
 
-def test_a_server_on_cuda_says_so_and_answers(start_server: Callable, digits: tuple) -> None:
+def test_a_server_on_cuda_announces_it_and_answers(start_server: Callable, digits: tuple) -> None:
     with start_server("--provider", "cuda") as server:
         assert server.announcement.endswith(f"with {CUDA}\n")
         with Client(server.address) as client:

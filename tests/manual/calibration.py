@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from export.calibration import calibration_error, softmax
 from serving.config import PRETRAINED, EngineConfig
-from serving.images.layout import centre_by_mass
+from serving.images.geometry import centre_by_mass
 from serving.inference.engine import Engine
 from serving.repository.repository import Repository
 from training.datasets import load

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from serving.config import ServerConfig
-from serving.inference.statistics import TALLIES, Counts, Tally
+from serving.inference.statistics import DURATIONS, Counts, DurationStatistic
 from serving.rollout.rollout import Refusal, Rollout
 from serving.server.telemetry.logs import LogConfig
 
@@ -151,6 +151,6 @@ def decode_report(line: bytes) -> Report:
 
 
 def _decode_counts(fields: dict[str, Any]) -> Counts:
-    tallies = {name: Tally(**fields[name]) for name in TALLIES}
-    batches = {int(rows): Tally(**tally) for rows, tally in fields["batches"].items()}
-    return Counts(**{**fields, **tallies, "batches": batches})
+    durations = {name: DurationStatistic(**fields[name]) for name in DURATIONS}
+    batches = {int(rows): DurationStatistic(**tally) for rows, tally in fields["batches"].items()}
+    return Counts(**{**fields, **durations, "batches": batches})

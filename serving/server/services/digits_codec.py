@@ -11,7 +11,7 @@ import numpy.typing as npt
 from protos.digits.v1 import digits_pb2
 from serving.errors import InvalidImage, InvalidRequest, Violation
 from serving.images.preparation import PreparedImage
-from serving.inference.pending import Answer
+from serving.inference.request import InferenceResult
 from serving.repository.labels import CANARY, STABLE
 from serving.rollout.deployment import Deployment
 from serving.rollout.rollout import Rollout
@@ -101,7 +101,7 @@ def readable_images(
 
 
 def encode_response(
-    answer: Answer | None,
+    answer: InferenceResult | None,
     request: digits_pb2.ClassifyRequest,
     deployment: Deployment,
     prepared: Sequence[PreparedImage | InvalidImage] = (),

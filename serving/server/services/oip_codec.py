@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from protos.inference import inference_pb2 as pb
 from serving.errors import InvalidRequest, Violation
-from serving.inference.pending import Answer
+from serving.inference.request import InferenceResult
 from serving.rollout.deployment import Deployment
 from serving.server.services.oip_tensors import classification, parameter_values, quoted, to_images
 
@@ -64,7 +64,7 @@ def decode_request(request: pb.ModelInferRequest, deployment: Deployment) -> Dec
 
 
 def encode_response(
-    answer: Answer, outputs: Sequence[tuple[str, int]], deployment: Deployment, *, request_id: str
+    answer: InferenceResult, outputs: Sequence[tuple[str, int]], deployment: Deployment, *, request_id: str
 ) -> pb.ModelInferResponse:
     """Encodes the requested outputs of an answer.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import serving
 from protos.inference import inference_pb2, model_config_pb2
-from serving.inference.statistics import Counts, Tally
+from serving.inference.statistics import Counts, DurationStatistic
 from serving.rollout.deployment import Deployment
 from serving.rollout.deployments import Deployments
 from serving.server.services.oip_codec import INPUT, OUTPUTS
@@ -123,5 +123,5 @@ def statistics(name: str, version: int, counts: Counts) -> inference_pb2.ModelSt
     )
 
 
-def _duration(tally: Tally) -> inference_pb2.StatisticDuration:
+def _duration(tally: DurationStatistic) -> inference_pb2.StatisticDuration:
     return inference_pb2.StatisticDuration(count=tally.count, ns=int(tally.total_s * 1e9))

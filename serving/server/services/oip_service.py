@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from protos.inference import inference_pb2 as pb
 from serving.errors import DeadlinePassed, DigitsError, InvalidRequest, ModelNotFound
-from serving.inference.pending import Answer
+from serving.inference.request import InferenceResult
 from serving.inference.statistics import Counts
 from serving.repository.labels import CANARY, STABLE
 from serving.rollout.deployment import Deployment
@@ -207,7 +207,7 @@ class InferenceService:
 
 async def _classify_within(
     timeout_s: float, deployment: Deployment, images: npt.NDArray[np.uint8], deadline: float | None
-) -> Answer:
+) -> InferenceResult:
     """Classifies, or gives up in time: the batcher drops a late request only when the engine is free again."""
     until = time.monotonic() + timeout_s
     try:

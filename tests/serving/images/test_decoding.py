@@ -1,4 +1,4 @@
-"""Images: what files hold as arrays, MNIST's layout, pictures in a terminal."""
+"""Image files to arrays, MNIST's layout, and pictures in a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from serving.commands.terminal_picture import terminal_picture
 from serving.errors import InvalidImage
 from serving.images.decoding import decode_image, load_image
-from serving.images.layout import centre_by_mass
+from serving.images.geometry import centre_by_mass
 
 
 @pytest.fixture
@@ -60,12 +60,12 @@ def test_transparency_is_seen_on_white(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("turned", range(1, 9))
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_images_come_upright_as_exif_says(turned: int, form: str) -> None:
-    """A picture with a bright corner and a bright edge, stored as a camera that was turned stores it."""
+def test_images_are_turned_upright_by_their_exif(turned: int, form: str) -> None:
+    """A picture with a bright corner and a bright edge, stored as a rotated camera stores it."""
     upright = np.zeros((32, 64), np.uint8)
     upright[:8, :] = 120
     upright[:16, :16] = 255
-    # How pixels are stored for each orientation, by EXIF 2.32's table for tag 274: where the 0th row and column are.
+    # The stored pixels for each orientation, from EXIF 2.32, tag 274: where the 0th row and column are.
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -100,15 +100,15 @@ def test_large_images_are_reduced_as_they_are_decoded(form: str) -> None:
     ("content", "said"),
     [
         (b"", "no bytes"),
-        (b"no image", "not an image in a format that is known here"),
-        (_file(Image.new("L", (28, 28)), "PPM"), "not an image in a format"),
+        (b"no image", "not an image in a supported format"),
+        (_file(Image.new("L", (28, 28)), "PPM"), "not an image in a supported format"),
         (_file(Image.new("1", (20_000, 20_000))), "more than 40,000,000"),
         (_file(Image.new("1", (6_400, 6_400))), "6400 x 6400 pixels are more than 40,000,000"),
         (_file(Image.effect_noise((28, 28), 50))[:200], "damaged"),
-        (_file(Image.new("F", (28, 28)), "TIFF"), "of 32 bits a pixel"),
+        (_file(Image.new("F", (28, 28)), "TIFF"), "32 bits per channel"),
     ],
 )
-def test_what_is_no_usable_image_is_refused_with_the_reason(content: bytes, said: str) -> None:
+def test_an_unusable_image_is_refused_with_the_reason(content: bytes, said: str) -> None:
     with pytest.raises(InvalidImage, match=said):
         decode_image(content)
 

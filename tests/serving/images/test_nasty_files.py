@@ -1,4 +1,4 @@
-"""Files as the world has them: each gets the right answer or a clear error, in bounded time and memory."""
+"""Difficult files: each gets the right answer or a clear error, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serving.commands.demo import SAMPLES
 
 SEVEN = Image.open(SAMPLES / "7.png").convert("L")
-# Black ink on a white page, off-centre, with three digits to tell frames and pages apart.
+# Black ink on a white page, off-centre. Two digits tell frames and pages apart.
 PAGE, OTHER = (
     ImageOps.expand(ImageOps.invert(Image.open(SAMPLES / f"{digit}.png").convert("L").resize((112, 112))), 40, 255)
     for digit in (7, 3)
@@ -28,7 +28,7 @@ PAGE, OTHER = (
 GRAY = np.asarray(PAGE)
 LIMIT = 40_000_000
 
-# What is expected: a label; ANY answer; or words of the error.
+# The expected outcome: a label, ANY label, or words of the error.
 ANY = -2
 
 
@@ -64,12 +64,12 @@ def _png(
 
 
 def _rows(pixels: np.ndarray) -> bytes:
-    """Rows of PNG, each behind filter 0."""
+    """Rows of a PNG, each with filter 0 in front."""
     return b"".join(b"\x00" + row.tobytes() for row in pixels)
 
 
 def _deep_png(channels: int) -> bytes:
-    """16 bits in each of three or four channels, which Pillow does not write."""
+    """16 bits in each of three or four channels, which Pillow can't write."""
     pixels = np.repeat(GRAY[..., None].astype(">u2") * 257, channels, axis=2)
     pixels[..., 3:] = 65535
     return _png(*PAGE.size, 16, {3: 2, 4: 6}[channels], _rows(pixels))
@@ -83,7 +83,7 @@ def _interlaced_png() -> bytes:
 
 
 def _tiff(*entries: tuple[int, int, int, int], strip: bytes = b"\x00" * 16) -> bytes:
-    """A little-endian TIFF 6.0 of one strip behind its one directory; entries are tag, type, count, value."""
+    """A little-endian TIFF 6.0 of one directory and one strip after it; entries are tag, type, count, value."""
     strip_offset = 8 + 2 + 12 * (len(entries) + 2) + 4
     all_entries = sorted([*entries, (273, 4, 1, strip_offset), (279, 4, 1, len(strip))])
     directory = b"".join(struct.pack("<HHII", *entry) for entry in all_entries)
@@ -116,7 +116,7 @@ def _run_length_bmp() -> bytes:
 
 
 def _webp_header(width: int, height: int) -> bytes:
-    """An extended WebP that claims a canvas and holds nothing."""
+    """An extended WebP that declares a canvas and contains nothing."""
     canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     chunk = b"VP8X" + struct.pack("<I", 10) + b"\x00\x00\x00\x00" + canvas
     return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
@@ -129,7 +129,7 @@ def _jpeg_claiming(width: int, height: int) -> bytes:
 
 
 def _many_scans() -> bytes:
-    """A progressive JPEG that says its last scan two thousand times."""
+    """A progressive JPEG that repeats its last scan two thousand times."""
     content = _file(PAGE, "JPEG", progressive=True)
     last = content.rindex(b"\xff\xda")
     return content[:-2] + content[last:-2] * 2000 + content[-2:]
@@ -141,7 +141,7 @@ def _gif_claiming(width: int, height: int) -> bytes:
 
 
 def _turned(form: str, orientation: int) -> bytes:
-    """A page as a camera stores it that was held otherwise."""
+    """A page as a rotated camera stores it."""
     stored = {3: PAGE.rotate(180), 6: PAGE.rotate(90), 8: PAGE.rotate(-90), 2: ImageOps.mirror(PAGE)}[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -153,7 +153,7 @@ def _with_alpha(ink: int) -> Image.Image:
 
 
 def _clear_palette() -> bytes:
-    """Ink of one colour of a palette, on a colour that is transparent and black."""
+    """Ink in one palette colour on a transparent black one."""
     indices = Image.fromarray((GRAY < 128).astype(np.uint8))
     indices.putpalette([0, 0, 0, 20, 20, 90])
     return _file(indices, "PNG", transparency=0)
@@ -191,7 +191,7 @@ def _half(form: str, image: Image.Image = PAGE, **options: object) -> bytes:
     return content[: len(content) // 2]
 
 
-UNKNOWN, DAMAGED, LARGE = "not an image in a format that is known here", "truncated or damaged", "more than 40,000,000"
+UNKNOWN, DAMAGED, LARGE = "not an image in a supported format", "truncated or damaged", "more than 40,000,000"
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8))
 
 CASES: dict[str, tuple[Callable[[], bytes], int | str]] = {
@@ -236,7 +236,7 @@ CASES: dict[str, tuple[Callable[[], bytes], int | str]] = {
     "tiff in jpeg": (lambda: _file(PAGE.convert("RGB"), "TIFF", compression="jpeg"), 7),
     "gif": (lambda: _file(PAGE, "GIF"), 7),
     "gif, transparent": (lambda: _file(PAGE.quantize(2), "GIF", transparency=PAGE.quantize(2).getpixel((0, 0))), 7),
-    # of several pictures the first
+    # several pictures: the first counts
     "gif, animated": (lambda: _file(PAGE, "GIF", save_all=True, append_images=_others()), 7),
     "webp, animated": (lambda: _file(PAGE, "WEBP", save_all=True, append_images=_others()), 7),
     "png, animated": (lambda: _file(PAGE, "PNG", save_all=True, append_images=_others()), 7),
@@ -264,10 +264,10 @@ CASES: dict[str, tuple[Callable[[], bytes], int | str]] = {
         "more than 16,000,000",
     ),
     "36 megapixels with alpha": (lambda: _file(PAGE.resize((6000, 6000)).convert("RGBA"), "PNG", compress_level=1), 7),
-    # notes and leftovers beside the picture
-    "png with garbage behind it": (lambda: _file(PAGE, "PNG") + b"garbage" * 1000, 7),
-    "jpeg with garbage behind it": (lambda: _file(PAGE, "JPEG") + b"\x00" * 100_000, 7),
-    "png with more rows than it says": (lambda: _png(*PAGE.size, 8, 0, _rows(GRAY) + bytes(50 << 20)), 7),
+    # metadata and trailing bytes
+    "png with garbage at the end": (lambda: _file(PAGE, "PNG") + b"garbage" * 1000, 7),
+    "jpeg with garbage at the end": (lambda: _file(PAGE, "JPEG") + b"\x00" * 100_000, 7),
+    "png with more rows than its header says": (lambda: _png(*PAGE.size, 8, 0, _rows(GRAY) + bytes(50 << 20)), 7),
     "png with a comment of 100 MiB": (_with_text_bomb, DAMAGED),
     "png with a profile of 100 MiB": (_with_profile_bomb, DAMAGED),
     # bombs: far more pixels than bytes
@@ -283,12 +283,12 @@ CASES: dict[str, tuple[Callable[[], bytes], int | str]] = {
     # damaged
     "png, half": (lambda: _half("PNG"), DAMAGED),
     "png without its last byte of pixels": (lambda: _png(*PAGE.size, 8, 0, _rows(GRAY)[:-1000]), DAMAGED),
-    "png, header alone": (lambda: _file(PAGE, "PNG")[:33], UNKNOWN),
+    "png, header only": (lambda: _file(PAGE, "PNG")[:33], UNKNOWN),
     "png, a wrong sum in the header": (lambda: _broken(_file(PAGE, "PNG"), 29, b"\x00\x00\x00\x00"), UNKNOWN),
     "png, wrong bytes in the pixels": (lambda: _broken(_file(NOISE, "PNG"), 300, b"\x00" * 30), DAMAGED),
     "png of no width": (lambda: _png(0, 10, 8, 0, bytes(11)), UNKNOWN),
     "jpeg, half": (lambda: _half("JPEG", PAGE.resize((900, 900)), quality=95), DAMAGED),
-    "jpeg, header alone": (lambda: _file(PAGE, "JPEG")[:20], UNKNOWN),
+    "jpeg, header only": (lambda: _file(PAGE, "JPEG")[:20], UNKNOWN),
     "webp, half": (lambda: _half("WEBP"), DAMAGED),
     "gif, half": (lambda: _half("GIF"), DAMAGED),
     "bmp, half": (lambda: _half("BMP"), DAMAGED),
@@ -296,11 +296,11 @@ CASES: dict[str, tuple[Callable[[], bytes], int | str]] = {
     "tiff whose strip is elsewhere": (lambda: _plain_tiff(100, 100), DAMAGED),
     "tiff whose tag has a billion values": (lambda: _plain_tiff(100, 100, (320, 3, 2**30, 8)), DAMAGED),
     "tiff whose directory is beyond its end": (lambda: b"II*\x00\xff\xff\xff\x7f", UNKNOWN),
-    # neither gray nor colour as anybody sees it
+    # neither gray nor RGB-like colour
     "tiff of 32 bits": (lambda: _file(PAGE.convert("I"), "TIFF"), "32 bits"),
     "tiff of floats": (lambda: _file(PAGE.convert("F"), "TIFF"), "32 bits"),
-    "tiff in lab": (lambda: _file(Image.new("LAB", (40, 40)), "TIFF"), "unusual colours"),
-    # no images at all
+    "tiff in lab": (lambda: _file(Image.new("LAB", (40, 40)), "TIFF"), "unusual colour space"),
+    # not images
     "no bytes": (lambda: b"", "no bytes"),
     "one byte": (lambda: b"\x89", UNKNOWN),
     "text": (lambda: b"seven\n", UNKNOWN),
@@ -327,9 +327,9 @@ CASES: dict[str, tuple[Callable[[], bytes], int | str]] = {
     },
 }
 
-# Of one file: far more than any takes on an idle machine, far less than a bomb would.
+# Limit per file: far more than any takes on an idle machine, far less than a bomb would.
 SECONDS = 20
-# Of the server's growth for all of them: four bytes a pixel of the largest that is decoded, and what else there is.
+# Limit on the server's growth over all files: four bytes per pixel of the largest decoded image, and a margin.
 MEMORY_BYTES = 4 * 36_000_000 + (100 << 20)
 
 
@@ -341,7 +341,7 @@ def stub(server) -> Iterator[digits_pb2_grpc.DigitClassifierServiceStub]:
 
 @pytest.fixture(scope="module", autouse=True)
 def resting_bytes(server) -> int:
-    """What the server takes that has decoded nothing yet."""
+    """Peak memory of the server before it has decoded anything."""
     return _peak_bytes(server.process.pid)
 
 
@@ -363,7 +363,7 @@ def _leaks(text: str) -> list[str]:
     return [word for word in ("Traceback", "Error", "Exception", ".py", " at 0x", "BytesIO", "PIL") if word in text]
 
 
-def test_there_are_enough_of_them() -> None:
+def test_there_are_enough_cases() -> None:
     assert len(CASES) >= 60
 
 
@@ -384,7 +384,7 @@ def test_a_nasty_file_gets_the_right_answer_or_a_clear_error(stub, contents: dic
     assert time.perf_counter() - began < SECONDS
 
 
-def test_together_each_fails_or_succeeds_alone_and_memory_stays_bounded(
+def test_in_one_request_each_file_fails_or_succeeds_by_itself_and_memory_stays_bounded(
     server, resting_bytes: int, stub, contents: dict
 ) -> None:
     answers, places = {}, []

@@ -1,4 +1,4 @@
-"""Preparation: what is left as it is, what becomes of pages, and MNIST's test images after what people do to theirs."""
+"""Preparation: unchanged images, digits on pages, and MNIST's test images after typical damage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.datasets import load
 
 MNIST = Preparation(kind="mnist", height=28, width=28, channels=1)
 SEVEN = np.asarray(Image.open(SAMPLES / "7.png").convert("L"))
-# What each kind of damage must leave of the accuracy.
+# The minimum accuracy after each kind of damage.
 LEAST = 0.985
 
 
@@ -36,11 +36,11 @@ def _prepared(page: np.ndarray) -> np.ndarray:
 
 
 def _alike(image: np.ndarray, other: np.ndarray = SEVEN) -> float:
-    """Correlation of two pictures: 1 where they are the same but for contrast."""
+    """Correlation of two pictures: 1 if they differ only in contrast."""
     return float(np.corrcoef(image.ravel(), other.ravel())[0, 1])
 
 
-def test_images_like_the_data_set_s_are_left_as_they_are(digits: tuple) -> None:
+def test_images_that_look_like_mnist_stay_unchanged(digits: tuple) -> None:
     for image in digits[0][:200]:
         prepared, steps = MNIST.prepare(image)
         assert np.array_equal(prepared, image)
@@ -63,7 +63,7 @@ def test_paper_in_uneven_light_is_removed() -> None:
     assert _alike(_prepared((page * light).astype(np.uint8))) > 0.9
 
 
-def test_dust_and_the_table_s_edge_are_no_ink() -> None:
+def test_dust_and_the_edge_of_the_table_are_not_ink() -> None:
     page = 255 - _page()
     page[200:204, 20:24] = page[10:13, 300:303] = 0
     page[:, -8:] = 30
@@ -86,7 +86,7 @@ def test_an_empty_page_stays_empty(level: int, noise: int) -> None:
     assert steps[-1] == "found no ink"
 
 
-def test_ink_is_told_from_paper_whichever_is_darker() -> None:
+def test_ink_is_found_whether_it_is_darker_or_lighter_than_paper() -> None:
     for page, dark in ((_page(), False), (255 - _page(), True)):
         ink, is_dark = find_ink(page)
         assert is_dark == dark
@@ -95,7 +95,7 @@ def test_ink_is_told_from_paper_whichever_is_darker() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 3), (39, 41), (5, 20_000)])
-def test_odd_sizes_give_a_field_of_the_right_size(shape: tuple[int, int]) -> None:
+def test_unusual_sizes_give_a_field_of_the_right_size(shape: tuple[int, int]) -> None:
     generator = np.random.default_rng(2)
     for page in (np.full(shape, 7), generator.integers(0, 256, shape)):
         assert _prepared(page.astype(np.uint8)).shape == (28, 28)
@@ -125,7 +125,7 @@ def test_more_pixels_than_allowed_are_refused() -> None:
 
 @pytest.fixture(scope="module")
 def table() -> ModuleType:
-    """The module behind `make preparation`."""
+    """The module that `make preparation` runs."""
     path = Path(__file__).parents[2] / "manual" / "preparation.py"
     spec = importlib.util.spec_from_file_location("preparation_table", path)
     module = importlib.util.module_from_spec(spec)
@@ -136,13 +136,13 @@ def table() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def comparison(mnist_dir: Path, table: ModuleType):
-    """A thousand of MNIST's test images, the harder ones among them; `make preparation` takes all."""
+    """A thousand of MNIST's test images, including the harder ones. `make preparation` takes all images."""
     data = load("mnist", data_dir=mnist_dir)
     return table.Comparison(data.test_images[:1000, :, :, 0], data.test_labels[:1000])
 
 
 @pytest.mark.mnist
-def test_files_of_mnist_s_images_are_labelled_as_their_pixels(table: ModuleType, comparison) -> None:
+def test_files_of_mnist_images_get_the_same_labels_as_their_pixels(table: ModuleType, comparison) -> None:
     _, same, _ = comparison.after(table.DAMAGES["as they are, PNG"])
     assert same >= 0.999
 
@@ -158,9 +158,7 @@ def test_files_of_mnist_s_images_are_labelled_as_their_pixels(table: ModuleType,
         "ink at half contrast",
     ],
 )
-def test_mnist_s_images_are_labelled_right_after_what_people_do_to_theirs(
-    table: ModuleType, comparison, name: str
-) -> None:
+def test_damaged_mnist_images_keep_their_accuracy(table: ModuleType, comparison, name: str) -> None:
     accuracy, _, prepared = comparison.after(table.DAMAGES[name])
     assert accuracy >= LEAST
     assert prepared.shape == (1000, 28, 28, 1)

@@ -1,4 +1,4 @@
-"""The batcher: everyone gets their own rows, and nobody's misfortune is another's."""
+"""The batcher: each request gets its own rows, and no request can harm another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from serving.inference.batcher import Batcher, BatchObserver
 
 
 class Gate:
-    """An engine that answers each image with its first pixel and remembers its batches; held, it awaits permission."""
+    """A fake engine that returns the first pixel of each image and records its batches. While held, it waits."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -65,7 +65,7 @@ Make = Callable[..., Batcher]
 
 @pytest_asyncio.fixture
 async def make(gate: Gate) -> AsyncIterator[Make]:
-    """Makes started batchers on the gate, and closes them whatever happened."""
+    """Makes and starts batchers that run on the gate, and closes them after the test."""
     executor, made = ThreadPoolExecutor(1), []
 
     def start(infer: Callable | None = None, options: dict | None = None, **config: object) -> Batcher:
@@ -82,7 +82,7 @@ async def make(gate: Gate) -> AsyncIterator[Make]:
 
 
 async def _busy(batcher: Batcher, gate: Gate) -> asyncio.Task:
-    """Occupies the engine with a request of its own until the gate opens."""
+    """Keeps the engine busy with one request until the gate opens."""
     gate.hold()
     task = asyncio.create_task(batcher.submit(_images(255)))
     assert await asyncio.to_thread(gate.began.acquire, timeout=10)
@@ -109,7 +109,7 @@ async def test_requests_that_queue_while_the_engine_is_busy_share_a_batch(make: 
     assert [answer.probabilities[:, 0].tolist() for answer in answers] == [[255], [1, 2], [3], [4, 5, 6]]
 
 
-async def test_a_large_request_is_run_in_pieces_that_let_small_ones_pass(make: Make, gate: Gate) -> None:
+async def test_a_large_request_runs_in_chunks_and_lets_small_ones_pass(make: Make, gate: Gate) -> None:
     batcher = make(options={"batch_rows": 4})
     first = await _busy(batcher, gate)
     waiting = await _queued(batcher, _images(*range(1, 11)), _images(20), _images(30, 31))
@@ -121,7 +121,7 @@ async def test_a_large_request_is_run_in_pieces_that_let_small_ones_pass(make: M
 
 
 @pytest.mark.parametrize("reason", ["cancelled", "late", "failed"])
-async def test_the_rest_of_a_large_request_that_ended_is_not_run(make: Make, gate: Gate, reason: str) -> None:
+async def test_the_rest_of_a_large_request_does_not_run_after_it_has_ended(make: Make, gate: Gate, reason: str) -> None:
     now = 100.0
     batcher = make(options={"batch_rows": 4, "clock": lambda: now})
     first = await _busy(batcher, gate)
@@ -152,8 +152,8 @@ async def test_the_rest_of_a_large_request_that_ended_is_not_run(make: Make, gat
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_the_room_of_a_request_is_given_back_once(make: Make, gate: Gate, late: bool) -> None:
-    """Cancelled, with the dispatcher's turn before the caller's own: both find the request given up."""
+async def test_queue_space_is_returned_only_once(make: Make, gate: Gate, late: bool) -> None:
+    """The dispatcher drops the cancelled request before its caller does."""
     now = 100.0
     batcher = make(options={"clock": lambda: now})
     first = await _busy(batcher, gate)
@@ -167,7 +167,7 @@ async def test_the_room_of_a_request_is_given_back_once(make: Make, gate: Gate, 
     await first
 
 
-async def test_small_batches_run_where_they_are_and_large_ones_leave_the_event_loop_free(make: Make) -> None:
+async def test_small_batches_run_on_the_event_loop_and_large_ones_on_the_thread(make: Make) -> None:
     threads = []
 
     def infer(images: np.ndarray) -> np.ndarray:
@@ -178,14 +178,16 @@ async def test_small_batches_run_where_they_are_and_large_ones_leave_the_event_l
     answer = await batcher.submit(_images(7, 8))
     assert answer.probabilities[:, 0].tolist() == [7, 8]
     assert threads == [threading.main_thread()]
-    await asyncio.gather(batcher.submit(_images(1, 2)), batcher.submit(_images(3)))  # the first lets somebody wait
+    await asyncio.gather(
+        batcher.submit(_images(1, 2)), batcher.submit(_images(3))
+    )  # the second request waits while the first runs
     assert [thread is threading.main_thread() for thread in threads] == [True, False, True]
     batcher = make(infer, options={"inline_rows": 2})
     await batcher.submit(_images(1, 2, 3))
     assert threads[-1] is not threading.main_thread()
 
 
-async def test_a_small_batch_that_fails_is_not_the_end(make: Make, gate: Gate) -> None:
+async def test_the_batcher_survives_a_failed_batch_on_the_event_loop(make: Make, gate: Gate) -> None:
     batcher = make(options={"inline_rows": 2})
     gate.fails = True
     with pytest.raises(InferenceFailed):
@@ -199,13 +201,13 @@ async def test_a_deadline_that_can_not_be_met_is_refused_at_once(make: Make, gat
 
     def slow(images: np.ndarray) -> np.ndarray:
         nonlocal now
-        now += len(images)  # a second for each image
+        now += len(images)  # one second per image
         return gate(images)
 
     batcher = make(infer=slow, options={"batch_rows": 4, "clock": lambda: now})
-    for _ in range(40):  # until it knows what an image takes
+    for _ in range(40):  # until it has learned the time per image
         await batcher.submit(_images(1, 2, 3, 4))
-    with pytest.raises(DeadlinePassed, match="too near"):
+    with pytest.raises(DeadlinePassed, match="too long to meet"):
         await batcher.submit(_images(1, 2, 3, 4), deadline=now + 2)
     assert len((await batcher.submit(_images(1, 2), deadline=now + 3)).probabilities) == 2
     assert batcher.queued_rows == 0
@@ -277,7 +279,7 @@ async def test_a_cancelled_caller_hurts_no_neighbour(make: Make, gate: Gate, mom
     assert batcher.queued_rows == 0
 
 
-async def test_a_passed_deadline_is_dropped_before_the_engine(make: Make, gate: Gate) -> None:
+async def test_an_expired_request_is_dropped_before_the_engine(make: Make, gate: Gate) -> None:
     now = 100.0
     batcher = make(options={"clock": lambda: now})
     first = await _busy(batcher, gate)
@@ -292,7 +294,7 @@ async def test_a_passed_deadline_is_dropped_before_the_engine(make: Make, gate: 
     assert gate.batches == [[255], [2]]
 
 
-async def test_a_failed_batch_fails_its_own_requests_only(make: Make, gate: Gate) -> None:
+async def test_a_failed_batch_fails_only_its_own_requests(make: Make, gate: Gate) -> None:
     batcher = make()
     gate.fails = True
     results = await asyncio.gather(batcher.submit(_images(1)), batcher.submit(_images(2)), return_exceptions=True)
@@ -301,9 +303,9 @@ async def test_a_failed_batch_fails_its_own_requests_only(make: Make, gate: Gate
     assert (await batcher.submit(_images(3))).probabilities.tolist() == [[3]]
 
 
-async def test_too_few_rows_from_the_engine_are_an_error_and_not_a_mix_up(make: Make) -> None:
+async def test_a_result_with_too_few_rows_is_an_error(make: Make) -> None:
     batcher = make(infer=lambda images: np.zeros((len(images) - 1, 1), np.float32))
-    with pytest.raises(InferenceFailed, match=r"2 images gave an answer of shape \[1, 1\]"):
+    with pytest.raises(InferenceFailed, match=r"2 images gave a result of shape \[1, 1\]"):
         await batcher.submit(_images(1, 2))
 
 
@@ -326,8 +328,8 @@ async def test_an_oversized_request_is_refused(make: Make) -> None:
         await make(max_batch_rows=2).submit(_images(1, 2, 3))
 
 
-async def test_an_idle_engine_waits_for_more_only_when_told_to(make: Make, gate: Gate) -> None:
-    """With a wait far beyond the test's patience, only a full batch can start the engine."""
+async def test_an_idle_engine_waits_for_more_only_if_configured(make: Make, gate: Gate) -> None:
+    """The maximum wait is longer than the test's timeout, so only a full batch can start the engine."""
     batcher = make(max_batch_rows=3, max_wait_ms=60_000)
     waiting = await _queued(batcher, _images(1), _images(2))
     assert gate.batches == []
@@ -342,7 +344,7 @@ async def test_a_deadline_shortens_the_wait_for_more(make: Make, gate: Gate) -> 
     assert answer.probabilities.tolist() == [[1]]
 
 
-async def test_a_cancelled_request_gives_its_room_back_at_once(make: Make, gate: Gate) -> None:
+async def test_a_cancelled_request_returns_its_queue_space_at_once(make: Make, gate: Gate) -> None:
     batcher = make(max_batch_rows=4, max_queue_rows=4)
     first = await _busy(batcher, gate)
     (gone,) = await _queued(batcher, _images(1, 2, 3, 4))
@@ -355,8 +357,8 @@ async def test_a_cancelled_request_gives_its_room_back_at_once(make: Make, gate:
     assert (await later).probabilities.tolist() == [[5], [6]]
 
 
-async def test_a_batch_that_can_not_be_put_together_fails_alone(make: Make, gate: Gate) -> None:
-    """Images of two sizes: the callers check, but whatever fails, the dispatcher must live on."""
+async def test_a_batch_that_can_not_be_assembled_fails_only_its_own_requests(make: Make, gate: Gate) -> None:
+    """Images of two sizes. Callers check the sizes, but the dispatcher must survive any failure."""
     batcher = make()
     first = await _busy(batcher, gate)
     odd = await _queued(batcher, _images(1), np.zeros((1, 2, 2, 1), np.uint8))
@@ -367,7 +369,7 @@ async def test_a_batch_that_can_not_be_put_together_fails_alone(make: Make, gate
     assert (await asyncio.wait_for(batcher.submit(_images(2)), 10)).probabilities.tolist() == [[2]]
 
 
-async def test_nobody_waits_for_a_dispatcher_that_is_gone(make: Make, gate: Gate) -> None:
+async def test_requests_fail_when_the_dispatcher_stops(make: Make, gate: Gate) -> None:
     batcher = make()
     await _busy(batcher, gate)
     (waiting,) = await _queued(batcher, _images(1))
@@ -392,7 +394,7 @@ async def test_the_wait_for_more_ends(make: Make, gate: Gate) -> None:
     batch_rows=st.integers(1, 16),
     inline_rows=st.integers(0, 16),
 )
-def test_everyone_gets_exactly_their_own_rows(
+def test_every_request_gets_exactly_its_own_rows(
     sizes: list[int], cancelled: set[int], batch_rows: int, inline_rows: int
 ) -> None:
     """Requests of random sizes with recognisable contents, some cancelled while queued."""

@@ -1,4 +1,4 @@
-"""What is said where CUDA can't run: which part is missing, and how to get it."""
+"""The message when CUDA can't run: which part is missing, and how to install it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serving.inference import cuda
 
 
 class _Driver:
-    """NVIDIA's driver library, as far as it is asked."""
+    """A fake of NVIDIA's driver library."""
 
     def __init__(self, init: int = 0, devices: int = 1) -> None:
         self._init, self._devices = init, devices
@@ -27,7 +27,7 @@ class _Driver:
 
 @pytest.fixture
 def loader(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes the machine's loader find just these libraries: no machine here has an NVIDIA driver."""
+    """Fakes which libraries the loader finds, because the test machine may have no NVIDIA driver."""
 
     def make(driver: _Driver | None, missing: tuple[str, ...] = ()) -> None:
         def load(name: str) -> object:
@@ -45,17 +45,17 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     [
         (None, (), r"driver is not installed .*libcuda\.so\.1.*driver for CUDA 13"),
         (_Driver(init=100), (), r"driver does not start \(cuInit returned 100\)"),
-        (_Driver(devices=0), (), "sees no GPU.*--gpus all"),
+        (_Driver(devices=0), (), "finds no GPU.*--gpus all"),
         (_Driver(), ("libcudnn.so.9", "libcufft.so.12"), r"libcufft\.so\.12, libcudnn\.so\.9; pip install"),
     ],
 )
-def test_what_is_missing_is_named_with_how_to_get_it(
+def test_the_message_says_what_is_missing_and_how_to_install_it(
     loader: Callable, driver: _Driver | None, missing: tuple[str, ...], said: str
 ) -> None:
     loader(driver, missing)
-    assert re.search(said, cuda.explain_absence())
+    assert re.search(said, cuda.unavailable_reason())
 
 
-def test_nothing_is_missing_where_all_is_there(loader: Callable) -> None:
+def test_there_is_no_message_if_nothing_is_missing(loader: Callable) -> None:
     loader(_Driver())
-    assert cuda.explain_absence() is None
+    assert cuda.unavailable_reason() is None

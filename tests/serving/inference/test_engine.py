@@ -1,4 +1,4 @@
-"""The engine: the same answers however images are batched, and refusals that say why."""
+"""The engine: results that do not depend on the batch, and errors that say why."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _engine(
 
 @pytest.fixture(scope="module")
 def plain(shipped: StoredModel, digits: tuple) -> np.ndarray:
-    """What ONNX Runtime itself says of the drawn digits, one image at a time."""
+    """ONNX Runtime's own results for the drawn digits, one image at a time."""
     session = onnxruntime.InferenceSession(shipped.content, providers=["CPUExecutionProvider"])
     return np.concatenate([session.run(["probabilities"], {"images": image[None]})[0] for image in digits[0]])
 
@@ -50,8 +50,10 @@ def test_the_shipped_model_reads_the_drawn_digits(shipped: StoredModel, digits: 
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 8, 9, 16, 17, 40])
-def test_buckets_answer_as_plain_runs_do(shipped: StoredModel, digits: tuple, plain: np.ndarray, rows: int) -> None:
-    """CUDA's path, with its buffers on the CPU: padding, slicing, and stale rows of an earlier, larger batch."""
+def test_buckets_give_the_same_results_as_plain_runs(
+    shipped: StoredModel, digits: tuple, plain: np.ndarray, rows: int
+) -> None:
+    """The CUDA path with buffers on the CPU: padding, slicing, and stale rows of an earlier, larger batch."""
     session = onnxruntime.InferenceSession(shipped.content, providers=["CPUExecutionProvider"])
     buckets = open_buckets(session, image_shape=SHAPE, classes=10, max_rows=16, device=("cpu", 0))
     buckets.warm_up()
@@ -66,11 +68,11 @@ def test_buckets_answer_as_plain_runs_do(shipped: StoredModel, digits: tuple, pl
 @pytest.mark.parametrize(
     ("rows", "sizes"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 8]), (1024, [2**i for i in range(11)])]
 )
-def test_buckets_are_the_powers_of_two_that_suffice(rows: int, sizes: list[int]) -> None:
+def test_bucket_sizes_are_powers_of_two_up_to_the_largest_batch(rows: int, sizes: list[int]) -> None:
     assert bucket_sizes(rows) == sizes
 
 
-def test_cuda_is_refused_where_it_does_not_run(shipped: StoredModel) -> None:
+def test_cuda_is_refused_if_it_can_not_run(shipped: StoredModel) -> None:
     engine = _engine(shipped.content, provider="cuda")
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("the GPU wheel is installed")
@@ -78,12 +80,12 @@ def test_cuda_is_refused_where_it_does_not_run(shipped: StoredModel) -> None:
         engine.start()
 
 
-def test_cuda_is_refused_where_onnx_runtime_would_fall_back_in_silence(
+def test_cuda_is_refused_if_onnx_runtime_would_silently_fall_back(
     shipped: StoredModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ONNX Runtime lists CUDA, as its GPU wheel does everywhere, and nothing seems missing; yet no GPU is here."""
+    """ONNX Runtime lists CUDA, as its GPU wheel does everywhere, and nothing seems missing, but there is no GPU."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(engine_module.cuda, "explain_absence", lambda: None)
+    monkeypatch.setattr(engine_module.cuda, "unavailable_reason", lambda: None)
     if not engine_module.cuda.driver_problem():
         pytest.skip("there is a GPU")
     with pytest.raises(ProviderUnavailable, match="CUDA"):
@@ -95,10 +97,10 @@ def test_auto_takes_the_cpu_and_says_why(shipped: StoredModel, caplog: pytest.Lo
     with caplog.at_level("INFO"):
         engine.start()
     if engine.provider == "CPUExecutionProvider":
-        assert "running on the CPU, since" in caplog.text
+        assert "running on the CPU, because" in caplog.text
 
 
-def test_a_failing_run_is_our_error(shipped: StoredModel) -> None:
+def test_a_failed_run_raises_our_own_error(shipped: StoredModel) -> None:
     engine = _engine(shipped.content, provider="cpu")
     with pytest.raises(InferenceFailed, match="not started"):
         engine.infer(np.zeros((1, *SHAPE), np.uint8))
@@ -114,7 +116,7 @@ def test_a_failing_run_is_our_error(shipped: StoredModel) -> None:
         ({"classes": 11}, r"is tensor\(float\) \['batch', 10\]"),
     ],
 )
-def test_a_model_that_is_not_what_its_manifest_says_is_rejected(shipped: StoredModel, options: dict, said: str) -> None:
+def test_a_model_that_does_not_match_its_manifest_is_rejected(shipped: StoredModel, options: dict, said: str) -> None:
     with pytest.raises(ModelRejected, match=said):
         _engine(shipped.content, provider="cpu", **options).start()
 
@@ -132,17 +134,17 @@ def test_float_input_is_rejected() -> None:
         _engine(model.SerializeToString(), provider="cpu").start()
 
 
-def test_external_data_are_rejected_even_where_they_would_load(
+def test_external_data_is_rejected_even_if_it_would_load(
     shipped: StoredModel, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = onnx.load_from_string(shipped.content)
     onnx.save_model(model, tmp_path / "m.onnx", save_as_external_data=True, location="weights", size_threshold=1024)
-    monkeypatch.chdir(tmp_path)  # ONNX Runtime takes such data from the working directory
+    monkeypatch.chdir(tmp_path)  # ONNX Runtime takes external data from the working directory
     with pytest.raises(ModelRejected, match="uses external data"):
         _engine((tmp_path / "m.onnx").read_bytes(), provider="cpu").start()
 
 
 @pytest.mark.parametrize("content", [b"", b"no model at all", b"\x3a\xff\xff\xff"], ids=["empty", "text", "truncated"])
-def test_bytes_that_are_no_model_are_rejected(content: bytes) -> None:
+def test_bytes_that_are_not_a_model_are_rejected(content: bytes) -> None:
     with pytest.raises(ModelRejected, match=r"model\.onnx"):
         _engine(content, provider="cpu").start()

@@ -364,7 +364,7 @@ def test_bad_members_and_rows_do_not_end_a_run(score: Score, tmp_path: Path, pix
     formats = "(PNG, JPEG, WebP, BMP, TIFF, GIF)"
     assert [row["error"] for row in rows] == [
         *("", "damaged or encrypted in its archive"),
-        *("", "no image in its row", f"not an image in a format that is known here {formats}"),
+        *("", "no image in its row", f"not an image in a supported format {formats}"),
         *("No such file or directory", "no path in its row"),
     ]
 

@@ -7,11 +7,15 @@ import sys
 
 import pytest
 
-from serving.inference.statistics import Counts, Tally
+from serving.inference.statistics import Counts, DurationStatistic
 from serving.rollout.rollout import Refusal
 from serving.server.process import worker_protocol as protocol
 
-COUNTS = Counts(queued=Tally(count=2, total_s=0.5), images=70, batches={64: Tally(count=1, total_s=0.25), 6: Tally()})
+COUNTS = Counts(
+    queued=DurationStatistic(count=2, total_s=0.5),
+    images=70,
+    batches={64: DurationStatistic(count=1, total_s=0.25), 6: DurationStatistic()},
+)
 
 
 @pytest.mark.parametrize(

@@ -404,7 +404,7 @@ async def test_a_stream_that_begins_as_the_server_drains_ends_too(held_server) -
     """Between its first step and that of the task that reads for it, a stream has nothing to cancel yet."""
     held = held_server()
     await held.start()
-    service = held.server._service
+    service = held.server._services[0]
 
     class Context:
         def time_remaining(self) -> None:

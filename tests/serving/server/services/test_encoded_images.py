@@ -210,15 +210,15 @@ class _HeldServer:
     async def start(self) -> digits_pb2_grpc.DigitClassifierServiceStub:
         await self.server.start()
         decoder = self.server.deployments.find()._decoder
-        decode_piece = decoder._decode_piece
+        decode_chunk = decoder._decode_chunk
 
         def held(piece: list[bytes]) -> list[PreparedImage | InvalidImage]:
             self.pieces.append(len(piece))
             self.began.release()
             assert self.released.wait(20)
-            return decode_piece(piece)
+            return decode_chunk(piece)
 
-        decoder._decode_piece = held
+        decoder._decode_chunk = held
         self.channel = grpc.aio.insecure_channel(self.server.address)
         return digits_pb2_grpc.DigitClassifierServiceStub(self.channel)
 

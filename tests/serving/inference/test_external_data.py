@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from serving.errors import ModelRejected
-from serving.inference.onnx_file import uses_external_data
+from serving.inference.external_data import uses_external_data
 from serving.repository.repository import StoredModel
 
 
@@ -58,11 +58,11 @@ def test_external_tensors_are_found_wherever_they_are(make) -> None:
     assert uses_external_data(make().SerializeToString())
 
 
-def test_a_model_in_one_file_has_none(shipped: StoredModel) -> None:
+def test_a_model_in_one_file_has_no_external_data(shipped: StoredModel) -> None:
     assert not uses_external_data(shipped.content)
 
 
-def test_every_truncation_is_an_answer_or_our_error(shipped: StoredModel) -> None:
+def test_a_truncated_model_raises_at_most_our_own_error(shipped: StoredModel) -> None:
     refused = 0
     for length in range(0, len(shipped.content), 997):
         try:

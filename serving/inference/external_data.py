@@ -1,8 +1,8 @@
-"""What must be known of an ONNX file before ONNX Runtime sees it: whether it refers to other files.
+"""Detects whether an ONNX file refers to other files, before ONNX Runtime loads it.
 
-A model that is loaded from bytes takes external data from whatever lies in the working directory, which no digest
-covers. The server has no `onnx` package, so this walks the protocol buffer's wire format, whose field numbers come
-from onnx/onnx.proto.
+When ONNX Runtime loads a model from bytes, it takes external data from the working directory, and no digest covers
+that data. This module walks the wire format of protocol buffers itself, because a server has no `onnx` package and the
+core does not import protobuf. The field numbers come from onnx/onnx.proto.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from serving.errors import ModelRejected
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 
-# Where tensors can be: for each message the fields to follow, and the message in each.
+# Where tensors can be: for each message type, the fields to follow and the message type of each.
 _TENSORS_WITHIN: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
     "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
@@ -27,18 +27,18 @@ _TENSORS_WITHIN: dict[str, dict[int, str]] = {
 
 
 def uses_external_data(content: bytes) -> bool:
-    """Whether any tensor of the model lies in another file.
+    """Returns whether any tensor of the model is stored in another file.
 
     Args:
         content: A serialised `ModelProto`.
 
     Raises:
-        ModelRejected: The bytes are no protocol buffer.
+        ModelRejected: The bytes are not a protocol buffer.
     """
     try:
         return _has_external_tensor(memoryview(content), "Model")
     except (IndexError, ValueError, RecursionError) as error:
-        raise ModelRejected("model.onnx: not an ONNX file, or a truncated one") from error
+        raise ModelRejected("model.onnx: not an ONNX file, or truncated") from error
 
 
 def _has_external_tensor(message: memoryview, kind: str) -> bool:

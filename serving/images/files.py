@@ -1,4 +1,4 @@
-"""Where a command's images come from: files, folders, globs, standard input."""
+"""Finds and reads image files: files, folders, globs and standard input."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from serving.errors import InvalidImage
 STDIN = "-"
 _SERVER = "the server"
 
-# What is looked for in folders; files that are named are read whatever their names end in.
+# Suffixes of images in folders. A file that the user names may have any suffix.
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"}
 
 
-def image_sources(arguments: Iterable[str]) -> Iterator[tuple[str, InvalidImage | None]]:
-    """Names of images, each with the reason where it stands for none.
+def find_images(arguments: Iterable[str]) -> Iterator[tuple[str, InvalidImage | None]]:
+    """Yields the name of each image, with an error if there is no such image.
 
     Args:
-        arguments: A file; a folder, for every image in it and its sub-folders, sorted, but for hidden ones; a glob,
-            where no file has that name; or `-` for standard input.
+        arguments: Each is a file; a folder, for all images in it and its sub-folders except hidden ones, sorted; a
+            glob, if no file has that name; or `-` for standard input.
     """
     for argument in arguments:
         path = Path(argument)
@@ -41,47 +41,47 @@ def image_sources(arguments: Iterable[str]) -> Iterator[tuple[str, InvalidImage 
         ):
             yield from ((name, None) for name in found)
         elif glob.has_magic(argument):
-            yield argument, InvalidImage("no file is named so")
+            yield argument, InvalidImage("no file matches")
         else:
-            yield argument, None  # reading it will say what is wrong
+            yield argument, None  # reading it reports what is wrong
 
 
-def read_sources(sources: Iterable[tuple[str, InvalidImage | None]], max_bytes: int) -> Iterator[bytes | InvalidImage]:
-    """Reads images, one at a time as they are asked for.
+def read_images(found: Iterable[tuple[str, InvalidImage | None]], max_bytes: int) -> Iterator[bytes | InvalidImage]:
+    """Reads images one at a time, as the caller asks for them.
 
     Args:
-        sources: As `image_sources` yields them.
-        max_bytes: A larger one is not taken.
+        found: The images, as `find_images` yields them.
+        max_bytes: Size limit of one image.
 
     Yields:
-        The bytes of each, or why there are none.
+        The contents of each image, or an error.
     """
-    for name, reason in sources:
-        if reason is not None:
-            yield reason
+    for name, error in found:
+        if error is not None:
+            yield error
         elif name == STDIN:
             yield _read(sys.stdin.buffer, max_bytes, _SERVER)
         else:
             yield read_image_file(name, max_bytes)
 
 
-def read_image_file(name: str | os.PathLike[str], max_bytes: int, *, taker: str = _SERVER) -> bytes | InvalidImage:
-    """The bytes of a file, or why it can't be read; `taker` is who takes no more than so many."""
+def read_image_file(name: str | os.PathLike[str], max_bytes: int, *, recipient: str = _SERVER) -> bytes | InvalidImage:
+    """Returns the contents of a file, or an error. The size limit is that of the recipient, whom the error names."""
     try:
         path = Path(name)
-        if path.exists() and not path.is_file():  # a pipe might never end, a device neither
+        if path.exists() and not path.is_file():  # reading a pipe or a device might never end
             return InvalidImage("Is a directory" if path.is_dir() else "not a regular file")
         with path.open("rb") as file:
-            return _read(file, max_bytes, taker)
+            return _read(file, max_bytes, recipient)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         return InvalidImage(getattr(error, "strerror", None) or "can't be read")
 
 
-def _read(stream: BinaryIO, max_bytes: int, taker: str) -> bytes | InvalidImage:
+def _read(stream: BinaryIO, max_bytes: int, recipient: str) -> bytes | InvalidImage:
     content = stream.read(max_bytes + 1)
-    return (
-        InvalidImage(f"more than the {max_bytes:,} bytes that {taker} takes") if len(content) > max_bytes else content
-    )
+    if len(content) > max_bytes:
+        return InvalidImage(f"more than the {max_bytes:,} bytes that {recipient} takes")
+    return content
 
 
 def _is_listed(file: Path, folder: Path) -> bool:
