@@ -25,7 +25,7 @@ COMMANDS: dict[str, click.Command] = {
     **{f"digits-{name}": serving.__main__._load(name) for name in serving.__main__._COMMANDS},
 }
 
-# Who runs the fenced blocks of a page that is not `TYPED` here. Indented blocks run by hand: they take minutes to hours.
+# Who runs the fenced blocks of a page that is not `TYPED` here. Indented ones run by hand: they take minutes to hours.
 RUN_BY = {
     ("README.md", "sh"): ("tests/test_readme.py", "test_every_command_works_in_order"),
     ("README.md", "python"): ("tests/test_readme.py", "test_every_command_works_in_order"),
