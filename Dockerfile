@@ -1,5 +1,5 @@
-# Two targets: docker build --target cpu -t digits-serving:cpu . (or --target gpu).
-# Only serving and its interface go in: no training, no export, no pip in the final image's way.
+# Two targets: docker build --target cpu --tag digits-serving:cpu . (or --target gpu).
+# The image contains only serving and its interface: no training, no export, no pip.
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS dependencies-cpu
@@ -14,7 +14,7 @@ RUN python -m venv --without-pip /opt/venv \
 
 FROM python:${PYTHON}-slim AS serving
 LABEL org.opencontainers.image.title="digits-serving" \
-      org.opencontainers.image.description="A trained convolutional network behind a gRPC service" \
+      org.opencontainers.image.description="A trained convolutional network, served over gRPC" \
       org.opencontainers.image.licenses="MIT"
 RUN useradd --system --uid 10001 --no-create-home digits
 WORKDIR /app

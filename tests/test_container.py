@@ -93,7 +93,7 @@ def test_the_cpu_image_serves_and_reports_its_health(tmp_path: Path) -> None:
     assert list((tmp_path / "app").rglob("__pycache__")) == []
 
 
-def test_the_images_hold_only_what_serves_and_run_as_nobody_special() -> None:
+def test_the_images_contain_only_what_serves_and_run_unprivileged() -> None:
     copied = [copy.split()[0] for stage in _stages() for copy in _instructions(stage, "COPY") if "--from" not in copy]
     assert sorted(copied) == ["protos", "requirements/cpu.txt", "requirements/gpu.txt", "serving"]
     assert _instructions("serving", "USER") == ["10001"]

@@ -1,4 +1,4 @@
-"""What an installation brings: environments of their own, made from the package index with pip."""
+"""What an installation contains, in fresh environments made from the package index with pip."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _run(*command: object, **options: object) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    for name in ("training", "export", "serving", "protos"):  # a copy: building in place would leave files behind
+    for name in ("training", "export", "serving", "protos"):  # a copy, since building in place would leave files
         shutil.copytree(ROOT / name, source / name)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -83,7 +83,7 @@ def test_the_server_s_environment_stays_small(wheel: Path, environment: Callable
     assert "pip install 'digits-serving[train,cpu]'" in said.stderr
 
 
-def test_the_base_alone_is_a_client_also_beside_tritonclient(
+def test_the_base_package_is_a_client_and_works_next_to_tritonclient(
     wheel: Path, environment: Callable, server, tmp_path: Path
 ) -> None:
     home = environment(wheel, "tritonclient[grpc]>=2.73")

@@ -1,109 +1,108 @@
-"""Every command and snippet of the README is run, here or where noted."""
+"""A reader types the README from top to bottom, and every command works."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from pages import PAGES, ROOT, blocks, free_ports, lines, type_blocks
 
-from serving.client import Client
+README = PAGES["README.md"]
+BLOCKS = [(language, block) for language, block in blocks(README) if language != "text"]
+BIN = Path(sys.executable).parent
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-# make test is what .ci/run calls; make train export … runs in test_whole_path where MNIST is present.
-ELSEWHERE = {"make test", "make train export"}
-
-
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+# make run goes on serving, so it is started first; make test is what .ci/run calls; docker is in test_container.
+ELSEWHERE = r"make run$|make test$|docker "
 
 
-def _commands(start: str) -> list[str]:
-    return [line for block in _blocks("sh") for line in block.splitlines() if line.startswith(start)]
+def _part(*headings: str) -> list[tuple[str, str]]:
+    """The blocks of some sections."""
+    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL))
+    return [block for heading in headings for block in blocks(sections[heading])]
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
-def test_every_command_is_known_to_a_test() -> None:
-    lines = {line for block in _blocks("sh") for line in block.splitlines()}
-    known = {*_commands("digits-"), *_commands("pip "), *_commands("docker "), "make run", *ELSEWHERE}
-    assert lines == known
-    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
-
-
-def test_the_digits_commands_and_the_snippet_work_in_order(tmp_path: Path) -> None:
-    """In a directory like a fresh clone's root; the ports are free ones in place of the README's."""
-    ports = {"50051": str(_free_port()), "50052": str(_free_port())}
-    (tmp_path / "serving").mkdir()
-    shutil.copytree(ROOT / "serving" / "samples", tmp_path / "serving" / "samples")
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "DIGITS_PORT": ports["50051"],
-        "DIGITS_TARGET": f"127.0.0.1:{ports['50051']}",
-    }
-
-    def with_ports(text: str) -> str:
-        return re.sub("|".join(ports), lambda found: ports[found[0]], text)
-
-    servers = []
+@contextlib.contextmanager
+def _make_run(directory: Path, port: str, environment: Mapping[str, str]) -> Iterator[list[str]]:
+    """`make run` until it is interrupted as by Ctrl-C; what it printed."""
+    run = subprocess.Popen(
+        ["make", "run", f"PORT={port}", f"PYTHON={sys.executable}"],
+        cwd=directory,
+        env={**environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that Ctrl-C, which a terminal sends to a whole group, reaches only these
+    )
+    shown: list[str] = []
     try:
-        printed = {}
-        for line in _commands("digits-"):
-            if line.endswith("&"):
-                command = with_ports(line.removesuffix("&")).split()
-                servers.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL))
-                with Client(f"127.0.0.1:{ports['50052' if '50052' in line else '50051']}") as client:
-                    client.wait_until_serving(30)
-                continue
-            done = subprocess.run(
-                with_ports(line),
-                shell=True,
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=600,
-            )
-            assert done.returncode == 0, done.stderr
-            printed[line] = done.stdout
-        assert "(5·5·32 + 1)·64 = 51,264; valid: 12 − 5 + 1 = 8" in printed["digits-train summary convnet_5x5_binary"]
-        assert len(servers) == 2
-        (snippet,) = _blocks("python")
-        done = subprocess.run(
-            [sys.executable, "-c", with_ports(snippet)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert done.stdout == "(3000,) (3000, 10) mnist_convnet 1\n", done.stderr
+        for line in run.stdout:
+            shown.append(line)
+            if line.startswith("still serving"):
+                break
+        else:
+            pytest.fail(run.communicate(timeout=60)[1])
+        yield shown
     finally:
-        for server in servers:
-            server.send_signal(signal.SIGTERM)
-        for server in servers:
-            assert server.wait(30) == 0
-    assert [line.split()[1] for line in printed[_commands("digits-classify serving")[0]].splitlines()] == ["7", "4"]
-    assert (tmp_path / "models" / "mnist_convnet" / "1" / "manifest.json").is_file()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGINT)
+        _, stderr = run.communicate(timeout=60)
+    assert "stopping" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_it_is_read_in_one_sitting() -> None:
+    assert len(README.splitlines()) <= 160
+
+
+def test_it_has_the_picture() -> None:
+    (picture,) = re.findall(r'<img src="(.*?)"', README)
+    assert (ROOT / picture).stat().st_size < 60_000
+
+
+def test_what_runs_elsewhere_is_run_there() -> None:
+    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
+    elsewhere = [line for _, block in BLOCKS for line in lines(block) if re.match(ELSEWHERE, line)]
+    assert {line.split()[0] for line in elsewhere} == {"make", "docker"}
+
+
+def test_every_command_works_in_order(tmp_path: Path) -> None:
+    """In a directory like a clone that has its environments already; PATH has our commands only once one is active."""
+    ports = free_ports()
+    shutil.copytree(ROOT / "serving" / "samples", tmp_path / "serving" / "samples")
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in (".venv", ".venv-dev"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bin").symlink_to(BIN)
+        (tmp_path / name / ".installed").touch()
+    path = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != BIN)
+    with _make_run(tmp_path, ports["50051"], os.environ):
+        printed = dict(type_blocks(BLOCKS, tmp_path, ports, path=path, skip=ELSEWHERE))
+
+    def output(start: str) -> str:
+        (found,) = [text for command, text in printed.items() if command.startswith(start)]
+        return found
+
+    assert [line.split()[1] for line in output("digits-classify serving").splitlines()] == ["7", "4"]
+    assert output("import numpy") == "(3000,) (3000, 10) mnist_convnet 1\n"
+    assert "(5·5·32 + 1)·64 = 51,264; valid: 12 − 5 + 1 = 8" in output("digits-train summary")
+    assert output("digits-classify --target").split()[1] == "7"
+    assert (tmp_path / "models" / "mnist_convnet" / "2" / "manifest.json").is_file()
 
 
 @pytest.mark.packages
-def test_make_run_in_a_fresh_clone_with_an_empty_home(tmp_path: Path) -> None:
+def test_a_fresh_clone_with_an_empty_home_serves_and_calls(tmp_path: Path) -> None:
     """The front door: nothing is there but Python, make and a package index."""
-    clone, home, port = tmp_path / "clone", tmp_path / "home", _free_port()
+    clone, home, ports = tmp_path / "clone", tmp_path / "home", free_ports()
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
     for name in filter(None, files.stdout.split("\0")):
@@ -111,32 +110,11 @@ def test_make_run_in_a_fresh_clone_with_an_empty_home(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, clone / name)
     home.mkdir()
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))}
-    run = subprocess.Popen(
-        ["make", "run", f"PORT={port}", f"PYTHON={sys.executable}"],
-        cwd=clone,
-        env={**kept, "HOME": str(home), "PATH": os.environ["PATH"]},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # so that Ctrl-C, which a terminal sends to all of a group, reaches these alone
-    )
-    shown = []
-    for line in run.stdout:
-        shown.append(line)
-        if line.startswith("still serving"):
-            break
-    os.killpg(run.pid, signal.SIGINT)
-    _, stderr = run.communicate(timeout=60)
+    with _make_run(clone, ports["50051"], {**kept, "HOME": str(home), "PATH": os.environ["PATH"]}) as shown:
+        used = _part("Run it", "Classify your own images", "Call it from Python")
+        printed = type_blocks(used, clone, ports, path=os.defpath, skip=ELSEWHERE)
     text = "".join(shown)
-    assert f"serving mnist_convnet version 1 on 127.0.0.1:{port} with CPUExecutionProvider" in text, stderr
+    assert f"serving mnist_convnet version 1 on 127.0.0.1:{ports['50051']} with CPUExecutionProvider" in text
     captions = re.findall(r"(\d)  [\d.]+%", text)
     assert captions == [*"0123456789"]
-    assert "stopping" in stderr
-    assert "Traceback" not in stderr
-
-
-def test_the_pinned_installation_and_the_container_are_what_other_tests_build() -> None:
-    dockerfile = (ROOT / "Dockerfile").read_text()
-    assert _commands("pip ")[0] == "pip install --require-hashes --requirement requirements/cpu.txt"
-    for target in re.findall(r"--target (\w+)", "\n".join(_commands("docker "))):
-        assert f" AS {target}\n" in dockerfile
+    assert len(printed) == 5
