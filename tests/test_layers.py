@@ -85,7 +85,7 @@ ROOMS = {
         rooms=CORE
         | {"client", "score", "bench"}
         | {f"server.{name}" for name in ("security", "telemetry", "fronts", "process")},
-        packages={"click", "numpy"},
+        packages={"click", "cloup", "numpy"},
         some={
             "bench": {"tqdm"},
             "score": {"pyarrow", "tqdm"},

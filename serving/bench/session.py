@@ -48,7 +48,7 @@ class ModelConfig:
         options = {
             "--repository": self.repository,
             "--model": self.model,
-            "--version": self.version,
+            "--model-version": self.version,
             "--provider": self.provider,
             "--threads": self.threads,
         }

@@ -8,17 +8,25 @@ import logging
 import os
 
 import click
+import cloup
 
-from serving.commands.config_options import config_options
+from serving.commands.help import SETTINGS, examples, option, version_option
+from serving.commands.server_options import server_options
 from serving.config import ServerConfig
 
 _COLORS = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
-@click.command(context_settings={"show_default": True, "max_content_width": 110, "auto_envvar_prefix": "DIGITS"})
-@config_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-@click.option("--verbose", is_flag=True, help="ONNX Runtime's own report besides; it names paths of this machine.")
+@cloup.command(
+    context_settings={**SETTINGS, "auto_envvar_prefix": "DIGITS"},
+    epilog=examples(
+        "digits-doctor", "digits-doctor --provider cuda --verbose", "digits-doctor --repository models --json"
+    ),
+)
+@server_options
+@option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@option("--verbose", is_flag=True, help="Add ONNX Runtime's own report, which contains paths of this machine.")
+@version_option()
 def main(*, config: ServerConfig, as_json: bool, verbose: bool) -> None:
     """Looks at what a server with these options would need, and loads its models.
 

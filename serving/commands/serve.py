@@ -7,9 +7,11 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import click
+import cloup
 
-from serving.commands.config_options import config_options
 from serving.commands.demo import classify_samples
+from serving.commands.help import SETTINGS, examples, option, version_option
+from serving.commands.server_options import server_options
 from serving.config import ServerConfig
 from serving.errors import DigitsError
 from serving.server.process import event_loop
@@ -20,14 +22,23 @@ Announce = Callable[[str, str, str, str], Awaitable[None]]
 _logger = logging.getLogger(__name__)
 
 
-@click.command(
-    context_settings={"show_default": True, "max_content_width": 110, "auto_envvar_prefix": "DIGITS"},
-    epilog="Every option is also an environment variable: DIGITS_PORT for --port and so on.",
+@cloup.command(
+    context_settings={**SETTINGS, "auto_envvar_prefix": "DIGITS"},
+    epilog=examples(
+        "digits-serve --port 0 --provider cpu --demo",
+        "digits-serve --host 0.0.0.0 --http-port 8000 --metrics-port 9090 --workers auto",
+        "DIGITS_PORT=8001 digits-serve --watch --log-format json",
+        note="Every option can also be set by an environment variable: --port by DIGITS_PORT and so on.",
+    ),
 )
-@config_options
-@click.option("--demo", is_flag=True, help="Once serving, classify the digits that the package ships, and print them.")
-@click.option("--log-level", default="info", type=click.Choice(LEVELS), help="Logs go to stderr.")
-@click.option("--log-format", default="text", type=click.Choice(FORMATS), help="json: an object a line.")
+@server_options
+@cloup.option_group(
+    "Logs",
+    option("--log-level", default="info", type=click.Choice(LEVELS), help="Least severe messages to log, on stderr."),
+    option("--log-format", default="text", type=click.Choice(FORMATS), help="json: one JSON object per line."),
+)
+@option("--demo", is_flag=True, help="Once serving, classify the sample digits of the package and print the result.")
+@version_option()
 def main(*, config: ServerConfig, demo: bool, log_level: str, log_format: str) -> None:
     """Serves models over gRPC, and over HTTP where asked, until SIGTERM or Ctrl-C."""
     logs = LogConfig(level=log_level, format=log_format)

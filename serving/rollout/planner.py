@@ -136,9 +136,9 @@ class RolloutPlanner:
         if not chosen:
             self._repository.choose()
             raise RepositoryError(f"{self._config.repository}: none of {', '.join(wanted)} is here any more")
-        if self._config.version:
+        if self._config.model_version:
             if len(chosen) > 1:
-                raise InvalidConfig(f"version: of which model? There are {', '.join(chosen)}")
+                raise InvalidConfig(f"model_version: of which model? There are {', '.join(chosen)}")
             self._pinned = tuple(chosen)  # whatever else appears, and whether it is unloaded meanwhile
         return chosen
 
@@ -164,7 +164,7 @@ class RolloutPlanner:
         Raises:
             ModelRejected: The labels are damaged, or no version can be served as stable.
         """
-        pinned = self._config.version
+        pinned = self._config.model_version
         labels = Labels(stable=pinned) if pinned else self._repository.read_labels(name)
         canary = labels.canary
         if canary is not None:
@@ -176,7 +176,7 @@ class RolloutPlanner:
         usable = self._usable(name, versions, but=labels.canary.version if labels.canary else 0)
         stable = labels.stable
         if stable is not None:
-            self._demand(name, stable, versions, "--version" if pinned else f"{LABELS_FILE}: {STABLE}")
+            self._demand(name, stable, versions, "--model-version" if pinned else f"{LABELS_FILE}: {STABLE}")
         else:
             stable = next(usable, None)
             if stable is None:
