@@ -9,7 +9,7 @@ import click
 _COMMANDS = {
     "serve": ("serving.commands.serve", "main"),
     "classify": ("serving.commands.classify", "main"),
-    "health": ("serving.commands.classify", "health"),
+    "health": ("serving.commands.health", "main"),
     "score": ("serving.commands.score", "main"),
     "models": ("serving.commands.models", "main"),
     "doctor": ("serving.commands.doctor", "main"),

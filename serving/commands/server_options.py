@@ -12,7 +12,7 @@ from typing import Any
 import click
 import cloup
 
-from serving.commands.help import option
+from serving.commands.cli import option
 from serving.config import ServerConfig
 from serving.errors import InvalidConfig
 from serving.inference.processors import available_processors
@@ -36,8 +36,6 @@ _WATCH = {
 
 class _Workers(click.IntRange):
     """A number of workers, or auto."""
-
-    name = "integer|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value in ("auto", _AUTO):
@@ -100,7 +98,7 @@ def _option(field: dataclasses.Field[Any], name: str, hint: Any) -> Decorator:
     if declared["unset"]:
         settings["show_default"] = declared["unset"]
     if field.name == "workers":
-        settings["type"] = _Workers()
+        settings |= {"type": _Workers(), "metavar": "INTEGER|auto"}
     elif declared["choices"]:
         settings["type"] = click.Choice(declared["choices"])
     elif kind is bool:

@@ -248,7 +248,7 @@ def test_models_come_from_the_environment_too(
     assert [text for _, text in found["serving"]] == [
         "two: version 1 on CPUExecutionProvider",
         "one: version 1 on CPUExecutionProvider",
-        "calls that name no model are answered by two",
+        "two answers calls that name no model",
     ]
 
 
