@@ -1,10 +1,13 @@
-"""The commands of this package. Each is imported when it is called: a client's machine lacks what a server needs."""
+"""The commands of this package. Each is imported only when it runs: a client's machine lacks what a server needs."""
 
 from __future__ import annotations
 
 import importlib
 
 import click
+import cloup
+
+import serving
 
 _COMMANDS = {
     "serve": ("serving.commands.serve", "main"),
@@ -17,7 +20,7 @@ _COMMANDS = {
 }
 
 
-class _Commands(click.Group):
+class _Commands(cloup.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -31,9 +34,14 @@ def _load(name: str) -> click.Command:
     return command
 
 
-@click.command(cls=_Commands)
+@cloup.group(
+    cls=_Commands,
+    epilog="\b\nExamples:\n  python -m serving serve --port 0 --demo\n  python -m serving doctor\n"
+    "  python -m serving classify --help",
+)
+@click.version_option(serving.__version__)
 def main() -> None:
-    """Serves models over gRPC, and calls such servers."""
+    """Serves models over gRPC, calls such servers, and manages what they serve."""
 
 
 def serve() -> None:

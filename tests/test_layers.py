@@ -92,7 +92,7 @@ ROOMS = {
             "serve": {"prometheus_client"},
         },
     ),
-    "__main__": Room(packages={"click"}),
+    "__main__": Room(packages={"click", "cloup"}),
 }
 
 # Of `serving`, the importing packages beside it may use these rooms only.
