@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 
 import click
 import cloup
@@ -44,35 +45,13 @@ def main() -> None:
     """Serves models over gRPC, calls such servers, and manages what they serve."""
 
 
-def serve() -> None:
-    """Entry point of `digits-serve`."""
-    _load("serve")(prog_name="digits-serve")
+def _script(name: str) -> Callable[[], None]:
+    """The entry point of `digits-NAME`."""
+    return lambda: _load(name)(prog_name=f"digits-{name}")
 
 
-def classify() -> None:
-    """Entry point of `digits-classify`."""
-    _load("classify")(prog_name="digits-classify")
-
-
-def score() -> None:
-    """Entry point of `digits-score`."""
-    _load("score")(prog_name="digits-score")
-
-
-def models() -> None:
-    """Entry point of `digits-models`."""
-    _load("models")(prog_name="digits-models")
-
-
-def doctor() -> None:
-    """Entry point of `digits-doctor`."""
-    _load("doctor")(prog_name="digits-doctor")
-
-
-def bench() -> None:
-    """Entry point of `digits-bench`."""
-    _load("bench")(prog_name="digits-bench")
-
+serve, classify, score = _script("serve"), _script("classify"), _script("score")
+models, doctor, bench = _script("models"), _script("doctor"), _script("bench")
 
 if __name__ == "__main__":
     main(prog_name="python -m serving")

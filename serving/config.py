@@ -126,8 +126,8 @@ class BatcherConfig(_Part):
     )
     max_queue_rows: int = setting(
         16384,
-        "Images that may wait. The server refuses a request that would exceed it at once. The longest wait is about "
-        "this number divided by the images per second that the engine reaches.",
+        "Images that may wait. The server immediately refuses a request that would exceed this. The longest wait is "
+        "about this number divided by the images per second that the engine reaches.",
         limits=(1, None),
     )
     max_wait_ms: float = setting(
@@ -157,22 +157,20 @@ class DecoderConfig(_Part):
     decoder_threads: int = setting(
         2, "Images decoded at a time. Each takes up to seven bytes of memory per pixel.", limits=(1, 1024)
     )
-    max_encoded_bytes: int = setting(
-        16 << 20, "Size of all encoded images of one request together, in bytes.", limits=(1, None)
-    )
+    max_encoded_bytes: int = setting(16 << 20, "Size of the encoded images of one request, in bytes.", limits=(1, None))
     max_image_pixels: int = setting(
         40_000_000,
-        "Pixels of the largest image, two fifths of it for WebP. The server reads the size from the header and "
+        "Pixels of the largest image; two fifths of this for WebP. The server reads the size from the header and "
         "refuses a larger image without decoding it.",
         limits=(1, None),
     )
     max_queue_images: int = setting(
         4096,
-        "Encoded images that may wait for a decoder. The server refuses a request that would exceed it at once.",
+        "Encoded images that may wait for a decoder. The server immediately refuses a request that would exceed this.",
         limits=(1, None),
     )
     max_queue_bytes: int = setting(
-        256 << 20, "The same limit as a size, in bytes, of all encoded images that wait.", limits=(1, None)
+        256 << 20, "Size of the encoded images that may wait for a decoder, in bytes.", limits=(1, None)
     )
 
 
@@ -213,11 +211,13 @@ class ConnectionConfig(_Part):
 
     max_concurrent_calls: int = setting(
         8192,
-        "Calls and streams at a time. The server refuses further ones at once. Health and reflection don't count.",
+        "Calls and streams at a time. The server immediately refuses further ones. Health and reflection don't count.",
         limits=(1, _LARGEST_NUMBER),
     )
     max_connections: int = setting(
-        0, "Connections at a time; 0: no limit. The server closes further ones at once.", limits=(0, _LARGEST_NUMBER)
+        0,
+        "Connections at a time; 0: no limit. The server immediately closes further ones.",
+        limits=(0, _LARGEST_NUMBER),
     )
     max_streams_per_connection: int = setting(
         16384,
@@ -319,8 +319,8 @@ class ServerConfig(_Part):
     )
     watchdog_s: float = setting(
         60.0,
-        "Longest time for one batch, in seconds. A process that exceeds it is killed; with several workers another "
-        "one replaces it.",
+        "Longest time for one batch, in seconds. A process that exceeds it exits; with several workers, another one "
+        "replaces it.",
         limits=(1, None),
     )
     drain_pause_s: float = setting(

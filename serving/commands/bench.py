@@ -131,10 +131,7 @@ def _listed(values: tuple[Any, ...]) -> str:
         help="What runs the model. auto: CUDA if it works, else the CPU.",
     ),
     option(
-        "--threads",
-        default=1,
-        type=click.IntRange(0),
-        help="Threads per inference on the CPU; 0: one per processor.",
+        "--threads", default=1, type=click.IntRange(0), help="Threads per inference on the CPU; 0: one per processor."
     ),
 )
 @cloup.option_group(

@@ -31,7 +31,8 @@ class _Option(cloup.Option):
 
 
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
-    """Like `click.option`, without ranges in the help."""
+    """Like `click.option`, but the help shows environment variables and no ranges."""
+    settings.setdefault("show_envvar", "envvar" in settings)
     if isinstance(settings.get("type"), click.IntRange | click.FloatRange):
         settings.setdefault("metavar", settings["type"].name.removesuffix(" range").upper())
     return cloup.option(*names, cls=_Option, **settings)

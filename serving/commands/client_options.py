@@ -23,48 +23,34 @@ target_option = option(
     "--target",
     default="127.0.0.1:50051",
     envvar="DIGITS_TARGET",
-    show_envvar=True,
     help="Address of the server, HOST:PORT.",
 )
 
 # A token itself is not an option, since every user of a machine can see the command lines of its processes.
 _CREDENTIALS = cloup.option_group(
     "TLS and token",
-    option(
-        "--tls",
-        is_flag=True,
-        envvar="DIGITS_TLS",
-        show_envvar=True,
-        help="Use TLS. --tls-ca and --tls-certificate imply it.",
-    ),
+    option("--tls", is_flag=True, envvar="DIGITS_TLS", help="Use TLS. --tls-ca and --tls-certificate imply it."),
     option(
         "--tls-ca",
         type=FILE,
         # A health check in the server's own container trusts the server's certificate itself.
         envvar=["DIGITS_TLS_CA", "DIGITS_TLS_CERTIFICATE"],
-        show_envvar=True,
         show_default="the public authorities that gRPC trusts",
         help="Authorities to trust, PEM, or the server's certificate itself.",
     ),
     option(
-        "--tls-certificate",
-        type=FILE,
-        envvar="DIGITS_TLS_CLIENT_CERTIFICATE",
-        show_envvar=True,
-        help="The client's certificate, PEM.",
+        "--tls-certificate", type=FILE, envvar="DIGITS_TLS_CLIENT_CERTIFICATE", help="The client's certificate, PEM."
     ),
     option(
         "--tls-key",
         type=FILE,
         envvar="DIGITS_TLS_CLIENT_KEY",
-        show_envvar=True,
         help="Private key of the client's certificate, PEM, not encrypted.",
     ),
     option(
         "--tls-server-name",
         default="",
         envvar="DIGITS_TLS_SERVER_NAME",
-        show_envvar=True,
         show_default="the host of the target",
         help="Name that the server's certificate must contain.",
     ),
@@ -72,14 +58,12 @@ _CREDENTIALS = cloup.option_group(
         "--token-file",
         type=FILE,
         envvar="DIGITS_TOKEN_FILE",
-        show_envvar=True,
         help="File whose first line is the bearer token. DIGITS_TOKEN can contain the token itself.",
     ),
     option(
         "--allow-insecure-token",
         is_flag=True,
         envvar="DIGITS_ALLOW_INSECURE_TOKEN",
-        show_envvar=True,
         help="Send the token to other machines even without TLS.",
     ),
 )

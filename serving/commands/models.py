@@ -11,14 +11,7 @@ from typing import Any
 import click
 import cloup
 
-from serving.commands.cli import (
-    SETTINGS,
-    errors_in_one_line,
-    examples,
-    option,
-    repository_option,
-    version_option,
-)
+from serving.commands.cli import SETTINGS, errors_in_one_line, examples, option, repository_option, version_option
 from serving.commands.models_table import document, table
 from serving.config import PROVIDERS, EngineConfig
 from serving.errors import DigitsError, ModelRejected
@@ -51,16 +44,14 @@ def _repository(_: click.Context, __: click.Parameter, value: Path) -> Repositor
 
 
 def _with_repository(command: Callable[..., None]) -> Callable[..., None]:
-    return repository_option(envvar="DIGITS_REPOSITORY", show_envvar=True, callback=_repository)(command)
+    return repository_option(envvar="DIGITS_REPOSITORY", callback=_repository)(command)
 
 
 @cloup.group(
     cls=_Commands,
     context_settings=SETTINGS,
     epilog=examples(
-        "digits-models list",
-        "digits-models verify mnist_convnet 1 --provider cpu",
-        "digits-models label --help",
+        "digits-models list", "digits-models verify mnist_convnet 1 --provider cpu", "digits-models label --help"
     ),
 )
 @version_option()

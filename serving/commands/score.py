@@ -69,7 +69,6 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
         "targets",
         multiple=True,
         envvar="DIGITS_TARGET",
-        show_envvar=True,
         show_default="127.0.0.1:50051",
         help="Address of a server, HOST:PORT. Repeat the option for several servers of the same model.",
     ),
