@@ -1,15 +1,19 @@
-"""The commands of this package. Each is imported when it is called: a client's machine lacks what a server needs."""
+"""The commands of this package. Each is imported only when it runs: a client's machine lacks what a server needs."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 
 import click
+import cloup
+
+import serving
 
 _COMMANDS = {
     "serve": ("serving.commands.serve", "main"),
     "classify": ("serving.commands.classify", "main"),
-    "health": ("serving.commands.classify", "health"),
+    "health": ("serving.commands.health", "main"),
     "score": ("serving.commands.score", "main"),
     "models": ("serving.commands.models", "main"),
     "doctor": ("serving.commands.doctor", "main"),
@@ -17,7 +21,7 @@ _COMMANDS = {
 }
 
 
-class _Commands(click.Group):
+class _Commands(cloup.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -31,40 +35,23 @@ def _load(name: str) -> click.Command:
     return command
 
 
-@click.command(cls=_Commands)
+@cloup.group(
+    cls=_Commands,
+    epilog="\b\nExamples:\n  python -m serving serve --port 0 --demo\n  python -m serving doctor\n"
+    "  python -m serving classify --help",
+)
+@click.version_option(serving.__version__)
 def main() -> None:
-    """Serves models over gRPC, and calls such servers."""
+    """Serves models over gRPC, calls such servers, and manages what they serve."""
 
 
-def serve() -> None:
-    """Entry point of `digits-serve`."""
-    _load("serve")(prog_name="digits-serve")
+def _script(name: str) -> Callable[[], None]:
+    """The entry point of `digits-NAME`."""
+    return lambda: _load(name)(prog_name=f"digits-{name}")
 
 
-def classify() -> None:
-    """Entry point of `digits-classify`."""
-    _load("classify")(prog_name="digits-classify")
-
-
-def score() -> None:
-    """Entry point of `digits-score`."""
-    _load("score")(prog_name="digits-score")
-
-
-def models() -> None:
-    """Entry point of `digits-models`."""
-    _load("models")(prog_name="digits-models")
-
-
-def doctor() -> None:
-    """Entry point of `digits-doctor`."""
-    _load("doctor")(prog_name="digits-doctor")
-
-
-def bench() -> None:
-    """Entry point of `digits-bench`."""
-    _load("bench")(prog_name="digits-bench")
-
+serve, classify, score = _script("serve"), _script("classify"), _script("score")
+models, doctor, bench = _script("models"), _script("doctor"), _script("bench")
 
 if __name__ == "__main__":
     main(prog_name="python -m serving")

@@ -1,134 +1,204 @@
-"""The server's configuration: one frozen dataclass for each part, checked when it is made."""
+"""The server's configuration: one frozen dataclass for each part.
+
+Each setting is declared once, as a field with its default, its range and its help. The fields are checked when a part
+is made, and `serving.commands.server_options` makes the options of the command line from them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from serving.errors import InvalidConfig
 
 PROVIDERS = ("auto", "cuda", "cpu")
-# What the package ships: a model repository, and an image of each digit.
+# Shipped with the package: a model repository, and an image of each digit.
 PRETRAINED = Path(__file__).parent / "pretrained"
 SAMPLES = Path(__file__).parent / "samples"
 
 # Launchers such as timeout(1) signal a process and then its group: the same request, twice within a moment.
 SAME_SIGNAL_S = 0.5
 
+_LARGEST_PORT = 65_535
+_LARGEST_NUMBER = 2_000_000  # gRPC takes integers of 32 bits, and times in milliseconds
 
-def _at_least(config: object, least: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not value >= least:
-            raise InvalidConfig(f"{name} must be at least {least}, not {value}")
+
+def setting(
+    default: Any,
+    text: str,
+    *,
+    limits: tuple[float | None, float | None] = (None, None),
+    choices: tuple[str, ...] = (),
+    section: str = "",
+    unset: str = "",
+    option: bool = True,
+) -> Any:
+    """A field that describes itself.
+
+    Args:
+        default: Its default.
+        text: What it does, with its unit.
+        limits: The smallest and the largest value that are accepted; None for no limit.
+        choices: The values that are accepted; empty for any.
+        section: Title of the section of the help that begins with it; empty for the one before.
+        unset: What the server does without it, shown instead of the default.
+        option: Whether it is an option of the command line.
+    """
+    declared = {
+        "text": text,
+        "limits": limits,
+        "choices": choices,
+        "section": section,
+        "unset": unset,
+        "option": option,
+    }
+    return field(default=default, metadata=declared)
+
+
+def _part(section: str, kind: type) -> Any:
+    """A field that holds another part, with the title of the section of the help that lists its settings."""
+    return field(default_factory=kind, metadata={"section": section})
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    """How the model is run.
-
-    Attributes:
-        provider: `cuda` runs the whole model on CUDA or refuses to start; `cpu` runs it on the CPU; `auto` takes CUDA
-            where it works and the CPU otherwise, and logs which and why.
-        threads: Threads of one inference on the CPU; 0 for as many as this process has processors. One is best for
-            small requests: more shorten large batches, and burn twice the CPU for a single image, since they spin
-            between inferences. Several workers use several processors better.
-        cpu_run_rows: Rows of one run on the CPU; larger batches are split, since small ones stay in the cache.
-        max_batch_rows: Rows of the largest batch. On CUDA, buffers for every power of two up to it are kept.
-        device: Index of the CUDA device.
-    """
-
-    provider: str = "auto"
-    threads: int = 1
-    cpu_run_rows: int = 64
-    max_batch_rows: int = 1024
-    device: int = 0
-
+class _Part:
     def __post_init__(self) -> None:
-        if self.provider not in PROVIDERS:
-            raise InvalidConfig(f"provider must be one of {', '.join(PROVIDERS)}, not {self.provider!r}")
-        _at_least(self, 0, "threads", "device")
-        _at_least(self, 1, "cpu_run_rows", "max_batch_rows")
+        for each in dataclasses.fields(self):
+            _check(each.name, getattr(self, each.name), each.metadata)
+
+
+def _check(name: str, value: Any, declared: Mapping[str, Any]) -> None:
+    """Raises InvalidConfig unless a value is one of the choices and within the limits that its field declares."""
+    choices, (minimum, maximum) = declared.get("choices"), declared.get("limits", (None, None))
+    if value is None:
+        return
+    if choices and value not in choices:
+        raise InvalidConfig(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+    # Written so that NaN is refused too.
+    if not ((minimum is None or value >= minimum) and (maximum is None or value <= maximum)):
+        limits = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
+        raise InvalidConfig(f"{name} must be {limits}, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatcherConfig:
-    """How concurrent requests are grouped.
+class EngineConfig(_Part):
+    """How ONNX Runtime runs the model."""
 
-    Attributes:
-        max_batch_rows: Rows of the largest request; one of more is refused when it is submitted. Also of the largest
-            batch, unless the engine runs smaller ones better: then a large request is run in pieces, with others
-            between them.
-        max_queue_rows: A request that would make more rows wait than this is refused at once. Bounds memory and
-            waiting time: waiting time is about `max_queue_rows` divided by the engine's images a second.
-        max_wait_ms: How long an idle engine waits for a fuller batch, in milliseconds. 0 never waits, which is best
-            unless batches stay small under load and throughput matters more than latency.
-        inline_s: A batch that takes less than this, in seconds, is run on the event loop where nobody else waits. To
-            hand it to the engine's thread and back takes some 0.1 ms, and twice that hold up nobody noticeably.
-    """
+    provider: str = setting(
+        "auto",
+        "What runs the model. cuda: CUDA only; the server does not start without it. cpu: the CPU. "
+        "auto: CUDA if it works, else the CPU; the log says which and why.",
+        choices=PROVIDERS,
+    )
+    device: int = setting(0, "Index of the CUDA device.", limits=(0, None))
+    threads: int = setting(
+        1,
+        "Threads per inference on the CPU; 0: one per processor. More threads speed up large batches and waste "
+        "processor time on single images; several workers make better use of several processors.",
+        limits=(0, None),
+    )
+    max_batch_rows: int = setting(
+        1024,
+        "Images in the largest batch. On CUDA, buffers are kept for every power of two up to it.",
+        limits=(1, None),
+        option=False,  # the batcher's, of the same name, sets both
+    )
+    cpu_run_rows: int = setting(
+        64,
+        "Images per run on the CPU. Larger batches are split, since small ones fit the cache.",
+        limits=(1, None),
+        option=False,
+    )
 
-    max_batch_rows: int = 1024
-    max_queue_rows: int = 16384
-    max_wait_ms: float = 0.0
-    inline_s: float = 0.0002
+
+@dataclass(frozen=True, kw_only=True)
+class BatcherConfig(_Part):
+    """How concurrent requests are grouped into batches."""
+
+    max_batch_rows: int = setting(
+        1024,
+        "Images in the largest request, and in the largest batch on CUDA. The server refuses larger requests.",
+        limits=(1, None),
+    )
+    max_queue_rows: int = setting(
+        16384,
+        "Images that may wait. The server immediately refuses a request that would exceed this. The longest wait is "
+        "about this number divided by the images per second that the engine reaches.",
+        limits=(1, None),
+    )
+    max_wait_ms: float = setting(
+        0.0,
+        "How long an idle engine waits for a fuller batch, in milliseconds. 0 is best unless batches stay small under "
+        "load and throughput matters more than latency.",
+        limits=(0, 60_000),
+    )
+    inline_s: float = setting(
+        0.0002,
+        "A batch that takes less time than this, in seconds, runs on the event loop if no other request waits. To "
+        "pass it to the engine's thread and back takes about 0.1 ms.",
+        limits=(0, None),
+        option=False,
+    )
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "max_batch_rows")
-        _at_least(self, 0, "inline_s")
-        if not 0 <= self.max_wait_ms <= 60_000:
-            raise InvalidConfig(f"max_wait_ms must lie between 0 and 60000, not {self.max_wait_ms}")
+        super().__post_init__()
         if self.max_queue_rows < self.max_batch_rows:
             raise InvalidConfig("max_queue_rows must be at least max_batch_rows, or a full batch could never queue")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """How encoded images are decoded.
+class DecoderConfig(_Part):
+    """How encoded images are decoded."""
 
-    Attributes:
-        decoder_threads: Images that are decoded at a time. Each takes memory of up to seven bytes for each of
-            `max_image_pixels`.
-        max_encoded_bytes: Encoded images of one request, together. A message may be as large.
-        max_image_pixels: An image of more is refused on the word of its header, before it is decoded; a WebP of more
-            than two fifths.
-        max_queue_images: Where images wait already, a request that would make more wait than this is refused at once.
-        max_queue_bytes: The same for their bytes.
-    """
-
-    decoder_threads: int = 2
-    max_encoded_bytes: int = 16 << 20
-    max_image_pixels: int = 40_000_000
-    max_queue_images: int = 4096
-    max_queue_bytes: int = 256 << 20
-
-    def __post_init__(self) -> None:
-        _at_least(self, 1, *dataclasses.asdict(self))
+    decoder_threads: int = setting(
+        2, "Images decoded at a time. Each takes up to seven bytes of memory per pixel.", limits=(1, 1024)
+    )
+    max_encoded_bytes: int = setting(16 << 20, "Size of the encoded images of one request, in bytes.", limits=(1, None))
+    max_image_pixels: int = setting(
+        40_000_000,
+        "Pixels of the largest image; two fifths of this for WebP. The server reads the size from the header and "
+        "refuses a larger image without decoding it.",
+        limits=(1, None),
+    )
+    max_queue_images: int = setting(
+        4096,
+        "Encoded images that may wait for a decoder. The server immediately refuses a request that would exceed this.",
+        limits=(1, None),
+    )
+    max_queue_bytes: int = setting(
+        256 << 20, "Size of the encoded images that may wait for a decoder, in bytes.", limits=(1, None)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class SecurityConfig:
-    """Who may call, and how the connection is protected. Files are read when the server starts and when they change.
+class SecurityConfig(_Part):
+    """Who may call, and how connections are protected. Files are read at the start and again when they change."""
 
-    Attributes:
-        tls_certificate: The server's certificate and those between it and its authority, PEM; None for plain text.
-        tls_key: Its private key, PEM, not encrypted.
-        tls_client_ca: Authorities of client certificates, PEM; where given, a client without such a certificate gets no
-            connection.
-        token_file: Bearer tokens, one a line; where given, a call needs one of them.
-        open_health: Whether health answers without a token.
-        reflection: Whether the server describes its services.
-    """
-
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
-    tls_client_ca: Path | None = None
-    token_file: Path | None = None
-    open_health: bool = True
-    reflection: bool = True
+    tls_certificate: Path | None = setting(
+        None,
+        "The server's certificate, PEM, followed by those between it and its authority. Read again when it changes.",
+        unset="no TLS",
+    )
+    tls_key: Path | None = setting(None, "Private key of the certificate, PEM, not encrypted.")
+    tls_client_ca: Path | None = setting(
+        None,
+        "Authorities for client certificates, PEM. A client without a certificate from one of them can't connect.",
+        unset="any client may connect",
+    )
+    token_file: Path | None = setting(
+        None,
+        "Bearer tokens, one per line. Each call needs one of them. Read again when it changes.",
+        unset="no token is needed",
+    )
+    open_health: bool = setting(True, "Answer health checks without a token.")
+    reflection: bool = setting(True, "Describe the API through gRPC reflection.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise InvalidConfig("tls_certificate and tls_key need each other")
         if self.tls_client_ca is not None and self.tls_certificate is None:
@@ -136,119 +206,152 @@ class SecurityConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConnectionConfig:
-    """How many connections and calls are taken, and when a connection ends.
+class ConnectionConfig(_Part):
+    """How many connections and calls the server accepts, and when it closes a connection."""
 
-    Attributes:
-        max_concurrent_calls: A call beyond is refused at once. A stream is one call; health and reflection don't count.
-        max_connections: A connection beyond is closed at once; 0 for no limit.
-        max_streams_per_connection: Calls on one connection; gRPC makes its client wait with those beyond, unseen by
-            the server. Larger than `max_concurrent_calls`, or callers wait where they should be refused.
-        max_connection_age_s: A connection is asked to end after this time, give or take a tenth, in seconds; 0 for
-            never. Its client opens another one, which a load balancer or another worker may get, and loses no call
-            unless it has switched gRPC's transparent retries off.
-        max_connection_age_grace_s: How long calls may then still take before they fail, in seconds.
-        keepalive_s: After so long without a sign of life a client is asked for one, in seconds.
-        keepalive_timeout_s: How long it may take to answer before the connection is closed, in seconds.
-        handshake_timeout_s: A client that has not finished TLS's and HTTP/2's handshakes by then is closed, in seconds.
-        http_timeout_s: How long a client may take over HTTP to send a request, and then to take its answer, and then to
-            send the next one, in seconds; its connection is closed after that.
-    """
-
-    max_concurrent_calls: int = 8192
-    max_connections: int = 0
-    max_streams_per_connection: int = 16384
-    max_connection_age_s: float = 0.0
-    max_connection_age_grace_s: float = 30.0
-    keepalive_s: float = 60.0
-    keepalive_timeout_s: float = 20.0
-    handshake_timeout_s: float = 20.0
-    http_timeout_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        _at_least(self, 0, "max_connections", "max_connection_age_s", "max_connection_age_grace_s")
-        _at_least(self, 1, "max_concurrent_calls", "max_streams_per_connection")
-        _at_least(self, 0.001, "keepalive_s", "keepalive_timeout_s", "handshake_timeout_s", "http_timeout_s")
-        for name in dataclasses.asdict(self):
-            if getattr(self, name) > 2_000_000:  # gRPC takes integers of 32 bits, for times in milliseconds
-                raise InvalidConfig(f"{name} must be at most 2000000, not {getattr(self, name)}")
+    max_concurrent_calls: int = setting(
+        8192,
+        "Calls and streams at a time. The server immediately refuses further ones. Health and reflection don't count.",
+        limits=(1, _LARGEST_NUMBER),
+    )
+    max_connections: int = setting(
+        0,
+        "Connections at a time; 0: no limit. The server immediately closes further ones.",
+        limits=(0, _LARGEST_NUMBER),
+    )
+    max_streams_per_connection: int = setting(
+        16384,
+        "Calls on one connection at a time. gRPC makes the client wait with further ones, which the server can't see; "
+        "so keep it above --max-concurrent-calls.",
+        limits=(1, _LARGEST_NUMBER),
+    )
+    max_connection_age_s: float = setting(
+        0.0,
+        "Age at which the server asks a client to reconnect, in seconds, give or take 10 %; 0: never. Behind a load "
+        "balancer, 300 spreads clients over new servers. No call is lost unless the client disables gRPC's "
+        "transparent retries.",
+        limits=(0, _LARGEST_NUMBER),
+    )
+    max_connection_age_grace_s: float = setting(
+        30.0,
+        "How long calls on such a connection may still take before they fail, in seconds.",
+        limits=(0, _LARGEST_NUMBER),
+    )
+    keepalive_s: float = setting(
+        60.0, "Silence after which the server pings a client, in seconds.", limits=(0.001, _LARGEST_NUMBER)
+    )
+    keepalive_timeout_s: float = setting(
+        20.0,
+        "How long a client may take to answer a ping before its connection is closed, in seconds.",
+        limits=(0.001, _LARGEST_NUMBER),
+    )
+    handshake_timeout_s: float = setting(
+        20.0,
+        "How long a client may take for the TLS and HTTP/2 handshakes, in seconds.",
+        limits=(0.001, _LARGEST_NUMBER),
+    )
+    http_timeout_s: float = setting(
+        60.0,
+        "How long an HTTP client may take to send a request, to read the response, or to send the next request, "
+        "in seconds. Its connection is then closed.",
+        limits=(0.001, _LARGEST_NUMBER),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerConfig:
-    """The process: what it serves, where, and how it stops.
+class ServerConfig(_Part):
+    """The process: what it serves, where, and how it stops."""
 
-    Attributes:
-        host: Address to listen on.
-        port: Port to listen on; 0 for any free one.
-        repository: Directory of the model repository.
-        models: Names of the models, the first of them for calls that name none; empty for all in the repository.
-        version: Version of the only model, whatever its labels say; None for what they say, or the newest.
-        extra_versions: So many of the newest versions are loaded besides, for calls that name them.
-        linger_s: A version that is not current any more still answers calls that name it for so long, in seconds: those
-            whose callers began with it, as the later requests of a large batch.
-        watch_s: The repository is looked at again after so long, in seconds; 0 for never.
-        model_control: Whether clients may load and unload models.
-        workers: Processes that share the port, each with an engine and a batcher of its own.
-        drain_pause_s: On SIGTERM or SIGINT, how long health says NOT_SERVING while calls are still taken, in seconds,
-            so that load balancers notice first.
-        grace_s: After that, how long calls in flight may take to finish, in seconds.
-        watchdog_s: A batch that is in the engine for longer than this ends its process, in seconds; a supervisor starts
-            another.
-        traces_endpoint: OpenTelemetry collector that gets a span for every call, `http://host:4318`; empty for none.
-        access_log_share: Share of the calls that are logged, from 0 to 1.
-        metrics_port: Port for Prometheus on the same host; 0 for any free one, None for none.
-        http_port: Port for the Open Inference Protocol over HTTP on the same host; 0 for any free one, None for none.
-        engine: How the model is run.
-        batcher: How requests are grouped.
-        decoder: How encoded images are decoded.
-        security: Who may call.
-        connections: How many at a time.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 50051
-    repository: Path = PRETRAINED
-    models: tuple[str, ...] = ()
-    version: int | None = None
-    extra_versions: int = 0
-    linger_s: float = 5.0
-    watch_s: float = 0.0
-    model_control: bool = False
-    workers: int = 1
-    drain_pause_s: float = 0.0
-    grace_s: float = 10.0
-    watchdog_s: float = 60.0
-    traces_endpoint: str = ""
-    access_log_share: float = 0.0
-    metrics_port: int | None = None
-    http_port: int | None = None
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    batcher: BatcherConfig = field(default_factory=BatcherConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    security: SecurityConfig = field(default_factory=SecurityConfig)
-    connections: ConnectionConfig = field(default_factory=ConnectionConfig)
+    host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0: all addresses.", section="Addresses")
+    port: int = setting(50051, "Port for gRPC; 0: any free one.", limits=(0, _LARGEST_PORT))
+    http_port: int | None = setting(
+        None,
+        "Port for the Open Inference Protocol over HTTP, on the same host; 0: any free one.",
+        limits=(0, _LARGEST_PORT),
+        unset="none",
+    )
+    metrics_port: int | None = setting(
+        None,
+        "Port for Prometheus's /metrics, on the same host; 0: any free one.",
+        limits=(0, _LARGEST_PORT),
+        unset="none",
+    )
+    repository: Path = setting(
+        PRETRAINED,
+        "Directory of the model repository.",
+        section="Models",
+        unset="the repository that comes with the package",
+    )
+    models: tuple[str, ...] = setting(
+        (),
+        "Name of a model to serve. Repeat the option for several; separate names by spaces in the environment "
+        "variable. The first one answers calls that name no model.",
+        unset="all in the repository",
+    )
+    model_version: int | None = setting(
+        None,
+        "Version of the model to serve, regardless of its labels. Needs a single model.",
+        limits=(1, None),
+        unset="as the model's labels say, else the newest",
+    )
+    extra_versions: int = setting(
+        0, "How many of the newest versions to load in addition, for calls that name them.", limits=(0, None)
+    )
+    linger_s: float = setting(
+        5.0,
+        "How long a version that was replaced still answers calls that name it, in seconds, so that callers can "
+        "finish what they began with it.",
+        limits=(0, 3600),
+    )
+    watch_s: float = setting(
+        0.0, "How often to look for changes in the repository, in seconds; 0: never.", limits=(0, None)
+    )
+    model_control: bool = setting(False, "Let clients load and unload models.")
+    engine: EngineConfig = _part("Inference", EngineConfig)
+    batcher: BatcherConfig = _part("Batching", BatcherConfig)
+    decoder: DecoderConfig = _part("Encoded images", DecoderConfig)
+    workers: int = setting(
+        1,
+        "Worker processes that share the port, each with its own engine and batcher. auto: one per processor, or one "
+        "with CUDA.",
+        limits=(1, 1024),
+        section="Processes and shutdown",
+    )
+    watchdog_s: float = setting(
+        60.0,
+        "Longest time for one batch, in seconds. A process that exceeds it exits; with several workers, another one "
+        "replaces it.",
+        limits=(1, None),
+    )
+    drain_pause_s: float = setting(
+        0.0,
+        "On SIGTERM or SIGINT, how long to accept calls while health says NOT_SERVING, in seconds, so that load "
+        "balancers notice first.",
+        limits=(0, 3600),
+    )
+    grace_s: float = setting(10.0, "How long calls in flight may take after that, in seconds.", limits=(0, 3600))
+    security: SecurityConfig = _part("Security", SecurityConfig)
+    connections: ConnectionConfig = _part("Connections", ConnectionConfig)
+    traces_endpoint: str = setting(
+        "",
+        "OpenTelemetry collector, such as http://host:4318, that receives a span for every call. Needs the extra otel.",
+        section="Traces and access log",
+        unset="none",
+    )
+    access_log_share: float = setting(
+        0.0, "Share of the calls to log with method, code and duration, from 0 to 1.", limits=(0, 1)
+    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.host:
             raise InvalidConfig("host must not be empty; 0.0.0.0 listens on all addresses")
-        if not 0 <= self.port <= 65535:
-            raise InvalidConfig(f"port must lie between 0 and 65535, not {self.port}")
-        if self.http_port is not None and not 0 <= self.http_port <= 65535:
-            raise InvalidConfig(f"http_port must lie between 0 and 65535, not {self.http_port}")
         if self.http_port and self.http_port == self.port:
             raise InvalidConfig(f"http_port and port must differ, not both be {self.port}")
-        for name in ("grace_s", "drain_pause_s"):
-            if not 0 <= getattr(self, name) <= 3600:
-                raise InvalidConfig(f"{name} must lie between 0 and 3600, not {getattr(self, name)}")
-        _at_least(self, 1, "workers", "watchdog_s")
-        _at_least(self, 0, "extra_versions", "linger_s", "watch_s")
-        if self.version is not None and len(self.models) > 1:
-            raise InvalidConfig("version: of which model? Name one")
+        if self.model_version is not None and len(self.models) > 1:
+            raise InvalidConfig("model_version: of which model? Name one")
         if self.traces_endpoint and not self.traces_endpoint.startswith(("http://", "https://")):
             raise InvalidConfig(f"traces_endpoint must be like http://host:4318, not {self.traces_endpoint!r}")
-        if not 0 <= self.access_log_share <= 1:
-            raise InvalidConfig(f"access_log_share must lie between 0 and 1, not {self.access_log_share}")
 
 
 def is_loopback(host: str) -> bool:

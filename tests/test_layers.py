@@ -85,14 +85,14 @@ ROOMS = {
         rooms=CORE
         | {"client", "score", "bench"}
         | {f"server.{name}" for name in ("security", "telemetry", "fronts", "process")},
-        packages={"click", "numpy"},
+        packages={"click", "cloup", "numpy"},
         some={
             "bench": {"tqdm"},
             "score": {"pyarrow", "tqdm"},
             "serve": {"prometheus_client"},
         },
     ),
-    "__main__": Room(packages={"click"}),
+    "__main__": Room(packages={"click", "cloup"}),
 }
 
 # Of `serving`, the importing packages beside it may use these rooms only.

@@ -1,4 +1,4 @@
-"""`digits-bench`: a load generator, and the ladder from the bare engine to the wire that tells where time goes.
+"""`digits-bench`: a load generator, and scenarios that compare each layer of the server with the ones below it.
 
-Imports grpc, protos, numpy, `serving.client` and the core; psutil and matplotlib where they are needed.
+Imports grpc, protos, numpy, `serving.client` and the core; psutil and matplotlib only in the modules that need them.
 """

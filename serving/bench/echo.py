@@ -1,7 +1,7 @@
-"""A bare grpc.aio server that echoes: what gRPC itself costs, without a model behind it.
+"""A bare grpc.aio echo server, which shows the cost of gRPC itself, without a model.
 
-A request's first four bytes say how much of it to send back, so that answers are as long as a model's. It ends when its
-standard input does, so that it can't outlive whoever started it.
+The first four bytes of a request say how much of it to return, so that answers are as long as those of a model. The
+server ends at the end of its standard input, so that it can't outlive the process that started it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SERVICE = "digits.bench.Echo"
 
 
 def echo(request: bytes) -> bytes:
-    """The beginning of a request, as long as its first four bytes say (little-endian)."""
+    """Returns as much of a request as its first four bytes say (little-endian)."""
     return request[: int.from_bytes(request[:4], "little")]
 
 

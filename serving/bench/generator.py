@@ -1,4 +1,4 @@
-"""The generator: makes a load on a server, in a process that shares its interpreter with nothing that is measured."""
+"""The load generator, in a process that shares its interpreter with nothing that is measured."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 import grpc.aio
 
-from serving.bench.load import Pacer, Refused, Send, drive
-from serving.bench.outcome import BenchFailed, Outcome
-from serving.bench.wire import (
+from serving.bench.calls import (
     Check,
     StreamCalls,
     UnaryCalls,
@@ -21,25 +19,27 @@ from serving.bench.wire import (
     open_channel,
     stream_has_labels,
 )
-from serving.bench.workload import Exchange
+from serving.bench.load import Pacer, RequestFailed, Send, run_callers
+from serving.bench.measurement import BenchFailed, Measurement
+from serving.bench.workload import PreparedRequest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What one generator does in one round of a rung.
+    """What one generator does in one round of a scenario.
 
     Attributes:
-        address: The server's `host:port`.
-        method: Full name, with slashes.
+        address: Address of the server, `host:port`.
+        method: Full name of the method, with slashes.
         mode: `unary` or `stream`.
-        echo: Whether the server echoes.
-        exchanges: Requests with their answers, sent in turn.
-        callers: Requests in flight at most.
-        connections: Connections that they share.
+        echo: Whether the server is the echo server.
+        requests: Requests with the expected answers, sent in turn.
+        callers: Maximum number of requests in flight.
+        connections: Connections that the callers share.
         callers_per_stream: Callers that share a stream.
         seconds: How long requests become due.
         timeout_s: Deadline of a call, in seconds.
-        rate_per_s: Requests that are due each second; None for a closed loop.
+        rate_per_s: Requests due per second; None for a closed loop.
         phase: See `Pacer`.
     """
 
@@ -47,7 +47,7 @@ class Load:
     method: str
     mode: str
     echo: bool
-    exchanges: Sequence[Exchange]
+    requests: Sequence[PreparedRequest]
     callers: int
     connections: int
     callers_per_stream: int
@@ -58,24 +58,24 @@ class Load:
 
     @property
     def check(self) -> Check:
-        """How answers are compared with what was expected."""
+        """The function that compares answers with the expected ones."""
         if self.echo:
             return is_echo
         return stream_has_labels if self.mode == "stream" else has_labels
 
 
 class Generator:
-    """Prepares a load, then runs it when told, so that several begin together and connecting is not measured."""
+    """Prepares a load, then runs it on request, so that several start together and connecting is not measured."""
 
     def __init__(self) -> None:
-        # epoll rounds waiting times up to milliseconds, far more than a request takes: select does not.
+        # epoll rounds waits up to milliseconds, far more than a request takes; select does not.
         self._runner = asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector()))
         self._load: Load | None = None
         self._channels: list[grpc.aio.Channel] = []
         self._calls: list[UnaryCalls | StreamCalls] = []
 
     def prepare(self, load: Load) -> None:
-        """Connects, opens streams, and sends one request on each.
+        """Connects, opens streams, and sends one request on each of them.
 
         Raises:
             BenchFailed: The server can't be reached.
@@ -83,14 +83,14 @@ class Generator:
         self._load = load
         self._runner.run(self._prepare(load))
 
-    def run(self) -> Outcome:
-        """Makes the load, then closes all connections."""
+    def run(self) -> Measurement:
+        """Runs the load, then closes all connections."""
         if self._load is None:
             raise BenchFailed("no load was prepared")
         return self._runner.run(self._run(self._load))
 
     def close(self) -> None:
-        """Ends the event loop."""
+        """Closes the event loop."""
         self._runner.close()
 
     async def _prepare(self, load: Load) -> None:
@@ -111,13 +111,13 @@ class Generator:
         for send in self._senders(load, len(self._calls)):
             try:
                 await send(0)
-            except Refused:  # the load itself will be, and counts it
+            except RequestFailed:  # the load will fail too, and counts it
                 return
 
-    async def _run(self, load: Load) -> Outcome:
+    async def _run(self, load: Load) -> Measurement:
         pacer = Pacer(seconds=load.seconds, rate_per_s=load.rate_per_s, phase=load.phase)
         try:
-            return await drive(self._senders(load, load.callers), pacer)
+            return await run_callers(self._senders(load, load.callers), pacer)
         finally:
             await self._close()
 
@@ -131,10 +131,10 @@ class Generator:
 
 
 def _sender(calls: UnaryCalls | StreamCalls, load: Load) -> Send:
-    exchanges, check = load.exchanges, load.check
+    requests, check = load.requests, load.check
 
     async def send(number: int) -> bool:
-        exchange = exchanges[number % len(exchanges)]
-        return check(await calls.send(exchange.request), exchange.expected)
+        prepared = requests[number % len(requests)]
+        return check(await calls.send(prepared.message), prepared.expected)
 
     return send

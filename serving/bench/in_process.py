@@ -1,4 +1,4 @@
-"""The model in a process of its own, without network: what the wire is compared with."""
+"""The model in its own process, without network: the baseline for servers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from serving.bench.load import Pacer, Send, drive
-from serving.bench.outcome import BenchFailed, Outcome
-from serving.bench.rung import Rung
+from serving.bench.load import Pacer, Send, run_callers
+from serving.bench.measurement import BenchFailed, Measurement
+from serving.bench.scenario import Scenario
 from serving.bench.workload import Workload
 from serving.config import BatcherConfig, EngineConfig
 from serving.inference.engine import Engine
@@ -21,17 +21,17 @@ from serving.rollout.deployment import Deployment
 
 
 class InProcess:
-    """The engine, and the batcher before it.
+    """The engine alone, and the engine behind a batcher.
 
     Args:
         repository: Directory of the model repository.
         model: Name of the model; None for the only one.
-        version: Its version; None for the newest.
-        engine: How it is run.
+        version: Version of the model; None for the newest.
+        engine: How to run the model.
         max_queue_rows: Images that may wait in the batcher.
 
     Raises:
-        DigitsError: The model may not be served, or the provider is not to be had.
+        DigitsError: The model may not be served, or the provider is unavailable.
     """
 
     def __init__(
@@ -56,52 +56,52 @@ class InProcess:
         self._workload: Workload | None = None
 
     def describe(self) -> tuple[str, str, tuple[int, int, int]]:
-        """Name of the model, its digest, and height, width and channels of its images."""
+        """Returns the name and digest of the model, and height, width and channels of its images."""
         return self._stored.name, self._stored.manifest.sha256, self._stored.manifest.input.shape
 
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """What the model gives images: float32 `[n, classes]`."""
+        """Classifies images: float32 `[n, classes]`."""
         return self._engine.infer(images).probabilities
 
     def use(self, workload: Workload) -> None:
-        """Takes the images for all rungs that follow."""
+        """Sets the images for the following scenarios."""
         self._workload = workload
 
-    def run(self, rung: Rung, seconds: float) -> Outcome:
-        """Measures one round of an `engine` or `batcher` rung, for a time in seconds.
+    def run(self, scenario: Scenario, seconds: float) -> Measurement:
+        """Measures one round of an `engine` or `batcher` scenario, in seconds.
 
         Raises:
-            BenchFailed: There are no images yet.
+            BenchFailed: `use` was not called.
             InferenceFailed: ONNX Runtime failed.
         """
         if self._workload is None:
             raise BenchFailed("there are no images yet")
         cpu_s = time.process_time()
-        if rung.kind == "engine":
-            outcome = self._run_engine(self._workload, rung, seconds)
+        if scenario.layer == "engine":
+            measurement = self._run_engine(self._workload, scenario, seconds)
         else:
-            outcome = self._runner.run(self._run_batcher(self._workload, rung, seconds))
-        return outcome.with_cpu(time.process_time() - cpu_s)
+            measurement = self._runner.run(self._run_batcher(self._workload, scenario, seconds))
+        return measurement.with_cpu(time.process_time() - cpu_s)
 
     def close(self) -> None:
-        """Ends the batcher and the engine's thread."""
+        """Stops the batcher and the engine."""
         self._runner.run(self._deployment.drain(0))
         self._deployment.close()
         self._runner.close()
 
-    def _run_engine(self, workload: Workload, rung: Rung, seconds: float) -> Outcome:
-        batches = range(workload.count(rung.batch_rows))
-        images = [workload.images[workload.rows(number, rung.batch_rows)] for number in batches]
+    def _run_engine(self, workload: Workload, scenario: Scenario, seconds: float) -> Measurement:
+        batches = range(workload.count(scenario.batch_rows))
+        images = [workload.images[workload.rows(number, scenario.batch_rows)] for number in batches]
         latencies = array("d")
         began_s = now = time.monotonic()
         while now - began_s < seconds:
             self._engine.infer(images[len(latencies) % len(images)])
             before, now = now, time.monotonic()
             latencies.append(now - before)
-        return Outcome(latencies_s=np.frombuffer(latencies, np.float64), began_s=began_s, ended_s=now)
+        return Measurement(latencies_s=np.frombuffer(latencies, np.float64), began_s=began_s, ended_s=now)
 
-    async def _run_batcher(self, workload: Workload, rung: Rung, seconds: float) -> Outcome:
-        batches = [workload.rows(number, rung.batch_rows) for number in range(workload.count(rung.batch_rows))]
+    async def _run_batcher(self, workload: Workload, scenario: Scenario, seconds: float) -> Measurement:
+        batches = [workload.rows(number, scenario.batch_rows) for number in range(workload.count(scenario.batch_rows))]
         images = [workload.images[rows] for rows in batches]
         labels = [workload.labels[rows] for rows in batches]
 
@@ -110,5 +110,5 @@ class InProcess:
             answer = await self._deployment.classify(images[number])
             return np.array_equal(answer.probabilities.argmax(axis=1), labels[number])
 
-        senders: list[Send] = [send] * rung.callers
-        return await drive(senders, Pacer(seconds=seconds, rate_per_s=rung.rate_per_s))
+        senders: list[Send] = [send] * scenario.callers
+        return await run_callers(senders, Pacer(seconds=seconds, rate_per_s=scenario.rate_per_s))

@@ -1,4 +1,4 @@
-"""A load: callers that send requests one after the other, as fast as answers come or at a fixed rate."""
+"""A load: callers that send requests one after another, as fast as answers arrive or at a fixed rate."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from serving.bench.outcome import Outcome
+from serving.bench.measurement import Measurement
 
-# Sends request number n and says whether the answer was right; raises Refused.
+# Sends the request with this number and returns whether the answer was right; raises RequestFailed.
 Send = Callable[[int], Awaitable[bool]]
 
-# Of one round of one rung in one process: 8 MB of latencies.
+# Limit for one round of one scenario in one process: 8 MB of latencies.
 MAX_REQUESTS = 1_000_000
-# A caller that was refused does not come back at once, or refusing would be all that a server does.
+# A refused caller waits before it sends again, or the server would do nothing but refuse.
 PAUSE_S = 0.01
 
 
-class Refused(Exception):
-    """A request that was not answered.
+class RequestFailed(Exception):
+    """A request without an answer.
 
     Attributes:
-        code: gRPC's status code, as its name.
-        pause_s: When to send the next, in seconds from now.
+        code: Name of the gRPC status code.
+        pause_s: How long to wait before the next request, in seconds.
     """
 
     def __init__(self, code: str, pause_s: float = PAUSE_S) -> None:
@@ -37,16 +37,16 @@ class Refused(Exception):
 
 
 class Pacer:
-    """Says when requests are due: at once, or at fixed moments that don't wait for a server that is slow.
+    """Decides when requests are due: at once, or at fixed times that don't wait for a slow server.
 
-    With a rate, request i is due at the start + (i + phase) / rate. A caller that comes late for it sends at once, and
-    the time that it was late is part of the latency: a server that stalls can't make the load wait with it (coordinated
-    omission). Requests that nobody has sent after twice the time are given up, and counted.
+    With a rate, request i is due at the start + (i + phase) / rate. A caller that is late sends at once, and the delay
+    counts as latency, so that a server that stalls can't slow the load down (coordinated omission). Requests that no
+    caller has sent after twice the time are given up and counted.
 
     Args:
         seconds: How long requests become due.
-        rate_per_s: How many each second; None for as soon as somebody asks.
-        phase: Between 0 and 1: the place of this load among others with which it shares a rate.
+        rate_per_s: Requests due per second; None if a request is due whenever a caller is free.
+        phase: From 0 to 1: offset of this load among others that share a rate.
     """
 
     def __init__(self, *, seconds: float, rate_per_s: float | None = None, phase: float = 0.0) -> None:
@@ -60,12 +60,12 @@ class Pacer:
         self.not_sent = 0
 
     def start(self) -> float:
-        """Begins now; returns the moment, on the monotonic clock, in seconds."""
+        """Starts now; returns the time on the monotonic clock, in seconds."""
         self._began_s = time.monotonic()
         return self._began_s
 
     async def next_due(self) -> float | None:
-        """Returns once the next request is due, with the moment at which it was; None when there are no more."""
+        """Waits until the next request is due and returns the time at which it was; None if there are no more."""
         elapsed_s = time.monotonic() - self._began_s
         if self._taken >= self._requests:
             return None
@@ -83,8 +83,8 @@ class Pacer:
         return self._began_s + due_s
 
 
-async def drive(senders: Sequence[Send], pacer: Pacer) -> Outcome:
-    """Lets callers send until no more requests are due, and all that were sent have ended.
+async def run_callers(senders: Sequence[Send], pacer: Pacer) -> Measurement:
+    """Lets callers send until no more requests are due and all sent requests have ended.
 
     Args:
         senders: One for each caller.
@@ -100,9 +100,9 @@ async def drive(senders: Sequence[Send], pacer: Pacer) -> Outcome:
         while (due_s := await pacer.next_due()) is not None:
             try:
                 right = await send(number)
-            except Refused as refused:
-                errors[refused.code] += 1
-                await asyncio.sleep(refused.pause_s)
+            except RequestFailed as failure:
+                errors[failure.code] += 1
+                await asyncio.sleep(failure.pause_s)
             else:
                 latencies.append(time.monotonic() - due_s)
                 wrong += not right
@@ -114,7 +114,7 @@ async def drive(senders: Sequence[Send], pacer: Pacer) -> Outcome:
     ended_s = time.monotonic()
     if pacer.not_sent:
         errors["NOT_SENT"] = pacer.not_sent
-    return Outcome(
+    return Measurement(
         latencies_s=np.frombuffer(latencies, np.float64) if latencies else np.empty(0),
         began_s=began_s,
         ended_s=ended_s,

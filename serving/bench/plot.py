@@ -1,4 +1,4 @@
-"""The plot: latency against load."""
+"""The plot of latency against throughput."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from serving.bench.result import Result
-from serving.bench.rung import Rung
+from serving.bench.scenario import Scenario
 
 _TAILS = (("p50_ms", "-"), ("p99_ms", "--"))
 
 
-def write_plot(results: Mapping[Rung, Result], path: Path) -> None:
-    """Draws median (solid) and 99th percentile (dashed) of the latency over images a second, and writes a PNG file.
+def write_plot(results: Mapping[Scenario, Result], path: Path) -> None:
+    """Draws the median (solid) and the 99th percentile (dashed) of latency over images per second, as PNG.
 
-    A line joins the loads, from few callers or a low rate to many or a high one, of one kind, mode and size of request.
+    A line connects the loads, from low to high, of one layer, mode and request size.
 
     Args:
-        results: What was measured.
-        path: Where to.
+        results: The results.
+        path: File to write.
 
     Raises:
-        OSError: Can't write there.
+        OSError: The file can't be written.
     """
     lines: dict[tuple[str, str, int], list[Result]] = defaultdict(list)
-    for rung, result in results.items():
-        if rung.kind != "engine" and result.images_per_s is not None:
-            lines[rung.kind, rung.mode, rung.batch_rows].append(result)
-    kinds = list(dict.fromkeys(kind for kind, _, _ in lines)) or ["wire"]
-    figure = Figure(figsize=(6.0 * len(kinds), 5.0), layout="constrained")
-    axes = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
-    for axis, kind in zip(axes, kinds, strict=True):
+    for scenario, result in results.items():
+        if scenario.layer != "engine" and result.images_per_s is not None:
+            lines[scenario.layer, scenario.mode, scenario.batch_rows].append(result)
+    layers = list(dict.fromkeys(layer for layer, _, _ in lines)) or ["wire"]
+    figure = Figure(figsize=(6.0 * len(layers), 5.0), layout="constrained")
+    axes = figure.subplots(1, len(layers), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, layer in zip(axes, layers, strict=True):
         colours: dict[str, Any] = {}
         for (found, mode, rows), line in lines.items():
-            if found != kind:
+            if found != layer:
                 continue
             label = f"{mode} {rows:,} images".strip()
             for name, style in _TAILS:
@@ -50,7 +50,7 @@ def write_plot(results: Mapping[Rung, Result], path: Path) -> None:
                     label=label if name == "p50_ms" else None,
                 )
                 colours[label] = drawn.get_color()
-        axis.set(title=kind, xscale="log", yscale="log", xlabel="images/s", ylabel="latency in ms")
+        axis.set(title=layer, xscale="log", yscale="log", xlabel="images/s", ylabel="latency in ms")
         axis.grid(visible=True, which="both", alpha=0.2)
         if colours:
             axis.legend(title="p50 solid, p99 dashed")

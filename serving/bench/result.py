@@ -1,4 +1,4 @@
-"""A result: the median of a rung's rounds, and how it compares with the engine and with a bare echo."""
+"""Results: the medians of the rounds of a scenario, and comparisons with the engine and with the echo server."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from serving.bench.outcome import Outcome
-from serving.bench.rung import Rung
+from serving.bench.measurement import Measurement
+from serving.bench.scenario import Scenario
 
 PERCENTILES = {"p50_ms": 50.0, "p99_ms": 99.0, "p99_9_ms": 99.9}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The medians over the rounds of a rung. None where nothing was answered, or what it needs was not measured.
+    """Medians over the rounds of a scenario. None if nothing was answered, or if what they need was not measured.
 
     Attributes:
-        rounds: How often the rung was measured.
-        answers: Requests that were answered, in all rounds.
-        requests_per_s: Requests answered each second.
-        images_per_s: Images answered each second.
-        p50_ms: Latency that half of the requests did not exceed, in milliseconds.
-        p99_ms: The same of 99 %.
-        p99_9_ms: The same of 99.9 %; below 1,000 requests a round it is the longest.
-        cpu_us_per_request: User and system time of what was measured for each answer, in microseconds.
-        cpu_us_per_image: The same for each image.
-        generator_share: Of one processor, what the busiest generator took; near 1 it is what limits the rate.
-        errors: Requests without an answer, by status code, in all rounds.
-        wrong: Answers with other labels than expected, in all rounds.
-        images_per_s_of_engine: Images a second as a share of the engine's, with as many images a request.
-        cpu_per_image_of_engine: CPU an image as a multiple of the engine's, likewise.
-        p50_of_echo: Median latency as a multiple of the echo's under the same load.
-        cpu_of_echo_and_engine: CPU a request as a multiple of that of echo and engine together.
+        rounds: Number of rounds.
+        answers: Answered requests in all rounds.
+        requests_per_s: Requests answered per second.
+        images_per_s: Images answered per second.
+        p50_ms: Median latency, in milliseconds.
+        p99_ms: 99th percentile of latency, in milliseconds.
+        p99_9_ms: 99.9th percentile; with fewer than 1,000 requests per round, the longest latency.
+        cpu_us_per_request: User and system time of the measured process per answer, in microseconds.
+        cpu_us_per_image: The same per image.
+        generator_share: Share of one processor that the busiest load generator used; near 1 it limits the rate.
+        errors: Requests without an answer by status code, in all rounds.
+        wrong: Answers with unexpected labels, in all rounds.
+        images_per_s_of_engine: Images per second as a share of those of the engine with the same request size.
+        cpu_per_image_of_engine: Processor time per image as a multiple of that of the engine.
+        p50_of_echo: Median latency as a multiple of that of the echo server under the same load.
+        cpu_of_echo_and_engine: Processor time per request as a multiple of that of echo server and engine together.
     """
 
     rounds: int
@@ -55,55 +55,55 @@ class Result:
     cpu_of_echo_and_engine: float | None = None
 
 
-def results(outcomes: Mapping[Rung, Sequence[Outcome]]) -> dict[Rung, Result]:
-    """Medians and comparisons of all rungs that were measured.
+def results(measurements: Mapping[Scenario, Sequence[Measurement]]) -> dict[Scenario, Result]:
+    """Computes medians and comparisons for all measured scenarios.
 
     Args:
-        outcomes: The rounds of each rung, at least one.
+        measurements: The rounds of each scenario, at least one.
     """
-    medians = {rung: _medians(rung, rounds) for rung, rounds in outcomes.items()}
-    return {rung: _compared(rung, result, medians) for rung, result in medians.items()}
+    medians = {scenario: _medians(scenario, rounds) for scenario, rounds in measurements.items()}
+    return {scenario: _compared(scenario, result, medians) for scenario, result in medians.items()}
 
 
-def _medians(rung: Rung, rounds: Sequence[Outcome]) -> Result:
-    def median(figure: Callable[[Outcome], float | None]) -> float | None:
-        values = [value for outcome in rounds if len(outcome.latencies_s) and (value := figure(outcome)) is not None]
+def _medians(scenario: Scenario, rounds: Sequence[Measurement]) -> Result:
+    def median(figure: Callable[[Measurement], float | None]) -> float | None:
+        values = [value for each in rounds if each.answers and (value := figure(each)) is not None]
         return float(np.median(values)) if values else None
 
     def percentile_ms(percent: float) -> float | None:
-        # A latency that was measured, not one between two: with few requests that would flatter the tail.
-        return median(lambda outcome: 1e3 * float(np.percentile(outcome.latencies_s, percent, method="higher")))
+        # A measured latency, not an interpolated one, which would flatter the tail if requests are few.
+        return median(lambda each: 1e3 * float(np.percentile(each.latencies_s, percent, method="higher")))
 
     errors: Counter[str] = Counter()
-    for outcome in rounds:
-        errors.update(outcome.errors)
-    cpu_us = median(lambda outcome: None if outcome.cpu_s is None else 1e6 * outcome.cpu_s / len(outcome.latencies_s))
-    per_s = median(lambda outcome: len(outcome.latencies_s) / (outcome.ended_s - outcome.began_s))
-    served = rung.kind in ("echo", "wire")
+    for each in rounds:
+        errors.update(each.errors)
+    cpu_us = median(lambda each: None if each.cpu_s is None else 1e6 * each.cpu_s / each.answers)
+    per_s = median(lambda each: each.answers / each.duration_s)
+    served = scenario.layer in ("echo", "wire")
     return Result(
         rounds=len(rounds),
-        answers=sum(len(outcome.latencies_s) for outcome in rounds),
+        answers=sum(each.answers for each in rounds),
         requests_per_s=per_s,
-        images_per_s=None if per_s is None else per_s * rung.batch_rows,
+        images_per_s=None if per_s is None else per_s * scenario.batch_rows,
         **{name: percentile_ms(percent) for name, percent in PERCENTILES.items()},
         cpu_us_per_request=cpu_us,
-        cpu_us_per_image=None if cpu_us is None else cpu_us / rung.batch_rows,
-        generator_share=median(lambda o: o.load_cpu_s / (o.ended_s - o.began_s)) if served else None,
+        cpu_us_per_image=None if cpu_us is None else cpu_us / scenario.batch_rows,
+        generator_share=median(lambda each: each.load_cpu_s / each.duration_s) if served else None,
         errors=dict(errors),
-        wrong=sum(outcome.wrong for outcome in rounds),
+        wrong=sum(each.wrong for each in rounds),
     )
 
 
-def _compared(rung: Rung, result: Result, medians: Mapping[Rung, Result]) -> Result:
-    engine = medians.get(Rung(kind="engine", batch_rows=rung.batch_rows))
-    if engine is not None and rung.kind != "echo":
+def _compared(scenario: Scenario, result: Result, medians: Mapping[Scenario, Result]) -> Result:
+    engine = medians.get(Scenario(layer="engine", batch_rows=scenario.batch_rows))
+    if engine is not None and scenario.layer != "echo":
         result = replace(
             result,
             images_per_s_of_engine=_ratio(result.images_per_s, engine.images_per_s),
             cpu_per_image_of_engine=_ratio(result.cpu_us_per_image, engine.cpu_us_per_image),
         )
-    echo = medians.get(replace(rung, kind="echo"))
-    if rung.kind == "wire" and echo is not None:
+    echo = medians.get(replace(scenario, layer="echo"))
+    if scenario.layer == "wire" and echo is not None:
         result = replace(result, p50_of_echo=_ratio(result.p50_ms, echo.p50_ms))
         if engine is not None and engine.cpu_us_per_request is not None and echo.cpu_us_per_request is not None:
             both = echo.cpu_us_per_request + engine.cpu_us_per_request

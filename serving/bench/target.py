@@ -1,4 +1,4 @@
-"""A target: a server to be measured, running already or started for it, and the processor time that it takes."""
+"""Targets: servers to measure, and the processor time that they use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from serving.bench.outcome import BenchFailed
+from serving.bench.measurement import BenchFailed
 
 _STARTING_S = 120.0
 _STOPPING_S = 15.0
@@ -21,20 +21,20 @@ _STOPPING_S = 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A server to be measured.
+    """A server to measure.
 
     Attributes:
-        address: Its `host:port`.
-        pid: Its first process; None where that is not on this machine, or not known.
+        address: Address of the server, `host:port`.
+        pid: Its main process; None if it is unknown or on another machine.
     """
 
     address: str
     pid: int | None = None
 
     def cpu_s(self) -> float | None:
-        """User and system time of the whole process tree so far, in seconds; None where it can't be read.
+        """Returns the user and system time of the process tree so far, in seconds; None if it can't be read.
 
-        Includes processes of the tree that have ended, once their parent has noticed.
+        Includes processes that have ended, once their parent has waited for them.
         """
         if self.pid is None:
             return None
@@ -46,7 +46,7 @@ class Target:
         total_s = 0.0
         for process in tree:
             with contextlib.suppress(psutil.NoSuchProcess):
-                total_s += sum(process.cpu_times()[:4])  # user, system, and both of children that were waited for
+                total_s += sum(process.cpu_times()[:4])  # user, system, and the same of children that were waited for
         return total_s
 
 
@@ -55,10 +55,10 @@ def digits_server(options: Sequence[str]) -> Iterator[Target]:
     """Runs `digits-serve` on a free port of this machine.
 
     Args:
-        options: More of its options; of those given twice the last holds.
+        options: More options; the last one wins.
 
     Raises:
-        BenchFailed: It does not start; says why.
+        BenchFailed: It does not start.
     """
     first = ["--host", "127.0.0.1", "--port", "0", "--log-level", "warning"]
     with _announcing(["serving", "serve", *first, *options]) as target:
@@ -78,7 +78,7 @@ def echo_server() -> Iterator[Target]:
 
 @contextlib.contextmanager
 def _announcing(module: Sequence[str]) -> Iterator[Target]:
-    """Runs a module that says on stdout where it listens; ends it with SIGTERM, and if need be with SIGKILL."""
+    """Runs a module that prints its address on stdout; ends it with SIGTERM, then with SIGKILL if necessary."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         process = subprocess.Popen(  # noqa: S603 - our own modules
             [sys.executable, "-m", *module],
@@ -93,7 +93,7 @@ def _announcing(module: Sequence[str]) -> Iterator[Target]:
                 process.kill()
                 process.wait()
                 stderr.seek(0)
-                said = stderr.read().strip().splitlines() or ["it said nothing"]
+                said = stderr.read().strip().splitlines() or ["it printed nothing"]
                 raise BenchFailed(f"{' '.join(module[:2])} did not start: {said[-1]}")
             yield Target(address=found[1], pid=process.pid)
         finally:

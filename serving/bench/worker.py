@@ -1,6 +1,6 @@
-"""A worker: an object in a process of its own, whose methods are called through a pipe.
+"""A worker: an object in its own process, whose methods are called through a pipe.
 
-The process has a session of its own, so that a Ctrl-C is the command's alone, and ends when the command does.
+The process is in its own session, so that only the command receives Ctrl-C, and it ends with the command.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
-from serving.bench.outcome import BenchFailed
+from serving.bench.measurement import BenchFailed
 
 _CLASSES = {
     "generator": ("serving.bench.generator", "Generator"),
@@ -22,11 +22,11 @@ _ENDING_S = 5.0
 
 
 class Worker:
-    """One object in a process of its own.
+    """One object in its own process.
 
     Args:
         name: `generator` or `in_process`.
-        arguments: Of the object's constructor. It has a method `close`, called when the process ends.
+        arguments: Arguments of the constructor. The object has a method `close`, called when the process ends.
     """
 
     def __init__(self, name: str, *arguments: object) -> None:
@@ -36,7 +36,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Starts the process and makes the object, without waiting for it."""
+        """Starts the process and has it create the object, without waiting."""
         self._connection, theirs = Pipe()
         with theirs:
             number = theirs.fileno()
@@ -56,21 +56,21 @@ class Worker:
             try:
                 self._process.wait(0.0 if any(exception) else _ENDING_S)
             except subprocess.TimeoutExpired:
-                self._process.kill()  # it may be in the middle of a rung
+                self._process.kill()  # it may be in the middle of a scenario
                 self._process.wait()
 
     def send(self, method: str, *arguments: object) -> None:
-        """Calls a method without waiting for it; `receive` returns what it does."""
+        """Calls a method without waiting; `receive` returns its result."""
         try:
             self._connection.send((method, arguments))
         except OSError as error:
             raise self._ended() from error
 
     def receive(self) -> Any:
-        """What the next method returned.
+        """Returns the result of the next method.
 
         Raises:
-            BenchFailed: It raised an error, or the process ended.
+            BenchFailed: The method raised an error, or the process ended.
         """
         try:
             done, result = self._connection.recv()
@@ -81,12 +81,12 @@ class Worker:
         return result
 
     def call(self, method: str, *arguments: object) -> Any:
-        """Calls a method and returns what it does; raises as `receive`."""
+        """Calls a method and returns its result; raises like `receive`."""
         self.send(method, *arguments)
         return self.receive()
 
     def _ended(self) -> BenchFailed:
-        return BenchFailed(f"the process {self._name} ended; its words are above")
+        return BenchFailed(f"the process {self._name} ended; its output is above")
 
 
 def _answer(connection: Any) -> None:
@@ -95,7 +95,7 @@ def _answer(connection: Any) -> None:
     failed, served = "", None
     try:
         served = getattr(importlib.import_module(module), attribute)(*arguments)
-    except Exception as error:  # noqa: BLE001 - told to whoever calls first
+    except Exception as error:  # noqa: BLE001 - reported to the first call
         failed = _message(error)
     while True:
         try:
@@ -104,7 +104,7 @@ def _answer(connection: Any) -> None:
             break
         try:
             answer = (False, failed) if failed else (True, getattr(served, method)(*arguments))
-        except Exception as error:  # noqa: BLE001 - told to the caller
+        except Exception as error:  # noqa: BLE001 - reported to the caller
             answer = (False, _message(error))
         connection.send(answer)
     if served is not None:
@@ -113,7 +113,7 @@ def _answer(connection: Any) -> None:
 
 def _message(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
-        return "onnxruntime is not installed; install the extra cpu or gpu, or measure --rungs echo,wire of a --target"
+        return "onnxruntime is not installed; install the extra cpu or gpu, or measure --layers echo,wire of a --target"
     return str(error) or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""What is sent, and the labels that must come back."""
+"""The requests of a benchmark, and the labels expected for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.digits.v1 import digits_pb2
-from serving.bench.outcome import BenchFailed
+from serving.bench.measurement import BenchFailed
 from serving.config import SAMPLES
 from serving.images.decoding import load_image
 from serving.images.geometry import resize
@@ -17,22 +17,22 @@ Uint8Array = npt.NDArray[np.uint8]
 
 _POOL_BYTES = 16 << 20
 _POOL_ROWS = 2048
-_EXCHANGE_BYTES = 64 << 20
-_EXCHANGES = 64
-# Where the two most probable labels are closer than this, providers and batch sizes may rightly differ.
+_REQUESTS_BYTES = 64 << 20
+_REQUESTS = 64
+# If the two most probable labels are closer than this, results of providers and batch sizes may rightly differ.
 _MARGIN = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exchange:
-    """A request ready to be sent, and what its answer must begin with.
+class PreparedRequest:
+    """A serialized request and the expected start of its answer.
 
     Attributes:
-        request: The message as bytes.
-        expected: The first bytes of a right answer: for `wire` its labels as protobuf writes them.
+        message: The request as bytes.
+        expected: The first bytes of a right answer; for `wire`, its labels as protobuf writes them.
     """
 
-    request: bytes
+    message: bytes
     expected: bytes
 
 
@@ -51,35 +51,35 @@ class Workload:
     model_name: str
 
     def rows(self, number: int, batch_rows: int) -> npt.NDArray[np.int64]:
-        """Which images are request `number`'s: int64 `[batch_rows]`."""
+        """Returns the indices of the images of a request: int64 `[batch_rows]`."""
         return (np.arange(batch_rows) + number * (batch_rows + 1)) % len(self.images)
 
     def count(self, batch_rows: int) -> int:
-        """How many different requests of this size there are."""
+        """Returns how many different requests of this size to send."""
         request_bytes: int = self.images[0].nbytes * batch_rows
-        return max(2, min(_EXCHANGES, _EXCHANGE_BYTES // request_bytes))
+        return max(2, min(_REQUESTS, _REQUESTS_BYTES // request_bytes))
 
-    def exchanges(self, batch_rows: int, mode: str) -> list[Exchange]:
-        """The requests of one rung on the wire."""
-        return [self._exchange(self.rows(number, batch_rows), mode) for number in range(self.count(batch_rows))]
+    def requests(self, batch_rows: int, mode: str) -> list[PreparedRequest]:
+        """Returns the requests of a scenario."""
+        return [self._request(self.rows(number, batch_rows), mode) for number in range(self.count(batch_rows))]
 
-    def echo_exchanges(self, batch_rows: int, mode: str) -> list[Exchange]:
-        """Messages of the same sizes in both directions, for `serving.bench.echo`."""
+    def echo_requests(self, batch_rows: int, mode: str) -> list[PreparedRequest]:
+        """Returns messages of the same sizes in both directions, for `serving.bench.echo`."""
         answer_bytes = self._answer(self.rows(0, batch_rows)).ByteSize()
         header = answer_bytes.to_bytes(4, "little")
-        requests = [header + exchange.request[4:] for exchange in self.exchanges(batch_rows, mode)]
-        return [Exchange(request=request, expected=request[:answer_bytes]) for request in requests]
+        requests = [header + prepared.message[4:] for prepared in self.requests(batch_rows, mode)]
+        return [PreparedRequest(message=request, expected=request[:answer_bytes]) for request in requests]
 
-    def _exchange(self, rows: npt.NDArray[np.int64], mode: str) -> Exchange:
+    def _request(self, rows: npt.NDArray[np.int64], mode: str) -> PreparedRequest:
         request = digits_pb2.ClassifyRequest(
             raw_images=digits_pb2.RawImages(pixels=self.images[rows].tobytes(), count=len(rows))
         )
         message = digits_pb2.ClassifyStreamRequest(request=request) if mode == "stream" else request
         labels = digits_pb2.ClassifyResponse(labels=self.labels[rows].tolist())
-        return Exchange(request=message.SerializeToString(), expected=labels.SerializeToString())
+        return PreparedRequest(message=message.SerializeToString(), expected=labels.SerializeToString())
 
     def _answer(self, rows: npt.NDArray[np.int64]) -> digits_pb2.ClassifyResponse:
-        """An answer as long as a server's."""
+        """An answer as long as that of a server."""
         return digits_pb2.ClassifyResponse(
             labels=self.labels[rows].tolist(),
             confidences=[1.0] * len(rows),
@@ -91,13 +91,13 @@ class Workload:
 
 
 def draw_images(shape: tuple[int, int, int]) -> Uint8Array:
-    """The digits that the package ships, shifted and dimmed at random, the same each time.
+    """Returns the sample digits of the package, shifted and dimmed at random, the same each time.
 
     Args:
         shape: Height, width and channels.
 
     Returns:
-        uint8 `[n, height, width, channels]`; at most 2,048, fewer of large images.
+        uint8 `[n, height, width, channels]`; at most 2,048, fewer if they are large.
     """
     height, width, channels = shape
     paths = sorted(SAMPLES.glob("*.png"))
@@ -114,18 +114,18 @@ def draw_images(shape: tuple[int, int, int]) -> Uint8Array:
 
 
 def make_workload(images: Uint8Array, probabilities: npt.NDArray[np.float32], model_name: str) -> Workload:
-    """Keeps the images whose label is beyond doubt.
+    """Keeps the images with a clear label.
 
     Args:
         images: uint8 `[n, height, width, channels]`.
-        probabilities: float32 `[n, classes]`, what the model gives them.
+        probabilities: float32 `[n, classes]` of the model.
         model_name: Name of the model that answers.
 
     Raises:
-        BenchFailed: There are none.
+        BenchFailed: No label is clear.
     """
     ordered = np.sort(probabilities, axis=1)
     clear = ordered[:, -1] - ordered[:, -2:-1].sum(axis=1) > _MARGIN
     if not clear.any():
-        raise BenchFailed("the model is undecided about every image that would be sent")
+        raise BenchFailed("the model gives no clear label to any image of the benchmark")
     return Workload(images=images[clear], labels=probabilities[clear].argmax(axis=1), model_name=model_name)

@@ -1,4 +1,4 @@
-"""`digits-bench`: options to configuration, progress on stderr, a table on stdout."""
+"""`digits-bench`: measures a server; progress on stderr, a table on stdout."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
-from serving.bench.rung import KINDS, MODES, LadderConfig, Rung
-from serving.config import PRETRAINED, PROVIDERS
+from serving.bench.scenario import LAYERS, MODES, BenchConfig, Scenario
+from serving.commands.cli import SETTINGS, examples, option, repository_option, version_option
+from serving.config import PROVIDERS
 from serving.errors import DigitsError
 
-if TYPE_CHECKING:  # what needs numpy, psutil and grpc is imported after it is known to be there
-    from serving.bench.outcome import Outcome
+if TYPE_CHECKING:  # needs numpy, psutil and grpc, whose presence is checked first
+    from serving.bench.benchmark import Benchmark
+    from serving.bench.measurement import Measurement
     from serving.bench.result import Result
-    from serving.bench.session import Session
 
-_LADDER = LadderConfig()
+_DEFAULTS = BenchConfig()
 
 
 class _List(click.ParamType[tuple[Any, ...]]):
-    """Values between commas."""
+    """Values separated by commas."""
 
     def __init__(self, name: str, make: Callable[[str], Any]) -> None:
         self.name = name
@@ -39,7 +41,7 @@ class _List(click.ParamType[tuple[Any, ...]]):
         try:
             return tuple(dict.fromkeys(self._make(part.strip()) for part in value.split(",")))
         except ValueError:
-            self.fail(f"{value!r} is not a list of {self.name} between commas", param, ctx)
+            self.fail(f"{value!r} is not a list of {self.name} separated by commas", param, ctx)
 
 
 _FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
@@ -50,64 +52,100 @@ def _listed(values: tuple[Any, ...]) -> str:
     return ",".join(map(str, values))
 
 
-@click.command(
-    context_settings={"show_default": True, "max_content_width": 110},
-    epilog="Options of the server that is started follow behind --, as in: digits-bench -- --max-wait-ms 1",
+@cloup.command(
+    context_settings=SETTINGS,
+    epilog=examples(
+        "digits-bench --seconds 1 --rounds 1 --callers 1,16 --batch-rows 1,64",
+        "digits-bench --layers echo,wire --rate 200 --json bench.json --plot bench.png",
+        "digits-bench --layers wire --mode unary -- --max-wait-ms 1",
+        note="Options of digits-serve follow after --, if it is started.",
+    ),
 )
-@click.option("--target", show_default="starts its own", help="A running server to measure, HOST:PORT.")
-@click.option(
-    "--pid",
-    type=click.IntRange(1),
-    show_default="its CPU is not measured",
-    help="First process of the target, on this machine.",
+@cloup.option_group(
+    "Server",
+    option("--target", show_default="starts one", help="Address of a running server to measure, HOST:PORT."),
+    option(
+        "--pid",
+        type=click.IntRange(1),
+        show_default="its processor time is not measured",
+        help="Main process of the target, if it runs on this machine.",
+    ),
 )
-@click.option("--rungs", default=_listed(KINDS), type=_WORDS, help="What to measure.")
-@click.option("--mode", "modes", default=_listed(MODES), type=_WORDS, help="How requests travel.")
-@click.option("--callers", default=_listed(_LADDER.callers), type=_INTEGERS, help="Requests in flight at most.")
-@click.option("--batch-rows", default=_listed(_LADDER.batch_rows), type=_INTEGERS, help="Images of a request.")
-@click.option(
-    "--rate",
-    "rates",
-    type=_NUMBERS,
-    show_default="as fast as answers come",
-    help="Requests due each second, of all callers together. Latency counts from when each was due, not from when a "
-    "caller was free to send it.",
+@cloup.option_group(
+    "Scenarios",
+    option(
+        "--layers",
+        default=_listed(LAYERS),
+        type=_WORDS,
+        help="Layers to measure. engine: the model in a process. batcher: the same with concurrent callers. echo: a "
+        "bare grpcio server with messages of the same size. wire: the server, over gRPC.",
+    ),
+    option(
+        "--mode",
+        "modes",
+        default=_listed(MODES),
+        type=_WORDS,
+        help="How requests travel: one call each, or many on a stream.",
+    ),
+    option(
+        "--callers", default=_listed(_DEFAULTS.callers), type=_INTEGERS, help="Maximum number of requests in flight."
+    ),
+    option("--batch-rows", default=_listed(_DEFAULTS.batch_rows), type=_INTEGERS, help="Images per request."),
+    option(
+        "--rate",
+        "rates",
+        type=_NUMBERS,
+        show_default="as fast as answers arrive",
+        help="Requests due per second, for all callers together. Latency counts from the time a request was due, not "
+        "from the time a caller was free to send it.",
+    ),
+    option(
+        "--seconds",
+        default=_DEFAULTS.seconds,
+        type=click.FloatRange(0.01, 3600),
+        help="Length of one round of one scenario, in seconds.",
+    ),
+    option(
+        "--rounds",
+        default=_DEFAULTS.rounds,
+        type=click.IntRange(1, 1000),
+        help="How often to measure each scenario. Medians are reported.",
+    ),
 )
-@click.option(
-    "--seconds",
-    default=_LADDER.seconds,
-    type=click.FloatRange(0.01, 3600),
-    help="Time of one rung in one round, in seconds.",
+@cloup.option_group(
+    "Load generators",
+    option("--generators", default=1, type=click.IntRange(1, 64), help="Processes that generate the load."),
+    option("--connections", default=8, type=click.IntRange(1, 1000), help="Connections that all callers share."),
+    option("--callers-per-stream", default=16, type=click.IntRange(1, 10_000), help="Callers that share a stream."),
+    option("--timeout-s", default=30.0, type=click.FloatRange(0.1, 600), help="Deadline of a call, in seconds."),
 )
-@click.option(
-    "--rounds",
-    default=_LADDER.rounds,
-    type=click.IntRange(1, 1000),
-    help="How often all rungs are measured; the medians are reported.",
+@cloup.option_group(
+    "Model",
+    repository_option(),
+    option("--model", show_default="the only one", help="Name of the model."),
+    option("--model-version", type=click.IntRange(1), show_default="the newest", help="Version of the model."),
+    option(
+        "--provider",
+        default="auto",
+        type=click.Choice(PROVIDERS),
+        help="What runs the model. auto: CUDA if it works, else the CPU.",
+    ),
+    option(
+        "--threads", default=1, type=click.IntRange(0), help="Threads per inference on the CPU; 0: one per processor."
+    ),
 )
-@click.option("--generators", default=1, type=click.IntRange(1, 64), help="Processes that make the load.")
-@click.option("--connections", default=8, type=click.IntRange(1, 1000), help="Connections that callers share.")
-@click.option("--callers-per-stream", default=16, type=click.IntRange(1, 10_000), help="Callers that share a stream.")
-@click.option("--timeout-s", default=30.0, type=click.FloatRange(0.1, 600), help="Deadline of a call, in seconds.")
-@click.option(
-    "--repository",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=PRETRAINED,
-    show_default="the model that the package ships",
-    help="Directory of the model repository.",
+@cloup.option_group(
+    "Report",
+    option("--json", "json_path", type=_FILE, show_default="not written", help="File for the results as JSON."),
+    option("--plot", "plot_path", type=_FILE, show_default="not drawn", help="File for a plot of latency, as PNG."),
 )
-@click.option("--model", show_default="the only one", help="Name of the model.")
-@click.option("--version", type=click.IntRange(1), show_default="the newest", help="Version of the model.")
-@click.option("--provider", default="auto", type=click.Choice(PROVIDERS), help="What runs the model.")
-@click.option("--threads", default=1, type=click.IntRange(0), help="Threads of one inference on the CPU; 0: all.")
-@click.option("--json", "json_path", type=_FILE, show_default="not written", help="Write the results into this file.")
-@click.option("--plot", "plot_path", type=_FILE, show_default="not drawn", help="Draw latency against load, as PNG.")
+@version_option()
 @click.argument("server_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- SERVER OPTIONS]")
 def main(
     *,
     target: str | None,
     pid: int | None,
-    rungs: tuple[str, ...],
+    layers: tuple[str, ...],
     modes: tuple[str, ...],
     callers: tuple[int, ...],
     batch_rows: tuple[int, ...],
@@ -120,29 +158,27 @@ def main(
     timeout_s: float,
     repository: Path,
     model: str | None,
-    version: int | None,
+    model_version: int | None,
     provider: str,
     threads: int,
     json_path: Path | None,
     plot_path: Path | None,
     server_options: tuple[str, ...],
 ) -> None:
-    """Measures a server, and the ladder that tells where time goes.
+    """Measures throughput, latency and processor time of a server, and of each layer below it.
 
-    engine: the model in a process; batcher: the same behind concurrent callers; echo: a bare grpcio server with
-    messages of the same size; wire: the server. Exit code 1 where an answer was wrong, a rung got none, or it was
-    interrupted.
+    Exit code 1 if an answer was wrong, if a scenario got no answer, or after an interruption.
     """
     if target is None and pid is not None:
         raise click.UsageError("--pid belongs to --target")
     if target is not None and server_options:
-        raise click.UsageError("a --target runs already: options of the server can't be given")
+        raise click.UsageError("options of the server can't be given for a --target, which is already running")
     for path in filter(None, (json_path, plot_path)):
         if not path.parent.is_dir():
             raise click.UsageError(f"{path}: there is no directory {path.parent}")
     try:
-        config = LadderConfig(
-            kinds=rungs,
+        config = BenchConfig(
+            layers=layers,
             modes=modes,
             callers=callers,
             batch_rows=batch_rows,
@@ -154,20 +190,20 @@ def main(
         raise click.UsageError(str(error)) from error
     _require("tqdm", "psutil", "google.rpc", *(["matplotlib.figure"] if plot_path else []))
 
-    from serving.bench.ladder import WireConfig
-    from serving.bench.session import ModelConfig, open_session
+    from serving.bench.benchmark import CallConfig
+    from serving.bench.environment import ModelConfig, open_benchmark
     from serving.bench.target import Target
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    session = open_session(
+    benchmark = open_benchmark(
         config,
-        WireConfig(connections=connections, callers_per_stream=callers_per_stream, timeout_s=timeout_s),
-        ModelConfig(repository=repository, model=model, version=version, provider=provider, threads=threads),
+        CallConfig(connections=connections, callers_per_stream=callers_per_stream, timeout_s=timeout_s),
+        ModelConfig(repository=repository, model=model, version=model_version, provider=provider, threads=threads),
         target=None if target is None else Target(address=target, pid=pid),
         server_options=server_options,
         generators=generators,
     )
-    measured, about, failure = _measure(session, len(config.rungs()) * config.rounds)
+    measured, about, failure = _measure(benchmark, len(config.scenarios()) * config.rounds)
     try:
         _report(measured, about, json_path, plot_path)
     except OSError as error:
@@ -178,7 +214,7 @@ def main(
 
 
 def _require(*modules: str) -> None:
-    """Before anything is started, since what is missing would be missed after minutes."""
+    """Checks for packages before anything is started; a missing one would otherwise show after minutes."""
     for module in modules:
         try:
             importlib.import_module(module)
@@ -190,37 +226,37 @@ def _require(*modules: str) -> None:
 
 
 def _measure(
-    session: AbstractContextManager[Session], measurements: int
-) -> tuple[Mapping[Rung, Result], dict[str, Any], str]:
-    """Results, what they are of, and what ended it early, if anything did."""
+    benchmark: AbstractContextManager[Benchmark], total: int
+) -> tuple[Mapping[Scenario, Result], dict[str, Any], str]:
+    """Returns the results, what was measured, and why it ended early, if it did."""
     from tqdm import tqdm
 
     from serving.bench.result import results
 
-    outcomes: dict[Rung, list[Outcome]] = {}
+    measurements: dict[Scenario, list[Measurement]] = {}
     failure = ""
     about: dict[str, Any] = {
         "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "load_average_before": round(os.getloadavg()[0], 2),
     }
     try:
-        with session as opened, tqdm(total=measurements, unit="rung", file=sys.stderr, dynamic_ncols=True) as progress:
+        with benchmark as opened, tqdm(total=total, unit="scenario", file=sys.stderr, dynamic_ncols=True) as progress:
             about |= opened.about
-            for rung, outcome in opened.ladder.measure():
-                if outcome is None:
-                    progress.set_description(rung.name)
+            for scenario, measurement in opened.measure():
+                if measurement is None:
+                    progress.set_description(scenario.name)
                 else:
-                    outcomes.setdefault(rung, []).append(outcome)
+                    measurements.setdefault(scenario, []).append(measurement)
                     progress.update()
     except KeyboardInterrupt:
-        failure = f"interrupted after {sum(map(len, outcomes.values()))} of {measurements} measurements"
+        failure = f"interrupted after {sum(map(len, measurements.values()))} of {total} measurements"
     except DigitsError as error:
         failure = str(error)
-    return results(outcomes), about, failure
+    return results(measurements), about, failure
 
 
 def _report(
-    measured: Mapping[Rung, Result], about: Mapping[str, Any], json_path: Path | None, plot_path: Path | None
+    measured: Mapping[Scenario, Result], about: Mapping[str, Any], json_path: Path | None, plot_path: Path | None
 ) -> None:
     from serving.bench.report import as_json, table
 
@@ -234,8 +270,8 @@ def _report(
         write_plot(measured, plot_path)
 
 
-def _failures(measured: Mapping[Rung, Result]) -> Iterator[str]:
+def _failures(measured: Mapping[Scenario, Result]) -> Iterator[str]:
     if wrong := sum(result.wrong for result in measured.values()):
         yield f"{wrong:,} answers were wrong"
-    if silent := [rung.name for rung, result in measured.items() if not result.answers]:
+    if silent := [scenario.name for scenario, result in measured.items() if not result.answers]:
         yield f"no request was answered: {', '.join(silent)}"

@@ -1,41 +1,41 @@
-"""`digits-doctor`: says whether this machine will serve, and how."""
+"""`digits-doctor`: says whether a server would start on this machine, and how it would run."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
 
 import click
+import cloup
 
-from serving.commands.config_options import config_options
+from serving.commands.cli import SETTINGS, errors_in_one_line, examples, option, version_option
+from serving.commands.server_options import server_options
 from serving.config import ServerConfig
 
 _COLORS = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
-@click.command(context_settings={"show_default": True, "max_content_width": 110, "auto_envvar_prefix": "DIGITS"})
-@config_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-@click.option("--verbose", is_flag=True, help="ONNX Runtime's own report besides; it names paths of this machine.")
+@cloup.command(
+    context_settings={**SETTINGS, "auto_envvar_prefix": "DIGITS"},
+    epilog=examples("digits-doctor", "digits-doctor --provider cpu --http-port 8000", "digits-doctor --json --verbose"),
+)
+@server_options
+@option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@option("--verbose", is_flag=True, help="Add ONNX Runtime's own report, which contains paths of this machine.")
+@version_option()
 def main(*, config: ServerConfig, as_json: bool, verbose: bool) -> None:
-    """Looks at what a server with these options would need, and loads its models.
+    """Checks what a server with these options needs, and loads its models.
 
-    Exit code 0: it will serve. 1: it would not start, or could not be trusted; the lines that begin with "problem" say
-    why. Prints no value of an environment variable.
+    Exit code 0: the server would run. 1: it would not start, or could not be trusted; the lines that start with
+    "problem" say why. Values of environment variables are not printed.
     """
-    try:
-        from serving.commands.checks import examine
-        from serving.commands.start_check import PROBLEM
+    with errors_in_one_line("a server"):
+        from serving.commands.doctor_checks import PROBLEM, run_checks
         from serving.inference.engine import runtime_report
-    except ModuleNotFoundError as error:
-        raise click.ClickException(
-            f"{error.name} is not installed; a server needs the extra cpu or gpu: pip install 'digits-serving[cpu]'"
-        ) from error
-    logging.getLogger("serving").addHandler(logging.NullHandler())  # what a server logs is among the findings
+    logging.getLogger("serving").addHandler(logging.NullHandler())  # the findings contain what a server would log
     findings = []
-    for finding in examine(config):
+    for finding in run_checks(config):
         findings.append(finding)
         if not as_json:
             state = click.style(f"{finding.state:8}", fg=_COLORS[finding.state])
@@ -46,7 +46,7 @@ def main(*, config: ServerConfig, as_json: bool, verbose: bool) -> None:
     if as_json:
         document = {
             "serves": healthy,
-            "findings": [dataclasses.asdict(finding) for finding in findings],
+            "findings": [finding._asdict() for finding in findings],
             "environment": variables,
             **({"onnxruntime": report} if verbose else {}),
         }
@@ -56,6 +56,6 @@ def main(*, config: ServerConfig, as_json: bool, verbose: bool) -> None:
             click.echo(f"set: {', '.join(variables)}")
         if report:
             click.echo(f"\n{report}")
-        click.echo("this machine will serve" if healthy else "this machine will not serve as asked")
+        click.echo("this machine will serve" if healthy else "this machine will not serve as configured")
     if not healthy:
         raise SystemExit(1)

@@ -1,4 +1,4 @@
-"""`digits-models`: lists, labels, verifies and removes the versions of a repository."""
+"""`digits-models`: lists, labels, verifies and removes the versions of a model repository."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cloup
 
+from serving.commands.cli import SETTINGS, errors_in_one_line, examples, option, repository_option, version_option
 from serving.commands.models_table import document, table
-from serving.config import PRETRAINED, PROVIDERS, EngineConfig
+from serving.config import PROVIDERS, EngineConfig
 from serving.errors import DigitsError, ModelRejected
 from serving.repository.editor import RepositoryEditor
 from serving.repository.labels import CANARY, CANARY_SHARE, STABLE
@@ -22,16 +24,14 @@ _ENGINE = EngineConfig()
 _LATEST = "latest"
 
 
-class _Commands(click.Group):
+class _Commands(cloup.Group):
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with errors_in_one_line("verifying"):
             return super().invoke(ctx)
-        except DigitsError as error:
-            raise click.ClickException(str(error)) from error
 
 
 def _version_or_latest(_: click.Context, __: click.Parameter, value: str) -> int | None:
-    """A version's number, or None for the newest."""
+    """The number of a version, or None for the newest."""
     if value == _LATEST:
         return None
     if not re.fullmatch(r"[1-9][0-9]{0,17}", value):
@@ -43,37 +43,34 @@ def _repository(_: click.Context, __: click.Parameter, value: Path) -> Repositor
     return Repository(value)
 
 
-def _stored(command: Callable[..., None]) -> Callable[..., None]:
-    option = click.option(
-        "--repository",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=PRETRAINED,
-        show_default="the model that the package ships",
-        envvar="DIGITS_REPOSITORY",
-        show_envvar=True,
-        callback=_repository,
-        help="Directory of the model repository.",
-    )
-    return option(command)
+def _with_repository(command: Callable[..., None]) -> Callable[..., None]:
+    return repository_option(envvar="DIGITS_REPOSITORY", callback=_repository)(command)
 
 
-@click.group(cls=_Commands, context_settings={"show_default": True, "max_content_width": 110})
+@cloup.group(
+    cls=_Commands,
+    context_settings=SETTINGS,
+    epilog=examples(
+        "digits-models list", "digits-models verify mnist_convnet 1 --provider cpu", "digits-models label --help"
+    ),
+)
+@version_option()
 def main() -> None:
-    """Lists, labels, verifies and removes the versions of a model repository, also while servers use it.
+    """Lists, labels, verifies and removes the versions of a model repository, even while servers use it.
 
-    Calls that name no version are answered by the stable one, but for the canary's share of them. Without the label
-    stable that is the newest version that may be served.
+    The stable version answers calls that name no version, except for the canary's share of them. Without the label
+    "stable", the newest version that may be served is the stable one.
     """
 
 
-@main.command("list")
+@main.command("list", epilog=examples("digits-models list", "digits-models list mnist_convnet --json"))
 @click.argument("model", required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-@_stored
+@option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@_with_repository
 def list_models(*, model: str | None, as_json: bool, repository: Repository) -> None:
-    """Shows every version.
+    """Lists versions.
 
-    Of one MODEL or of all: its labels, what it is, and whether it may be served.
+    Shows each version of MODEL, or of all models: its labels, what it is, and whether it may be served.
     """
     models = list(model_listings(repository, model))
     if as_json:
@@ -84,90 +81,95 @@ def list_models(*, model: str | None, as_json: bool, repository: Repository) -> 
         click.echo("\n".join(table(models)))
 
 
-@main.command()
+@main.command(
+    epilog=examples(
+        "digits-models label mnist_convnet stable latest --repository models",
+        "digits-models label mnist_convnet canary 2 --share 0.1 --repository models",
+    )
+)
 @click.argument("model")
 @click.argument("label", type=click.Choice([STABLE, CANARY]))
 @click.argument("version", callback=_version_or_latest)
-@click.option(
+@option(
     "--share",
     type=click.FloatRange(0, 1),
     show_default=f"{CANARY_SHARE}",
-    help="The canary's, of the calls that name no version; 0: it answers only calls that name it.",
+    help="Share of the calls without a version, from 0 to 1, that the canary answers. 0: it answers only calls that "
+    "name it.",
 )
-@_stored
+@_with_repository
 def label(*, model: str, label: str, version: int | None, share: float | None, repository: Repository) -> None:
     """Moves a label to a version.
 
-    LABEL is stable or canary, VERSION one of MODEL's that may be served. `stable latest` follows the newest version,
-    now and later. A canary pins stable to the version that is current, where it followed the newest.
+    LABEL is stable or canary. VERSION is a version of MODEL that may be served. "stable latest" follows the newest
+    version, now and later. A canary ends that: it pins "stable" to the version that is current.
     """
-    keeper = RepositoryEditor(repository)
+    editor = RepositoryEditor(repository)
     if label == STABLE:
         if share is not None:
-            raise click.UsageError("--share is a canary's")
-        click.echo(str(keeper.set_stable(model, version)))
+            raise click.UsageError("--share applies only to a canary")
+        click.echo(str(editor.set_stable(model, version)))
         return
     if version is None:
-        raise click.UsageError("a canary is a certain version: name its number")
-    click.echo(str(keeper.set_canary(model, version, CANARY_SHARE if share is None else share)))
+        raise click.UsageError("a canary must be a specific version: give its number")
+    click.echo(str(editor.set_canary(model, version, CANARY_SHARE if share is None else share)))
 
 
 @main.command()
 @click.argument("model")
 @click.argument("label", type=click.Choice([CANARY]), expose_value=False)
-@_stored
+@_with_repository
 def unlabel(*, model: str, repository: Repository) -> None:
-    """Ends a canary's trial.
+    """Ends the trial of a canary.
 
-    Calls that name no version go to MODEL's stable version again, all of them.
+    The stable version of MODEL answers all calls that name no version again.
     """
     click.echo(str(RepositoryEditor(repository).end_canary(model)))
 
 
 @main.command()
 @click.argument("model")
-@_stored
+@_with_repository
 def promote(*, model: str, repository: Repository) -> None:
-    """Makes a canary stable.
+    """Makes the canary stable.
 
-    The trial of MODEL's canary ends with it.
+    This ends the trial of the canary of MODEL.
     """
     click.echo(str(RepositoryEditor(repository).promote(model)))
 
 
 @main.command()
 @click.argument("model")
-@_stored
+@_with_repository
 def rollback(*, model: str, repository: Repository) -> None:
-    """Takes the last move of stable back.
+    """Undoes the last move of "stable".
 
-    The version that answered before is MODEL's stable one again. Once: what was before that is not recorded, and
-    `label MODEL stable VERSION` names any.
+    The previous stable version of MODEL is stable again. Only one move is recorded; use "label MODEL stable VERSION"
+    to go back further.
     """
     click.echo(str(RepositoryEditor(repository).roll_back(model)))
 
 
-@main.command()
+@main.command(epilog=examples("digits-models verify", "digits-models verify mnist_convnet 1 --provider cpu"))
 @click.argument("model", required=False)
 @click.argument("version", required=False, type=click.IntRange(1))
-@click.option("--provider", default=_ENGINE.provider, type=click.Choice(PROVIDERS), help="As for digits-serve.")
-@click.option("--device", default=_ENGINE.device, type=click.IntRange(0), help="Index of the CUDA device.")
-@_stored
+@option(
+    "--provider",
+    default=_ENGINE.provider,
+    type=click.Choice(PROVIDERS),
+    help="What runs the model. auto: CUDA if it works, else the CPU.",
+)
+@option("--device", default=_ENGINE.device, type=click.IntRange(0), help="Index of the CUDA device.")
+@_with_repository
 def verify(*, model: str | None, version: int | None, provider: str, device: int, repository: Repository) -> None:
-    """Loads and tries every version.
+    """Loads and runs versions.
 
-    Of one MODEL or of all, or one VERSION: its digest, its parity, and whether it answers images with probabilities.
-    Exit code 0: all may be served and answer with probabilities. 1: the lines that begin with "problem" say why not.
+    Checks one VERSION, all versions of MODEL, or those of all models: digest, parity, and whether the version returns
+    probabilities for images. Exit code 0: all versions pass. 1: the lines that start with "problem" say what is wrong.
     """
-    try:
-        from serving.repository.verification import IMAGES
-        from serving.repository.verification import verify as run
-    except ModuleNotFoundError as error:
-        raise click.ClickException(
-            f"{error.name} is not installed; verifying needs the extra cpu or gpu: pip install 'digits-serving[cpu]'"
-        ) from error
-    except ImportError as error:
-        raise click.ClickException(f"an installed package can't be imported: {error}") from error
+    from serving.repository.verification import IMAGES
+    from serving.repository.verification import verify as run
+
     config = EngineConfig(provider=provider, device=device, max_batch_rows=IMAGES)
     if version is not None and model is not None:
         chosen = [repository.choose(model, version)]
@@ -175,7 +177,7 @@ def verify(*, model: str | None, version: int | None, provider: str, device: int
         names = repository.names() if model is None else [repository.choose(model)[0]]
         chosen = [(name, number) for name in names for number in repository.versions(name)]
     if not chosen:
-        raise ModelRejected(f"{repository.root}: no models here, which are directories with versions named 1, 2, …")
+        raise ModelRejected(f"{repository.root}: no models here; a model is a directory with versions named 1, 2, …")
     sound = True
     for name, number in chosen:
         try:
@@ -183,11 +185,11 @@ def verify(*, model: str | None, version: int | None, provider: str, device: int
             ran = run(stored, config)
         except DigitsError as error:
             if version is None and number not in repository.versions(name):
-                continue  # removed meanwhile, which is nothing wrong
+                continue  # removed in the meantime, which is not a problem
             sound = False
             click.echo(f"problem  {name} version {number}: {error}")
             continue
-        unproven = "" if ran in stored.manifest.parity else "; parity is not proven on it"
+        unproven = "" if ran in stored.manifest.parity else "; its parity is not proven on this provider"
         click.echo(
             f"ok       {name} version {number}: digest and parity ({', '.join(stored.manifest.parity)}) hold, "
             f"{IMAGES} answers on {ran} are probabilities{unproven}"
@@ -199,13 +201,13 @@ def verify(*, model: str | None, version: int | None, provider: str, device: int
 @main.command()
 @click.argument("model")
 @click.argument("versions", metavar="VERSION...", nargs=-1, required=True, type=click.IntRange(1))
-@click.option("--force", is_flag=True, help="Also what is stable, the canary or current; such labels end.")
-@_stored
+@option("--force", is_flag=True, help="Remove stable, canary and current versions too, with their labels.")
+@_with_repository
 def remove(*, model: str, versions: tuple[int, ...], force: bool, repository: Repository) -> None:
     """Removes versions.
 
-    Refused where servers that follow MODEL's labels answer with one of them; then none is removed. Their numbers are
-    not given to other versions later.
+    Removes nothing if servers that follow the labels of MODEL answer with one of the versions. The numbers of removed
+    versions are never used again.
     """
     move = RepositoryEditor(repository).remove(model, versions, force=force)
     for version in sorted(set(versions)):

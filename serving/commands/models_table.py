@@ -1,4 +1,7 @@
-"""The inventory as a table for people, and as a document for programs."""
+"""The versions of a repository as a table for people, and as a document for programs.
+
+The table is our own, since click has none and ten lines don't justify a dependency of every client.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def table(models: Sequence[ModelListing]) -> list[str]:
 
 
 def document(models: Sequence[ModelListing]) -> list[dict[str, Any]]:
-    """The same for `--json`, with nothing shortened."""
+    """The same content for `--json`, with nothing shortened."""
     return [
         {
             "model": model.name,
@@ -83,5 +86,5 @@ def _version(listed: VersionListing) -> dict[str, Any]:
 
 
 def _plain(text: str) -> str:
-    """Text of a manifest, which anybody may have written, without what would move a terminal's cursor."""
+    """Text of a manifest, which is not trusted, without characters that could control a terminal."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

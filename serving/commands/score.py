@@ -1,4 +1,4 @@
-"""The command `digits-score`."""
+"""`digits-score`: classifies many images into one file."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cloup
 
+from serving.commands.cli import FILE, SETTINGS, examples, option, repository_option, version_option
 from serving.commands.client_options import credential_options
-from serving.config import PRETRAINED
+from serving.config import PROVIDERS
 from serving.errors import DigitsError
 from serving.score.batch import BatchLimits
 from serving.score.engines import open_scorer
@@ -32,126 +34,156 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
     return value
 
 
-@click.command(context_settings={"show_default": True, "max_content_width": 110})
+@cloup.command(
+    context_settings=SETTINGS,
+    epilog=examples(
+        "digits-score serving/samples --out scores.csv --local",
+        "digits-score 'serving/samples/*.png' --out scores.jsonl --target 127.0.0.1:50051",
+        "digits-score serving/samples --out scores.csv --local --resume",
+    ),
+)
 @click.argument("inputs", nargs=-1, required=True)
-@click.option(
-    "--out",
-    required=True,
-    callback=_out,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write: .csv, .jsonl or .parquet.",
+@cloup.option_group(
+    "Output",
+    option("--out", required=True, callback=_out, type=FILE, help="File to write: .csv, .jsonl or .parquet."),
+    option("--probabilities", is_flag=True, help="Add a column with the probability of each label."),
+    option(
+        "--min-confidence",
+        type=click.FloatRange(0, 1),
+        default=0.0,
+        help="Probability, from 0 to 1, below which an answer is 'unsure' with label -1.",
+    ),
+    option("--resume", is_flag=True, help="Continue an interrupted run, or start one if there is none."),
+    option("--overwrite", is_flag=True, help="Start over and replace existing output."),
+    option(
+        "--progress/--no-progress",
+        default=None,
+        show_default="only if stderr is a terminal",
+        help="Show a progress bar.",
+    ),
 )
-@click.option(
-    "--target",
-    "targets",
-    multiple=True,
-    envvar="DIGITS_TARGET",
-    show_envvar=True,
-    show_default="127.0.0.1:50051",
-    help="Server, HOST:PORT; several times for several servers of one model.",
+@cloup.option_group(
+    "Scoring through servers",
+    option(
+        "--target",
+        "targets",
+        multiple=True,
+        envvar="DIGITS_TARGET",
+        show_default="127.0.0.1:50051",
+        help="Address of a server, HOST:PORT. Repeat the option for several servers of the same model.",
+    ),
+    option(
+        "--streams",
+        type=click.IntRange(1, 64),
+        default=3,
+        help="Streams to each server. Each has one request in flight.",
+    ),
+    option(
+        "--retry-s",
+        type=click.FloatRange(0, 86_400),
+        default=120.0,
+        help="How long to wait for a server that became unavailable, in seconds.",
+    ),
+    option(
+        "--mix-models", is_flag=True, help="Accept answers of different model versions. Each row names its version."
+    ),
 )
-@click.option("--local", is_flag=True, help="Score in this process, without a server; needs the extra cpu or gpu.")
-@click.option(
-    "--engine",
-    type=click.Choice(["threads", "ray"]),
-    default="threads",
-    help="ray: without a server, on a Ray cluster; needs the extra ray.",
+@cloup.option_group(
+    "Scoring without a server",
+    option("--local", is_flag=True, help="Run the model in this process. Needs the extra cpu or gpu."),
+    repository_option(help="With --local: directory of the model repository."),
+    option(
+        "--provider",
+        type=click.Choice(PROVIDERS),
+        default="auto",
+        help="With --local: what runs the model. auto: CUDA if it works, else the CPU.",
+    ),
+    option(
+        "--engines",
+        type=click.IntRange(0, 1024),
+        default=0,
+        help="With --local on the CPU: engines, each on a processor of its own; 0: one per processor.",
+    ),
+    option(
+        "--engine",
+        type=click.Choice(["threads", "ray"]),
+        default="threads",
+        help="threads: as --local says. ray: run the model on a Ray cluster. Needs the extra ray.",
+    ),
+    option(
+        "--address",
+        show_default="starts a cluster of its own",
+        help="With --engine ray: address of the cluster, as ray.init takes it.",
+    ),
+    option(
+        "--actors",
+        type=click.IntRange(0, 10_000),
+        default=0,
+        help="With --engine ray: actors, each with the model; 0: one per processor, minus one for Ray itself.",
+    ),
 )
-@click.option("--address", show_default="a cluster of its own", help="Ray cluster, as ray.init takes it.")
-@click.option(
-    "--actors",
-    type=click.IntRange(0, 10_000),
-    default=0,
-    help="Ray actors, each with the model; 0: one a processor, one kept for Ray.",
+@cloup.option_group(
+    "Model",
+    option("--model", show_default="the only one", help="Name of the model."),
+    option(
+        "--model-version",
+        type=click.IntRange(1),
+        show_default="the current one; with --resume the one that the run started with",
+        help="Version of the model.",
+    ),
 )
-@click.option(
-    "--repository",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=PRETRAINED,
-    show_default="the shipped model",
-    help="With --local: directory of the model repository.",
+@cloup.option_group(
+    "Columns of the input",
+    option(
+        "--image-column",
+        show_default="image",
+        help="Images: a column of a table (bytes, or base64 in CSV), or an array of an .npz file.",
+    ),
+    option(
+        "--path-column",
+        show_default="path, file or file_name",
+        help="Paths of images, relative to the table's folder: a column of a table.",
+    ),
+    option(
+        "--id-column", show_default="the row's number", help="Names of the images in the output: a column of a table."
+    ),
 )
-@click.option("--model", show_default="the only one", help="Name of the model.")
-@click.option(
-    "--model-version",
-    type=click.IntRange(1),
-    show_default="the current one; with --resume that of the run",
-    help="Version of the model, named in every request.",
+@cloup.option_group(
+    "True labels",
+    option("--label-folders", is_flag=True, help="Take the name of an image's folder as its true label."),
+    option("--label-file", type=FILE, help="True labels for a file of arrays, .npy or IDX."),
+    option("--label-column", help="True labels: a column of a table, or an array of an .npz file."),
 )
-@click.option(
-    "--provider", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", help="With --local: what runs the model."
-)
-@click.option(
-    "--engines",
-    type=click.IntRange(0, 1024),
-    default=0,
-    help="With --local on the CPU: engines, each on a processor; 0: as many as there are.",
-)
-@click.option(
-    "--streams", type=click.IntRange(1, 64), default=3, help="Streams to each server, each with one request on its way."
-)
-@click.option(
-    "--retry-s",
-    type=click.FloatRange(0, 86_400),
-    default=120.0,
-    help="How long a server that went away is waited for, in seconds.",
-)
-@click.option("--mix-models", is_flag=True, help="Take any version's answers; every row says which one it is of.")
-@click.option("--probabilities", is_flag=True, help="A column for the probability of each label.")
-@click.option(
-    "--min-confidence",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    help="Answers less probable than this get the label -1, 'unsure'.",
-)
-@click.option("--label-folders", is_flag=True, help="The folder that an image is in is its true label.")
-@click.option(
-    "--label-file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="True labels of a file of arrays, .npy or IDX.",
-)
-@click.option("--label-column", help="True labels: a column of a table, or an array of an .npz file.")
-@click.option(
-    "--image-column",
-    show_default="image",
-    help="Images: a column of a table (bytes; in CSV base64), or an array of an .npz file.",
-)
-@click.option(
-    "--path-column",
-    show_default="path, file or file_name",
-    help="Paths of images: a column of a table; from the table's folder on.",
-)
-@click.option(
-    "--id-column", show_default="the row's number", help="Names of the images in the output: a column of a table."
-)
-@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted; begin where there is none.")
-@click.option("--overwrite", is_flag=True, help="Begin anew over what is there.")
-@click.option("--batch-rows", type=click.IntRange(1, 65_536), default=1024, help="Images scored at a time.")
-@click.option(
-    "--part-rows",
-    type=click.IntRange(1),
-    default=65_536,
-    help="Rows of a part; a run that is killed loses one part at most.",
-)
-@click.option(
-    "--part-seconds", type=click.FloatRange(0, 86_400), default=30.0, help="When a part ends at the latest, in seconds."
-)
-@click.option(
-    "--progress/--no-progress", default=None, show_default="where stderr is a terminal", help="The progress bar."
+@cloup.option_group(
+    "Batches and parts",
+    option("--batch-rows", type=click.IntRange(1, 65_536), default=1024, help="Images scored at a time."),
+    option(
+        "--part-rows",
+        type=click.IntRange(1),
+        default=65_536,
+        help="Rows after which finished rows are saved as a part. A killed run loses one part at most.",
+    ),
+    option(
+        "--part-seconds",
+        type=click.FloatRange(0, 86_400),
+        default=30.0,
+        help="Time after which a part is saved, however small, in seconds.",
+    ),
 )
 @credential_options
+@version_option()
 def main(**options: Any) -> None:
-    """Classifies every image of INPUTS into one file.
+    """Classifies all images of INPUTS into one file.
 
-    INPUTS are folders (with all that is below them), image files, patterns such as 'scans/**/*.png', archives (.zip,
-    .tar and compressed ones), arrays (.npy, .npz, IDX) and tables (.parquet, .csv). Images that can't be read become
-    rows that say why. A run that was killed goes on with --resume, and every image is in the output exactly once.
+    INPUTS are folders with everything below them, image files, patterns such as 'scans/**/*.png', archives (.zip, .tar
+    and compressed ones), arrays (.npy, .npz, IDX) and tables (.parquet, .csv). An image that can't be read becomes a
+    row that says why. --resume continues a run that was killed; the output contains every image exactly once.
     """
     if options["resume"] and options["overwrite"]:
         raise click.UsageError("--resume and --overwrite exclude each other")
     options["local"] |= options["engine"] == "ray"
     if options["local"] and options["targets"] and "DIGITS_TARGET" not in os.environ:
-        raise click.UsageError("without a server, --local or --engine ray, there is no --target")
+        raise click.UsageError("--target can't be combined with --local or --engine ray")
     if math.isnan(options["min_confidence"]):
         raise click.UsageError("--min-confidence must lie between 0 and 1")
     try:
@@ -162,7 +194,7 @@ def main(**options: Any) -> None:
             f"{error.name} is not installed; this needs the extra {extra}: pip install 'digits-serving[{extra}]'"
         ) from error
     except KeyboardInterrupt:
-        raise click.ClickException("interrupted; --resume goes on") from None
+        raise click.ClickException("interrupted; --resume continues the run") from None
     except DigitsError as error:
         raise click.ClickException(str(error)) from error
 
@@ -172,7 +204,7 @@ def _score(**options: Any) -> None:
 
     out: Path = options["out"]
     if out.suffix == ".parquet":
-        import pyarrow.parquet  # noqa: F401  # missed now, not when the first part ends
+        import pyarrow.parquet  # noqa: F401  # fails now if it is missing, not when the first part ends
     check_free(out, resume=options["resume"], overwrite=options["overwrite"])
     labelled = bool(options["label_folders"] or options["label_file"] or options["label_column"])
     columns = Columns(

@@ -1,17 +1,20 @@
-"""`digits-serve`: options to configuration, one line on stdout when it serves."""
+"""`digits-serve`: runs a server and prints one line on stdout when it serves."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 
 import click
+import cloup
 
-from serving.commands.config_options import config_options
-from serving.commands.demo import classify_samples
-from serving.config import ServerConfig
-from serving.errors import DigitsError
+from serving.commands.cli import SETTINGS, errors_in_one_line, examples, option, version_option
+from serving.commands.server_options import server_options
+from serving.config import SAMPLES, SecurityConfig, ServerConfig
 from serving.server.process import event_loop
 from serving.server.telemetry.logs import FORMATS, LEVELS, LogConfig, start_logging
 
@@ -20,16 +23,25 @@ Announce = Callable[[str, str, str, str], Awaitable[None]]
 _logger = logging.getLogger(__name__)
 
 
-@click.command(
-    context_settings={"show_default": True, "max_content_width": 110, "auto_envvar_prefix": "DIGITS"},
-    epilog="Every option is also an environment variable: DIGITS_PORT for --port and so on.",
+@cloup.command(
+    context_settings={**SETTINGS, "auto_envvar_prefix": "DIGITS"},
+    epilog=examples(
+        "digits-serve --provider cpu --demo",
+        "digits-serve --host 0.0.0.0 --http-port 8000 --metrics-port 9090 --workers auto",
+        "DIGITS_PORT=8001 digits-serve --watch --log-format json",
+        note="An environment variable can set each option, for example DIGITS_PORT for --port.",
+    ),
 )
-@config_options
-@click.option("--demo", is_flag=True, help="Once serving, classify the digits that the package ships, and print them.")
-@click.option("--log-level", default="info", type=click.Choice(LEVELS), help="Logs go to stderr.")
-@click.option("--log-format", default="text", type=click.Choice(FORMATS), help="json: an object a line.")
+@server_options
+@cloup.option_group(
+    "Logs",
+    option("--log-level", default="info", type=click.Choice(LEVELS), help="Least severe messages to log, on stderr."),
+    option("--log-format", default="text", type=click.Choice(FORMATS), help="json: one JSON object per line."),
+)
+@option("--demo", is_flag=True, help="Once serving, classify the sample digits of the package and print the result.")
+@version_option()
 def main(*, config: ServerConfig, demo: bool, log_level: str, log_format: str) -> None:
-    """Serves models over gRPC, and over HTTP where asked, until SIGTERM or Ctrl-C."""
+    """Serves models over gRPC, and optionally over HTTP, until SIGTERM or Ctrl-C."""
     logs = LogConfig(level=log_level, format=log_format)
     start_logging(logs)
 
@@ -42,21 +54,13 @@ def main(*, config: ServerConfig, demo: bool, log_level: str, log_format: str) -
         except OSError as error:  # nobody reads stdout, or its disk is full: no reason not to serve
             _logger.warning("could not announce %s on stdout: %s", address, error.strerror)
         if demo:
-            await classify_samples(address, config.security)
+            await _classify_samples(address, config.security)
 
-    try:
+    with errors_in_one_line("a server"):
         if config.workers > 1:
             clean = asyncio.run(_supervise(config, logs, announce))
         else:
             clean = event_loop.run(_serve(config, announce))
-    except ModuleNotFoundError as error:
-        raise click.ClickException(
-            f"{error.name} is not installed; a server needs the extra cpu or gpu: pip install 'digits-serving[cpu]'"
-        ) from error
-    except ImportError as error:
-        raise click.ClickException(f"an installed package can't be imported: {error}") from error
-    except DigitsError as error:
-        raise click.ClickException(str(error)) from error
     if not clean:
         raise click.ClickException("calls in flight were dropped")
 
@@ -90,7 +94,7 @@ async def _serve(config: ServerConfig, announce: Announce) -> bool:
 
 
 async def _supervise(config: ServerConfig, logs: LogConfig, announce: Announce) -> bool:
-    """Serves by workers."""
+    """Serves with worker processes."""
     from serving.server.process.supervisor import Supervisor
     from serving.server.process.worker_protocol import Ready
 
@@ -98,3 +102,29 @@ async def _supervise(config: ServerConfig, logs: LogConfig, announce: Announce) 
         await announce(str(supervisor.rollout), supervisor.address, supervisor.http_url, ", ".join(first.providers))
 
     return await Supervisor(config, logs).run(ready=ready)
+
+
+async def _classify_samples(address: str, security: SecurityConfig) -> None:
+    """Prints what a client gets for the sample digits of the package."""
+    client = _start_client(address, security)
+    try:
+        if await asyncio.to_thread(client.wait) == 0:
+            click.echo(f"\nstill serving on {address}; Ctrl-C stops")
+    finally:
+        client.terminate()
+        client.wait()
+
+
+def _start_client(address: str, security: SecurityConfig) -> subprocess.Popen[bytes]:
+    """Runs `digits-classify` in a process of its own, so that the samples travel over the network stack."""
+    credentials = []
+    if security.tls_certificate is not None and "DIGITS_TLS_CA" not in os.environ:
+        credentials += ["--tls-ca", str(security.tls_certificate)]
+    if security.token_file is not None:
+        credentials += ["--token-file", str(security.token_file)]
+    samples = sorted(str(path) for path in SAMPLES.glob("*.png"))
+    # Not started by the event loop, since uvloop forks in a way that makes gRPC print a warning.
+    return subprocess.Popen(  # noqa: S603 - our own command
+        [sys.executable, "-m", "serving", "classify", "--target", address, *credentials, "--picture", *samples],
+        start_new_session=True,  # Ctrl-C goes to the server, which then ends this process
+    )

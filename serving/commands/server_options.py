@@ -1,176 +1,122 @@
-"""Options of `digits-serve` that make a configuration of their own: who may call, how many at a time, decoding."""
+"""The options of a server, made from the fields of its configuration, for the commands that start or check one."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+import cloup
 
-from serving.config import ConnectionConfig, DecoderConfig, SecurityConfig
+from serving.commands.cli import option
+from serving.config import ServerConfig
 from serving.errors import InvalidConfig
+from serving.inference.processors import available_processors
 
 Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
 
-_CONNECTIONS, _DECODER, _SECURITY = ConnectionConfig(), DecoderConfig(), SecurityConfig()
-_FILE = click.Path(path_type=Path, dir_okay=False)
-_SECONDS = click.FloatRange(0.001, 2_000_000)
+_AUTO = 0
 
-
-def security_options(command: Command) -> Command:
-    """Adds the options of `SecurityConfig`, which the command gets as `security`."""
-    return _with(
-        command,
-        SecurityConfig,
-        "security",
-        click.option(
-            "--tls-certificate",
-            type=_FILE,
-            show_default="plain text",
-            help="The server's certificate, PEM, read again when it changes.",
-        ),
-        click.option("--tls-key", type=_FILE, help="Its private key, PEM, not encrypted."),
-        click.option(
-            "--tls-client-ca",
-            type=_FILE,
-            show_default="any client",
-            help="Take clients with a certificate of these authorities, PEM.",
-        ),
-        click.option(
-            "--token-file",
-            type=_FILE,
-            show_default="anyone may call",
-            help="Bearer tokens, one a line; a call needs one of them. Read again when it changes.",
-        ),
-        click.option(
-            "--open-health/--no-open-health",
-            default=_SECURITY.open_health,
-            help="Whether health answers without a token.",
-        ),
-        click.option(
-            "--reflection/--no-reflection", default=_SECURITY.reflection, help="Whether the server describes its API."
-        ),
-    )
+# Two options set `ServerConfig.watch_s`.
+_WATCH = {
+    "watch": option("--watch", is_flag=True, help="Serve changes in the repository; SIGHUP does so once."),
+    "watch_interval_s": option(
+        "--watch-interval-s",
+        default=1.0,
+        type=click.FloatRange(0.05, 3600),
+        help="With --watch: how often to look for changes, in seconds.",
+    ),
+}
 
 
-def connection_options(command: Command) -> Command:
-    """Adds the options of `ConnectionConfig`, which the command gets as `connections`."""
-    return _with(
-        command,
-        ConnectionConfig,
-        "connections",
-        click.option(
-            "--max-concurrent-calls",
-            default=_CONNECTIONS.max_concurrent_calls,
-            type=click.IntRange(1, 2_000_000),
-            help="Calls and streams at a time; one beyond is refused at once. Health and reflection don't count.",
-        ),
-        click.option(
-            "--max-connections",
-            default=_CONNECTIONS.max_connections,
-            type=click.IntRange(0, 2_000_000),
-            help="Connections at a time; one beyond is closed at once. 0: no limit.",
-        ),
-        click.option(
-            "--max-streams-per-connection",
-            default=_CONNECTIONS.max_streams_per_connection,
-            type=click.IntRange(1, 2_000_000),
-            help="Calls on one connection at a time. gRPC refuses none beyond: its client makes them wait.",
-        ),
-        click.option(
-            "--max-connection-age-s",
-            default=_CONNECTIONS.max_connection_age_s,
-            type=click.FloatRange(0, 2_000_000),
-            help="When a client is asked to connect anew, in seconds; 0: never. "
-            "Behind a load balancer 300 spreads clients over servers that were added.",
-        ),
-        click.option(
-            "--max-connection-age-grace-s",
-            default=_CONNECTIONS.max_connection_age_grace_s,
-            type=click.FloatRange(0, 2_000_000),
-            help="How long calls on such a connection may still take, in seconds.",
-        ),
-        click.option(
-            "--keepalive-s",
-            default=_CONNECTIONS.keepalive_s,
-            type=_SECONDS,
-            help="When a silent client is asked for a sign of life, in seconds.",
-        ),
-        click.option(
-            "--keepalive-timeout-s",
-            default=_CONNECTIONS.keepalive_timeout_s,
-            type=_SECONDS,
-            help="How long it may take to give one before its connection is closed, in seconds.",
-        ),
-        click.option(
-            "--handshake-timeout-s",
-            default=_CONNECTIONS.handshake_timeout_s,
-            type=_SECONDS,
-            help="When a client that connected and says nothing is closed, in seconds.",
-        ),
-        click.option(
-            "--http-timeout-s",
-            default=_CONNECTIONS.http_timeout_s,
-            type=_SECONDS,
-            help="How long a client may take over HTTP to send a request, or to take its answer, in seconds.",
-        ),
-    )
+class _Workers(click.IntRange):
+    """A number of workers, or auto."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in ("auto", _AUTO):
+            return _AUTO
+        if not str(value).isdecimal() or not 1 <= int(value) <= 1024:
+            self.fail(f"{value!r} is neither a number from 1 to 1024 nor auto", param, ctx)
+        return int(value)
 
 
-def decoder_options(command: Command) -> Command:
-    """Adds the options of `DecoderConfig`, which the command gets as `decoder`."""
-    return _with(
-        command,
-        DecoderConfig,
-        "decoder",
-        click.option(
-            "--decoder-threads",
-            default=_DECODER.decoder_threads,
-            type=click.IntRange(1, 1024),
-            help="Encoded images that are decoded at a time; each takes up to seven bytes a pixel.",
-        ),
-        click.option(
-            "--max-encoded-bytes",
-            default=_DECODER.max_encoded_bytes,
-            type=click.IntRange(1),
-            help="Encoded images of one request, together; a message may be as large.",
-        ),
-        click.option(
-            "--max-image-pixels",
-            default=_DECODER.max_image_pixels,
-            type=click.IntRange(1),
-            help="Pixels of the largest encoded image; one of more, or a WebP of two fifths, is not decoded.",
-        ),
-        click.option(
-            "--max-queue-images",
-            default=_DECODER.max_queue_images,
-            type=click.IntRange(1),
-            help="Encoded images that may wait for a decoder; a request beyond is refused at once.",
-        ),
-        click.option(
-            "--max-queue-bytes",
-            default=_DECODER.max_queue_bytes,
-            type=click.IntRange(1),
-            help="Bytes of encoded images that may wait for a decoder.",
-        ),
-    )
-
-
-def _with(command: Command, config: type, name: str, *options: Callable[[Command], Command]) -> Command:
-    fields = [field.name for field in dataclasses.fields(config)]
+def server_options(command: Command) -> Command:
+    """Adds an option for each setting of `ServerConfig`; the command receives the configuration as `config`."""
+    sections: dict[str, list[Decorator]] = {}
+    names = set()
+    for title, name, decorator in _options(ServerConfig):
+        sections.setdefault(title, []).append(decorator)
+        names.add(name)
 
     @functools.wraps(command)
-    def configured(**given: Any) -> Any:
+    def configured(*, watch: bool, watch_interval_s: float, **given: Any) -> Any:
+        settings = {name: value for name, value in given.items() if name in names}
+        settings["watch_s"] = watch_interval_s if watch else 0.0
+        if settings["workers"] == _AUTO:
+            settings["workers"] = _workers_for(settings["provider"])
         try:
-            made = config(**{field: given.pop(field) for field in fields})
+            config = _make(ServerConfig, settings)
         except InvalidConfig as error:
             raise click.UsageError(str(error)) from error
-        return command(**given, **{name: made})
+        return command(config=config, **{name: value for name, value in given.items() if name not in names})
 
     decorated: Command = configured
-    for option in reversed(options):
-        decorated = option(decorated)
+    for title, decorators in reversed(sections.items()):
+        decorated = cloup.option_group(title, *decorators)(decorated)
     return decorated
+
+
+def _make(part: Any, settings: Mapping[str, Any]) -> Any:
+    """A part of the configuration from the values of the options, with the parts that it contains."""
+    hints = typing.get_type_hints(part)
+    parts = {name: _make(hint, settings) for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    return part(**parts, **{name: settings[name] for name in hints if name in settings})
+
+
+def _options(part: Any, section: str = "") -> Iterator[tuple[str, str, Decorator]]:
+    """Section, field and option of each setting of a part and of the parts that it contains."""
+    hints, title = typing.get_type_hints(part), section
+    for field in dataclasses.fields(part):
+        title, hint = field.metadata["section"] or title, hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from _options(hint, title)
+        elif field.name == "watch_s":
+            yield from ((title, name, decorator) for name, decorator in _WATCH.items())
+        elif field.metadata["option"]:
+            yield title, field.name, _option(field, f"--{field.name.replace('_', '-')}", hint)
+
+
+def _option(field: dataclasses.Field[Any], name: str, hint: Any) -> Decorator:
+    declared = field.metadata
+    kind = next(iter(typing.get_args(hint)), hint)  # of `int | None` and of `tuple[str, ...]` the first
+    settings: dict[str, Any] = {"default": field.default, "help": declared["text"]}
+    if declared["unset"]:
+        settings["show_default"] = declared["unset"]
+    if field.name == "workers":
+        settings |= {"type": _Workers(), "metavar": "INTEGER|auto"}
+    elif declared["choices"]:
+        settings["type"] = click.Choice(declared["choices"])
+    elif kind is bool:
+        names = f"{name}/--no-{name.removeprefix('--')}" if field.default else name
+        return option(names, is_flag=True, **settings)
+    elif kind in (int, float):
+        settings["type"] = (click.IntRange if kind is int else click.FloatRange)(*declared["limits"])
+    elif kind is Path:
+        is_file = field.default is None
+        settings["type"] = click.Path(path_type=Path, file_okay=is_file, dir_okay=not is_file)
+    if isinstance(field.default, tuple):
+        singular = name.removesuffix("s")
+        envvar = f"DIGITS_{singular.removeprefix('--').replace('-', '_').upper()}"
+        return option(singular, field.name, multiple=True, envvar=envvar, **settings)
+    return option(name, **settings)
+
+
+def _workers_for(provider: str) -> int:
+    """One with CUDA, where larger batches help and more processes hardly do; else one per processor."""
+    on_cuda = provider == "cuda" or (provider == "auto" and Path("/dev/nvidia0").exists())
+    return 1 if on_cuda else available_processors()

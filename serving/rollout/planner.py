@@ -132,9 +132,9 @@ class RolloutPlanner:
         if not chosen:
             self._repository.choose()  # raises if there are no models at all
             raise RepositoryError(f"{self._config.repository}: no longer contains {', '.join(wanted)}")
-        if self._config.version:
+        if self._config.model_version:
             if len(chosen) > 1:
-                raise InvalidConfig(f"version: of which model? Name one of {', '.join(chosen)}")
+                raise InvalidConfig(f"model_version: of which model? Name one of {', '.join(chosen)}")
             self._pinned_names = tuple(chosen)  # stays the same if other models appear, or if it is unloaded
         return chosen
 
@@ -163,7 +163,7 @@ class RolloutPlanner:
         Raises:
             ModelRejected: The labels are damaged, or no version can be served as stable.
         """
-        pinned = self._config.version
+        pinned = self._config.model_version
         labels = Labels(stable=pinned) if pinned else self._repository.read_labels(name)
         canary = labels.canary
         if canary is not None:
@@ -175,7 +175,7 @@ class RolloutPlanner:
         servable = self._servable(name, versions, without=labels.canary.version if labels.canary else 0)
         stable = labels.stable
         if stable is not None:
-            self._require_servable(name, stable, versions, "--version" if pinned else f"{LABELS_FILE}: {STABLE}")
+            self._require_servable(name, stable, versions, "--model-version" if pinned else f"{LABELS_FILE}: {STABLE}")
         else:
             stable = next(servable, None)
             if stable is None:

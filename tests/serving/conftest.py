@@ -160,7 +160,7 @@ def running_rollout(shades: Path, start_server: Callable) -> Iterator[Rollout]:
     with contextlib.ExitStack() as servers:
         addresses = {
             version: servers.enter_context(
-                start_server("--repository", str(shades), "--version", str(version), "--max-batch-rows", "100")
+                start_server("--repository", str(shades), "--model-version", str(version), "--max-batch-rows", "100")
             ).address
             for version in VERSIONS
         }

@@ -23,14 +23,14 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from protos.digits.v1 import digits_pb2
+from serving.bench.calls import has_labels, stream_has_labels
 from serving.bench.generator import Generator, Load
-from serving.bench.load import Refused
-from serving.bench.outcome import Outcome, merge
+from serving.bench.load import RequestFailed
+from serving.bench.measurement import Measurement, merge
 from serving.bench.result import results
-from serving.bench.rung import LadderConfig, Rung
+from serving.bench.scenario import BenchConfig, Scenario
 from serving.bench.target import Target
-from serving.bench.wire import has_labels, stream_has_labels
-from serving.bench.workload import Exchange, draw_images, make_workload
+from serving.bench.workload import PreparedRequest, draw_images, make_workload
 from serving.client import Client
 from serving.errors import InvalidConfig
 from serving.repository.repository import Repository, StoredModel
@@ -100,7 +100,7 @@ def other_model(tmp_path_factory: pytest.TempPathFactory, shipped: StoredModel) 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """One run of all kinds of rungs on a server of its own."""
+    """One run of all layers on a server of its own."""
     out = tmp_path_factory.mktemp("bench")
     code, stdout, stderr = bench(
         *("--seconds", 0.1, "--rounds", 2, "--callers", "1,5", "--batch-rows", "1,64", "--generators", 2),
@@ -110,26 +110,27 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"json": json.loads((out / "b.json").read_text()), "png": out / "b.png", "table": stdout, "stderr": stderr}
 
 
-def _rung(report: dict[str, Any], kind: str, rows: int, mode: str = "", callers: int = 1) -> dict[str, Any]:
+def _scenario(report: dict[str, Any], layer: str, rows: int, mode: str = "", callers: int = 1) -> dict[str, Any]:
     (found,) = [
-        rung
-        for rung in report["rungs"]
-        if (rung["kind"], rung["batch_rows"], rung["mode"], rung["callers"]) == (kind, rows, mode, callers)
+        scenario
+        for scenario in report["scenarios"]
+        if (scenario["layer"], scenario["batch_rows"], scenario["mode"], scenario["callers"])
+        == (layer, rows, mode, callers)
     ]
     return found
 
 
-def test_every_rung_is_measured_in_every_round(whole: dict[str, Any]) -> None:
-    rungs = whole["json"]["rungs"]
-    assert [rung["kind"] for rung in rungs] == (["engine"] + ["batcher", *["echo", "wire"] * 2] * 2) * 2
-    for rung in rungs:
-        assert rung["rounds"] == 2
-        assert rung["answers"] >= 2
-        assert rung["errors"] == {}
-        assert rung["wrong"] == 0
-        assert 0 < rung["p50_ms"] <= rung["p99_ms"] <= rung["p99_9_ms"]
-        assert rung["images_per_s"] == pytest.approx(rung["requests_per_s"] * rung["batch_rows"])
-        assert rung["cpu_us_per_request"] == pytest.approx(rung["cpu_us_per_image"] * rung["batch_rows"])
+def test_every_scenario_is_measured_in_every_round(whole: dict[str, Any]) -> None:
+    scenarios = whole["json"]["scenarios"]
+    assert [scenario["layer"] for scenario in scenarios] == (["engine"] + ["batcher", *["echo", "wire"] * 2] * 2) * 2
+    for scenario in scenarios:
+        assert scenario["rounds"] == 2
+        assert scenario["answers"] >= 2
+        assert scenario["errors"] == {}
+        assert scenario["wrong"] == 0
+        assert 0 < scenario["p50_ms"] <= scenario["p99_ms"] <= scenario["p99_9_ms"]
+        assert scenario["images_per_s"] == pytest.approx(scenario["requests_per_s"] * scenario["batch_rows"])
+        assert scenario["cpu_us_per_request"] == pytest.approx(scenario["cpu_us_per_image"] * scenario["batch_rows"])
     assert whole["json"]["server_options"] == ["--max-wait-ms", "1"]
     assert whole["json"]["expected_labels_from"] == "engine"
 
@@ -137,12 +138,14 @@ def test_every_rung_is_measured_in_every_round(whole: dict[str, Any]) -> None:
 def test_shares_are_of_the_engine_and_the_echo_of_the_same_run(whole: dict[str, Any]) -> None:
     report = whole["json"]
     for rows, mode, callers in [(1, "unary", 1), (1, "stream", 5), (64, "unary", 5), (64, "stream", 1)]:
-        engine, batcher = _rung(report, "engine", rows), _rung(report, "batcher", rows, callers=callers)
-        echo, wire = _rung(report, "echo", rows, mode, callers), _rung(report, "wire", rows, mode, callers)
-        for rung in (engine, batcher, wire):
-            assert rung["images_per_s_of_engine"] == pytest.approx(rung["images_per_s"] / engine["images_per_s"])
-            assert rung["cpu_per_image_of_engine"] == pytest.approx(
-                rung["cpu_us_per_image"] / engine["cpu_us_per_image"]
+        engine, batcher = _scenario(report, "engine", rows), _scenario(report, "batcher", rows, callers=callers)
+        echo, wire = _scenario(report, "echo", rows, mode, callers), _scenario(report, "wire", rows, mode, callers)
+        for scenario in (engine, batcher, wire):
+            assert scenario["images_per_s_of_engine"] == pytest.approx(
+                scenario["images_per_s"] / engine["images_per_s"]
+            )
+            assert scenario["cpu_per_image_of_engine"] == pytest.approx(
+                scenario["cpu_us_per_image"] / engine["cpu_us_per_image"]
             )
         assert echo["images_per_s_of_engine"] is None
         assert wire["p50_of_echo"] == pytest.approx(wire["p50_ms"] / echo["p50_ms"])
@@ -153,14 +156,14 @@ def test_shares_are_of_the_engine_and_the_echo_of_the_same_run(whole: dict[str, 
 
 def test_the_table_says_what_the_json_says(whole: dict[str, Any]) -> None:
     upper, lower, *lines = whole["table"].splitlines()
-    assert lower.split()[0] == "rung"
+    assert lower.split()[0] == "scenario"
     assert "p99.9" in upper
     assert "errors" not in lower  # there were none: no column
-    assert len(lines) == len(whole["json"]["rungs"])
-    for line, rung in zip(lines, whole["json"]["rungs"], strict=True):
-        assert line.split()[0] == rung["kind"]
-        assert f"{rung['images_per_s']:,.0f}" in line.split()
-        assert f"{rung['p99_9_ms']:,.2f}" in line.split()
+    assert len(lines) == len(whole["json"]["scenarios"])
+    for line, scenario in zip(lines, whole["json"]["scenarios"], strict=True):
+        assert line.split()[0] == scenario["layer"]
+        assert f"{scenario['images_per_s']:,.0f}" in line.split()
+        assert f"{scenario['p99_9_ms']:,.2f}" in line.split()
 
 
 def test_progress_and_plot(whole: dict[str, Any]) -> None:
@@ -172,7 +175,7 @@ def test_progress_and_plot(whole: dict[str, Any]) -> None:
 @pytest.mark.parametrize("mode", ["unary", "stream"])
 def test_wrong_answers_are_counted_and_end_with_exit_code_1(other_model: Path, mode: str) -> None:
     code, stdout, stderr = bench(
-        *("--rungs", "wire", "--seconds", 0.1, "--rounds", 1, "--mode", mode, "--callers", 1, "--batch-rows", 64),
+        *("--layers", "wire", "--seconds", 0.1, "--rounds", 1, "--mode", mode, "--callers", 1, "--batch-rows", 64),
         *("--", "--repository", other_model),
     )
     assert code == 1
@@ -186,7 +189,7 @@ def test_a_target_is_measured_and_left_running(server: Any, tmp_path: Path) -> N
     figures = {}
     for name, options in {"without": (), "with": ("--pid", server.process.pid)}.items():
         code, stdout, stderr = bench(
-            *("--target", server.address, *options, "--rungs", "wire", "--seconds", 0.2, "--rounds", 1),
+            *("--target", server.address, *options, "--layers", "wire", "--seconds", 0.2, "--rounds", 1),
             *("--callers", 2, "--batch-rows", 1, "--json", tmp_path / "b.json"),
         )
         assert code == 0, stderr
@@ -194,7 +197,7 @@ def test_a_target_is_measured_and_left_running(server: Any, tmp_path: Path) -> N
         report = json.loads((tmp_path / "b.json").read_text())
         assert report["expected_labels_from"] == "target"
         assert report["target"] == server.address
-        figures[name] = report["rungs"][0]
+        figures[name] = report["scenarios"][0]
     assert figures["without"]["cpu_us_per_request"] is None
     assert figures["with"]["cpu_us_per_request"] > 0
     with Client(server.address) as client:
@@ -204,11 +207,11 @@ def test_a_target_is_measured_and_left_running(server: Any, tmp_path: Path) -> N
 def test_a_target_with_another_model_is_not_compared_with_the_engine(other_model: Path, start_server: Start) -> None:
     with start_server("--repository", str(other_model)) as other:
         load = ("--target", other.address, "--seconds", 0.1, "--rounds", 1, "--callers", 1, "--batch-rows", 1)
-        code, _, stderr = bench(*load, "--rungs", "engine,wire")
+        code, _, stderr = bench(*load, "--layers", "engine,wire")
         assert code == 1
         assert "serves another model" in stderr
-        assert bench(*load, "--rungs", "wire")[0] == 0
-        assert bench(*load, "--rungs", "engine,wire", "--repository", other_model)[0] == 0
+        assert bench(*load, "--layers", "wire")[0] == 0
+        assert bench(*load, "--layers", "engine,wire", "--repository", other_model)[0] == 0
 
 
 @pytest.mark.parametrize("mode", ["unary", "stream"])
@@ -218,7 +221,7 @@ def test_a_stall_is_part_of_the_latency_of_all_requests_that_were_due(
     """Coordinated omission: half a second in which 100 requests are due, but only two callers can notice."""
     with start_server() as server:
         run = Bench(
-            *("--target", server.address, "--rungs", "wire", "--mode", mode, "--rate", 200, "--callers", 2),
+            *("--target", server.address, "--layers", "wire", "--mode", mode, "--rate", 200, "--callers", 2),
             *("--generators", 2, "--batch-rows", 1, "--seconds", 2, "--rounds", 1, "--json", tmp_path / "b.json"),
         )
         run.wait_for("wire ")
@@ -227,40 +230,40 @@ def test_a_stall_is_part_of_the_latency_of_all_requests_that_were_due(
         server.process.send_signal(signal.SIGCONT)
         code, _, stderr = run.end()
     assert code == 0, stderr
-    (rung,) = json.loads((tmp_path / "b.json").read_text())["rungs"]
-    assert rung["rate_per_s"] == 200
-    assert rung["answers"] == 400  # of both generators, and none was left out
-    assert rung["p99_ms"] > 350
+    (scenario,) = json.loads((tmp_path / "b.json").read_text())["scenarios"]
+    assert scenario["rate_per_s"] == 200
+    assert scenario["answers"] == 400  # of both generators, and none was left out
+    assert scenario["p99_ms"] > 350
 
 
 def test_a_rate_that_nobody_can_keep_up_with_ends_in_time(tmp_path: Path) -> None:
     code, stdout, stderr = bench(
-        *("--rungs", "batcher,wire", "--mode", "unary", "--rate", 20_000, "--callers", 1, "--batch-rows", 64),
+        *("--layers", "batcher,wire", "--mode", "unary", "--rate", 20_000, "--callers", 1, "--batch-rows", 64),
         *("--seconds", 0.3, "--rounds", 1, "--json", tmp_path / "b.json"),
     )
     assert code == 0, stderr
-    for rung in json.loads((tmp_path / "b.json").read_text())["rungs"]:
-        assert rung["answers"] + rung["errors"]["NOT_SENT"] == 6000
+    for scenario in json.loads((tmp_path / "b.json").read_text())["scenarios"]:
+        assert scenario["answers"] + scenario["errors"]["NOT_SENT"] == 6000
     assert "NOT_SENT" in stdout
 
 
 def test_refused_requests_are_counted_not_timed(tmp_path: Path) -> None:
     code, stdout, stderr = bench(
-        *("--rungs", "wire", "--callers", 24, "--batch-rows", 64, "--seconds", 0.3, "--rounds", 1),
+        *("--layers", "wire", "--callers", 24, "--batch-rows", 64, "--seconds", 0.3, "--rounds", 1),
         *("--callers-per-stream", 1, "--json", tmp_path / "b.json"),
         *("--", "--max-batch-rows", 64, "--max-queue-rows", 64),
     )
     assert code == 0, stderr
-    for rung in json.loads((tmp_path / "b.json").read_text())["rungs"]:
-        assert set(rung["errors"]) == {"RESOURCE_EXHAUSTED"}
-        assert rung["answers"] > 0
-        assert rung["wrong"] == 0
+    for scenario in json.loads((tmp_path / "b.json").read_text())["scenarios"]:
+        assert set(scenario["errors"]) == {"RESOURCE_EXHAUSTED"}
+        assert scenario["answers"] > 0
+        assert scenario["wrong"] == 0
     assert "RESOURCE_EXHAUSTED" in stdout
 
 
-def test_a_rung_without_any_answer_fails() -> None:
+def test_a_scenario_without_any_answer_fails() -> None:
     code, _, stderr = bench(
-        *("--rungs", "wire", "--mode", "unary", "--callers", 1, "--batch-rows", "65", "--seconds", 0.1, "--rounds", 1),
+        *("--layers", "wire", "--mode", "unary", "--callers", 1, "--batch-rows", "65", "--seconds", 0.1, "--rounds", 1),
         *("--", "--max-batch-rows", 64),
     )
     assert code == 1
@@ -269,7 +272,7 @@ def test_a_rung_without_any_answer_fails() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_with_what_was_measured_so_far(number: int) -> None:
-    run = Bench("--rungs", "engine,echo,wire", "--callers", 4, "--batch-rows", 1, "--seconds", 0.5, "--rounds", 50)
+    run = Bench("--layers", "engine,echo,wire", "--callers", 4, "--batch-rows", 1, "--seconds", 0.5, "--rounds", 50)
     run.wait_for("wire stream")
     os.killpg(run.process.pid, number)
     code, stdout, stderr = run.end()
@@ -279,10 +282,10 @@ def test_ctrl_c_ends_with_what_was_measured_so_far(number: int) -> None:
     assert [line.split()[0] for line in stdout.splitlines()[2:]][:3] == ["engine", "echo", "wire"]
 
 
-def test_a_server_that_dies_is_told_with_what_was_measured(start_server: Start) -> None:
+def test_a_server_that_dies_is_reported_with_what_was_measured(start_server: Start) -> None:
     with start_server() as server:
         run = Bench(
-            *("--target", server.address, "--rungs", "wire", "--callers", 4, "--batch-rows", 1, "--seconds", 0.5),
+            *("--target", server.address, "--layers", "wire", "--callers", 4, "--batch-rows", 1, "--seconds", 0.5),
             *("--timeout-s", 1),
         )
         run.wait_for("wire stream")
@@ -297,14 +300,14 @@ def test_a_server_that_dies_is_told_with_what_was_measured(start_server: Start) 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("--target", "127.0.0.1:1", "--rungs", "wire"), 1, "127.0.0.1:1: UNAVAILABLE"),
+        (("--target", "127.0.0.1:1", "--layers", "wire"), 1, "127.0.0.1:1: UNAVAILABLE"),
         (("--", "--repository", "/nowhere"), 1, "serving serve did not start: Error: /nowhere: not a model"),
         (("--repository", "/nowhere"), 1, "/nowhere: not a model repository"),
         (("--pid", "1"), 2, "--pid belongs to --target"),
-        (("--target", "127.0.0.1:1", "--", "--workers", "2"), 2, "runs already"),
-        (("--rungs", "wired"), 2, "must be of engine, batcher, echo, wire, not 'wired'"),
+        (("--target", "127.0.0.1:1", "--", "--workers", "2"), 2, "already running"),
+        (("--layers", "wired"), 2, "must be of engine, batcher, echo, wire, not 'wired'"),
         (("--callers", "1,x"), 2, "is not a list of integers"),
-        (("--batch-rows", "0"), 2, "batch_rows must lie between 1"),
+        (("--batch-rows", "0"), 2, "batch_rows must be above 0"),
         (("--json", "/nowhere/b.json"), 2, "there is no directory /nowhere"),
     ],
 )
@@ -345,7 +348,7 @@ def test_each_connection_is_one_of_its_own(server: Any, generator: Generator, mo
         method=f"/digits.v1.DigitClassifierService/Classify{'Stream' if mode == 'stream' else ''}",
         mode=mode,
         echo=False,
-        exchanges=[Exchange(request=message.SerializeToString(), expected=b"")],
+        requests=[PreparedRequest(message=message.SerializeToString(), expected=b"")],
         callers=6,
         connections=3,
         callers_per_stream=2,
@@ -358,9 +361,9 @@ def test_each_connection_is_one_of_its_own(server: Any, generator: Generator, mo
     port = int(server.address.rpartition(":")[2])
     open_now = [c for c in psutil.Process().net_connections("tcp") if c.raddr and c.raddr.port == port]
     assert len(open_now) == 3
-    outcome = generator.run()
-    assert len(outcome.latencies_s) >= 6
-    assert outcome.errors == {}
+    measurement = generator.run()
+    assert len(measurement.latencies_s) >= 6
+    assert measurement.errors == {}
 
 
 def test_cpu_is_that_of_the_whole_tree_also_of_processes_that_ended() -> None:
@@ -409,26 +412,28 @@ def test_labels_are_compared_and_errors_found_in_a_stream() -> None:
     retry = error_details_pb2.RetryInfo()
     retry.retry_delay.FromMilliseconds(250)
     status.details.add().Pack(retry)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestFailed) as refused:
         stream_has_labels(digits_pb2.ClassifyStreamResponse(error=status).SerializeToString(), b"")
     assert refused.value.code == "RESOURCE_EXHAUSTED"
     assert refused.value.pause_s == pytest.approx(0.25)
 
 
-def _outcome(latencies_ms: list[float], *, seconds: float, cpu_s: float | None, **fields: Any) -> Outcome:
-    return Outcome(
+def _measurement(latencies_ms: list[float], *, seconds: float, cpu_s: float | None, **fields: Any) -> Measurement:
+    return Measurement(
         latencies_s=np.array(latencies_ms) / 1e3, began_s=10.0, ended_s=10.0 + seconds, cpu_s=cpu_s, **fields
     )
 
 
 def test_figures_are_medians_of_rounds() -> None:
-    wire = Rung(kind="wire", mode="unary", batch_rows=10)
+    wire = Scenario(layer="wire", mode="unary", batch_rows=10)
     rounds = [
-        _outcome([1, 2, 3, 4], seconds=2, cpu_s=0.004, errors={"UNAVAILABLE": 1}),
-        _outcome([10, 20, 30, 40], seconds=1, cpu_s=0.4, errors={"UNAVAILABLE": 2, "INTERNAL": 1}, wrong=1),
-        _outcome([2, 3, 4, 5], seconds=4, cpu_s=0.008),
+        _measurement([1, 2, 3, 4], seconds=2, cpu_s=0.004, errors={"UNAVAILABLE": 1}),
+        _measurement([10, 20, 30, 40], seconds=1, cpu_s=0.4, errors={"UNAVAILABLE": 2, "INTERNAL": 1}, wrong=1),
+        _measurement([2, 3, 4, 5], seconds=4, cpu_s=0.008),
     ]
-    found = results({wire: rounds, Rung(kind="engine", batch_rows=10): [_outcome([1], seconds=0.5, cpu_s=0.001)]})[wire]
+    found = results(
+        {wire: rounds, Scenario(layer="engine", batch_rows=10): [_measurement([1], seconds=0.5, cpu_s=0.001)]}
+    )[wire]
     assert found.rounds == 3
     assert found.answers == 12
     assert found.requests_per_s == pytest.approx(2)
@@ -442,8 +447,8 @@ def test_figures_are_medians_of_rounds() -> None:
     assert found.wrong == 1
 
 
-def test_what_several_generators_saw_is_one_outcome() -> None:
-    first = _outcome([1, 2], seconds=1, cpu_s=None, errors={"INTERNAL": 1}, load_cpu_s=0.5)
+def test_what_several_generators_measured_is_merged() -> None:
+    first = _measurement([1, 2], seconds=1, cpu_s=None, errors={"INTERNAL": 1}, load_cpu_s=0.5)
     second = dataclasses.replace(first, began_s=9.0, ended_s=10.5, wrong=2, load_cpu_s=0.7)
     both = merge([first, second])
     assert len(both.latencies_s) == 4
@@ -461,7 +466,7 @@ def test_images_differ_and_doubtful_ones_are_not_sent() -> None:
     workload = make_workload(images, probabilities, "m")
     assert len(workload.images) == 2047
     assert set(workload.labels) == {1}
-    requests = [exchange.request for exchange in workload.exchanges(16, "unary")]
+    requests = [prepared.message for prepared in workload.requests(16, "unary")]
     assert len(set(requests)) == len(requests) > 10
 
 
@@ -469,20 +474,20 @@ def test_echoes_are_as_long_as_requests_and_answers() -> None:
     images = draw_images((28, 28, 1))
     workload = make_workload(images, np.eye(10, dtype=np.float32)[np.arange(2048) % 10], "mnist_convnet")
     for rows in (1, 64):
-        (wire, *_), (echo, *_) = workload.exchanges(rows, "unary"), workload.echo_exchanges(rows, "unary")
-        assert len(echo.request) == len(wire.request)
+        (wire, *_), (echo, *_) = workload.requests(rows, "unary"), workload.echo_requests(rows, "unary")
+        assert len(echo.message) == len(wire.message)
         answer = digits_pb2.ClassifyResponse(
             labels=[1] * rows, confidences=[0.5] * rows, model_name="mnist_convnet", model_version=1
         )
         assert abs(len(echo.expected) - answer.ByteSize()) < 10
 
 
-def test_the_ladder_s_options_are_checked() -> None:
+def test_options_are_checked() -> None:
     with pytest.raises(InvalidConfig, match="modes must be of unary, stream, not 'batch'"):
-        LadderConfig(modes=("batch",))
+        BenchConfig(modes=("batch",))
     with pytest.raises(InvalidConfig, match="seconds must be above 0"):
-        LadderConfig(seconds=0)
-    with pytest.raises(InvalidConfig, match="rates_per_s must lie between"):
-        LadderConfig(rates_per_s=(-1.0,))
+        BenchConfig(seconds=0)
+    with pytest.raises(InvalidConfig, match="rates_per_s must be above 0"):
+        BenchConfig(rates_per_s=(-1.0,))
     with pytest.raises(InvalidConfig, match="callers must not be empty"):
-        LadderConfig(callers=())
+        BenchConfig(callers=())

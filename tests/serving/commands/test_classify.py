@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
-from serving.commands.demo import SAMPLES
+from serving.config import SAMPLES
 
 FILES = [SAMPLES / f"{digit}.png" for digit in (7, 2, 5)]
 

@@ -157,7 +157,7 @@ _REPOSITORIES = {
     "two models": ((2, 1), [], None, "", "mnist_convnet version 2, other version 1", ""),
     "one of two": ((2, 1), [], None, "--model other", "other version 1", ""),
     "a damaged newest version": ((3, 0), [3], None, "", "mnist_convnet version 2", "sha256 is"),
-    "a damaged version that is asked for": ((3, 0), [3], None, "--version 3", "", ""),
+    "a damaged version that is asked for": ((3, 0), [3], None, "--model-version 3", "", ""),
     "requests that are too large": ((2, 0), [], None, "--max-batch-rows 3000000 --max-queue-rows 3000000", "", ""),
     "a canary": (
         (2, 0),
@@ -193,8 +193,8 @@ _REPOSITORIES = {
         "mnist_convnet: labels.json: stable: no version 9",
     ),
     "the same, asked for": ((2, 1), [], Labels(stable=9), "--model other --model mnist_convnet", "", ""),
-    "the same, pinned": ((2, 0), [], Labels(stable=9), "--version 1", "mnist_convnet version 1", ""),
-    "a version of which model?": ((1, 1), [], None, "--version 1", "", ""),
+    "the same, pinned": ((2, 0), [], Labels(stable=9), "--model-version 1", "mnist_convnet version 1", ""),
+    "a version of which model?": ((1, 1), [], None, "--model-version 1", "", ""),
     "another model": ((1, 0), [], None, "--model nobody", "", ""),
     "nothing": ((0, 0), [], None, "", "", ""),
 }
@@ -248,7 +248,7 @@ def test_models_come_from_the_environment_too(
     assert [text for _, text in found["serving"]] == [
         "two: version 1 on CPUExecutionProvider",
         "one: version 1 on CPUExecutionProvider",
-        "calls that name no model are answered by two",
+        "two answers calls that name no model",
     ]
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
-from serving.commands.demo import SAMPLES
+from serving.config import SAMPLES
 
 SEVEN = Image.open(SAMPLES / "7.png").convert("L")
 # Black ink on a white page, off-centre. Two digits tell frames and pages apart.

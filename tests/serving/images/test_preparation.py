@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.commands.demo import SAMPLES
+from serving.config import SAMPLES
 from serving.errors import InvalidImage
 from serving.images.ink import find_ink
 from serving.images.preparation import Preparation

@@ -215,19 +215,19 @@ def test_a_bad_model_does_not_keep_others_from_being_served(repository: Reposito
 
 def test_a_pinned_version_is_served_whatever_labels_say(repository: Repository) -> None:
     repository.write_labels("net", Labels(stable=2))
-    assert _next(_planner(repository, version=1)).routes == {"net": Route(stable=1)}
-    with pytest.raises(ModelRejected, match="--version: no version 7; available: 1, 2"):
-        _planner(repository, version=7).plan()
-    planner = _planner(repository, version=1)
+    assert _next(_planner(repository, model_version=1)).routes == {"net": Route(stable=1)}
+    with pytest.raises(ModelRejected, match="--model-version: no version 7; available: 1, 2"):
+        _planner(repository, model_version=7).plan()
+    planner = _planner(repository, model_version=1)
     _next(planner)
     publish(repository, 1, name="other")
     assert planner.plan() is None
     with pytest.raises(InvalidConfig, match="of which model"):
-        _planner(repository, version=1).plan()
+        _planner(repository, model_version=1).plan()
 
 
 def test_the_model_of_a_pinned_version_stays_the_same_whatever_happens_to_it(repository: Repository) -> None:
-    planner = _planner(repository, version=1)
+    planner = _planner(repository, model_version=1)
     _next(planner)
     publish(repository, 1, name="other")
     planner.exclude("net")

@@ -142,7 +142,7 @@ def test_ctrl_c_keeps_what_was_scored(folder: Path, undisturbed: bytes) -> None:
     run.process.send_signal(signal.SIGINT)
     code, stderr = run.end()
     assert code == 1
-    assert stderr.splitlines()[-1] == "Error: interrupted; --resume goes on"
+    assert stderr.splitlines()[-1] == "Error: interrupted; --resume continues the run"
     assert "Traceback" not in stderr
     assert ScoringRun(folder, "interrupted.csv", "--local", "--resume").end()[0] == 0
     assert (folder / "interrupted.csv").read_bytes() == undisturbed

@@ -497,7 +497,7 @@ def test_wrong_usage_is_told(command: Callable, tmp_path: Path) -> None:
         (("x", "--out", "s.txt"), "must end in .csv, .jsonl, .parquet"),
         (("x", "--out", "nowhere/s.csv"), "there is no directory nowhere"),
         (("x", "--out", "s.csv", "--resume", "--overwrite"), "exclude each other"),
-        (("x", "--out", "s.csv", "--engine", "ray", "--target", "h:1"), "there is no --target"),
+        (("x", "--out", "s.csv", "--engine", "ray", "--target", "h:1"), "--target can't be combined"),
         (("x", "--out", "s.csv", "--min-confidence", "nan"), "must lie between 0 and 1"),
         (("--out", "s.csv"), "Missing argument"),
     ):

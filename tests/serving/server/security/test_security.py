@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serving.client import AsyncClient, CallFailed, Client, Credentials
-from serving.commands.demo import SAMPLES
+from serving.config import SAMPLES
 from serving.errors import InvalidConfig, UnusableFile
 
 TOKEN, OTHER_TOKEN = "first-token-4711", "second-token-0815"

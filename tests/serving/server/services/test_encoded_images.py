@@ -17,8 +17,7 @@ from PIL import Image
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serving.client import AsyncClient, CallFailed, Client
-from serving.commands.demo import SAMPLES
-from serving.config import DecoderConfig, EngineConfig, ServerConfig
+from serving.config import SAMPLES, DecoderConfig, EngineConfig, ServerConfig
 from serving.errors import InvalidImage
 from serving.images.preparation import PreparedImage
 from serving.server.process.server import Server

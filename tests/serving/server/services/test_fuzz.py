@@ -18,7 +18,7 @@ from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from protos.inference import inference_pb2 as pb
 from protos.inference import inference_pb2_grpc
 from serving.client import Client
-from serving.commands.demo import SAMPLES
+from serving.config import SAMPLES
 
 # make fuzz asks for more.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))

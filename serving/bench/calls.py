@@ -1,4 +1,4 @@
-"""The wire: prebuilt requests as raw bytes over gRPC, one call each or many on a stream, and answers checked."""
+"""Raw gRPC calls: prepared requests as bytes, one call each or many on a stream, and checks of the answers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 
 from protos.digits.v1 import digits_pb2
-from serving.bench.load import PAUSE_S, Refused
+from serving.bench.load import PAUSE_S, RequestFailed
 from serving.client.call_errors import CallFailed, pause_before_retry
 
-# Says whether an answer, the first argument, is what was expected; raises Refused where it holds an error.
+# Compares an answer, the first argument, with the expected one; raises RequestFailed if it contains an error.
 Check = Callable[[bytes, bytes], bool]
 
 _LONGEST_PAUSE_S = 1.0
@@ -26,18 +26,18 @@ _CLOSING_S = 5.0
 
 
 def open_channel(address: str) -> grpc.aio.Channel:
-    """A channel with a connection of its own: channels alike would share one, and so one worker of the server."""
+    """Opens a channel with its own connection; equal channels would share one, and thus one worker of the server."""
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
     return grpc.aio.insecure_channel(address, options)
 
 
 def is_echo(answer: bytes, expected: bytes) -> bool:
-    """Whether the echo server sent back what it should."""
+    """Returns whether the echo server returned the right bytes."""
     return answer == expected
 
 
 def has_labels(answer: bytes, expected: bytes) -> bool:
-    """Whether a ClassifyResponse has the labels of another. Parses only where the first bytes differ."""
+    """Returns whether two ClassifyResponses have equal labels. Parses them only if the first bytes differ."""
     if answer.startswith(expected):
         return True
     found, right = map(digits_pb2.ClassifyResponse.FromString, (answer, expected))
@@ -45,10 +45,10 @@ def has_labels(answer: bytes, expected: bytes) -> bool:
 
 
 def stream_has_labels(answer: bytes, expected: bytes) -> bool:
-    """The same of a ClassifyStreamResponse.
+    """Returns whether a ClassifyStreamResponse contains a response with the labels of a ClassifyResponse.
 
     Raises:
-        Refused: It holds an error.
+        RequestFailed: It contains an error.
     """
     if answer[:1] == bytes([_RESPONSE_TAG]):
         start = 1
@@ -58,16 +58,16 @@ def stream_has_labels(answer: bytes, expected: bytes) -> bool:
             return True
     message = digits_pb2.ClassifyStreamResponse.FromString(answer)
     if message.WhichOneof("result") == "error":
-        raise Refused(_CODES.get(message.error.code, "UNKNOWN"), _pause_s(message.error))
+        raise RequestFailed(_CODES.get(message.error.code, "UNKNOWN"), _pause_s(message.error))
     return has_labels(message.response.SerializeToString(), expected)
 
 
 class UnaryCalls:
-    """One call for each request.
+    """One call per request.
 
     Args:
-        channel: Where to.
-        method: Full name, with slashes.
+        channel: Channel to the server.
+        method: Full name of the method, with slashes.
         timeout_s: Deadline of a call, in seconds.
     """
 
@@ -79,24 +79,24 @@ class UnaryCalls:
         """Sends a request and returns the answer.
 
         Raises:
-            Refused: The call failed.
+            RequestFailed: The call failed.
         """
         try:
             answer: bytes = await self._call(request, timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise _refused(error) from error
+            raise _failure(error) from error
         return answer
 
     async def aclose(self) -> None:
-        """Nothing is open between calls."""
+        """Does nothing, since nothing is open between calls."""
 
 
 class StreamCalls:
-    """Many requests on one stream, whose answers come in their order. A stream that failed is opened again.
+    """Many requests on one stream, answered in order. Opens a new stream if it fails.
 
     Args:
-        channel: Where to.
-        method: Full name, with slashes.
+        channel: Channel to the server.
+        method: Full name of the method, with slashes.
         timeout_s: Deadline of the whole stream, in seconds.
     """
 
@@ -109,10 +109,10 @@ class StreamCalls:
         self._waiting: deque[asyncio.Future[bytes]] = deque()
 
     async def send(self, request: bytes) -> bytes:
-        """Sends a request and returns its answer; several may be on their way.
+        """Sends a request and returns its answer; several may be in flight.
 
         Raises:
-            Refused: The stream ended before.
+            RequestFailed: The stream ended first.
         """
         async with self._writing:
             if self._call is None:
@@ -120,7 +120,7 @@ class StreamCalls:
                 self._reader = asyncio.create_task(self._read(self._call))
             answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
             self._waiting.append(answered)
-            # Where the stream has ended, the reader says why.
+            # If the stream has ended, the reader reports why.
             with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await self._call.write(request)
         return await answered
@@ -135,25 +135,25 @@ class StreamCalls:
             await asyncio.wait({reader})
 
     async def _read(self, call: Any) -> None:
-        refused = Refused("UNAVAILABLE")
+        failure = RequestFailed("UNAVAILABLE")
         try:
             while (answer := await call.read()) is not grpc.aio.EOF:
                 self._waiting.popleft().set_result(answer)
         except grpc.aio.AioRpcError as error:
-            refused = _refused(error)
+            failure = _failure(error)
         except asyncio.CancelledError:
-            refused = Refused("CANCELLED")
+            failure = RequestFailed("CANCELLED")
         finally:
             self._call = None
             while self._waiting:
-                self._waiting.popleft().set_exception(refused)
+                self._waiting.popleft().set_exception(failure)
 
 
-def _refused(error: grpc.aio.AioRpcError) -> Refused:
+def _failure(error: grpc.aio.AioRpcError) -> RequestFailed:
     try:
-        return Refused(error.code().name, max(PAUSE_S, pause_before_retry(error, _LONGEST_PAUSE_S)))
-    except CallFailed:  # the server does not ask to try again
-        return Refused(error.code().name)
+        return RequestFailed(error.code().name, max(PAUSE_S, pause_before_retry(error, _LONGEST_PAUSE_S)))
+    except CallFailed:  # the server does not ask for a retry
+        return RequestFailed(error.code().name)
 
 
 def _pause_s(status: status_pb2.Status) -> float:

@@ -1,19 +1,18 @@
-"""A session: the processes of one run of `digits-bench`, started and ended together."""
+"""The environment of a benchmark: the processes that it needs, started and ended together."""
 
 from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 
-from serving.bench.ladder import Ladder, WireConfig
-from serving.bench.outcome import BenchFailed
-from serving.bench.rung import LadderConfig
+from serving.bench.benchmark import Benchmark, CallConfig
+from serving.bench.measurement import BenchFailed
+from serving.bench.scenario import BenchConfig
 from serving.bench.target import Target, digits_server, echo_server
 from serving.bench.worker import Worker
 from serving.bench.workload import Workload, draw_images, make_workload
@@ -26,12 +25,12 @@ _NO_NETWORK = {"engine", "batcher"}
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The model that is measured in the process, and that our own server serves.
+    """The model to measure in a process, which our own server serves too.
 
     Attributes:
         repository: Directory of the model repository.
         model: Name of the model; None for the only one.
-        version: Its version; None for the newest.
+        version: Version of the model; None for the newest.
         provider: See `EngineConfig`.
         threads: See `EngineConfig`.
     """
@@ -48,93 +47,79 @@ class ModelConfig:
         options = {
             "--repository": self.repository,
             "--model": self.model,
-            "--version": self.version,
+            "--model-version": self.version,
             "--provider": self.provider,
             "--threads": self.threads,
         }
         return [str(part) for name, value in options.items() if value is not None for part in (name, value)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Session:
-    """What is ready to be measured.
-
-    Attributes:
-        ladder: Measures it.
-        about: What it is, for the report.
-    """
-
-    ladder: Ladder
-    about: Mapping[str, Any]
-
-
 @contextlib.contextmanager
-def open_session(
-    config: LadderConfig,
-    wire: WireConfig,
+def open_benchmark(
+    config: BenchConfig,
+    calls: CallConfig,
     model: ModelConfig,
     *,
     target: Target | None,
     server_options: Sequence[str],
     generators: int,
-) -> Iterator[Session]:
-    """Starts what the rungs need: generators, an echo server, the model in a process, a server of our own.
+) -> Iterator[Benchmark]:
+    """Starts what the scenarios need: load generators, an echo server, the model in a process, and a server.
 
     Args:
-        config: What is measured.
-        wire: How callers reach servers.
-        model: What is measured in the process, and served where no target is given.
-        target: A server that runs already.
-        server_options: More options of `digits-serve`, where no target is given.
-        generators: Processes that make the load.
+        config: What to measure.
+        calls: How callers reach servers.
+        model: The model to measure in a process, and to serve if there is no target.
+        target: A running server; None to start one.
+        server_options: More options of `digits-serve`, if it is started.
+        generators: Processes that generate the load.
 
     Raises:
         BenchFailed: Something does not start, can't be reached, or serves another model.
     """
-    kinds = set(config.kinds)
+    layers = set(config.layers)
     with contextlib.ExitStack() as stack:
         in_process = None
-        if target is None or kinds & _NO_NETWORK:
+        if target is None or layers & _NO_NETWORK:
             in_process = stack.enter_context(_model_worker(config, model))
-        names = ["generator"] * generators if kinds - _NO_NETWORK else []
+        names = ["generator"] * generators if layers - _NO_NETWORK else []
         workers = [stack.enter_context(Worker(name)) for name in names]
         targets = {}
-        if "echo" in kinds:
+        if "echo" in layers:
             targets["echo"] = stack.enter_context(echo_server())
-        if "wire" in kinds:
+        if "wire" in layers:
             targets["wire"] = target or stack.enter_context(digits_server([*model.server_options, *server_options]))
         workload = _workload_of_target(target) if in_process is None and target else _workload_here(in_process, target)
-        if in_process is not None and kinds & _NO_NETWORK:
+        if in_process is not None and layers & _NO_NETWORK:
             in_process.call("use", workload)
-        ladder = Ladder(config, wire, workload, targets=targets, generators=workers, in_process=in_process)
-        yield Session(
-            ladder=ladder,
-            about={
-                "target": targets["wire"].address if "wire" in targets else None,
-                "server_options": [] if target else list(server_options),
-                "model": workload.model_name,
-                "expected_labels_from": "engine" if in_process else "target",
-                "seconds": config.seconds,
-                "generators": generators,
-                "connections": wire.connections,
-                "callers_per_stream": wire.callers_per_stream,
-                "processors": available_processors(),
-                "python": platform.python_version(),
-                "grpcio": grpc.__version__,
-            },
+        about = {
+            "target": targets["wire"].address if "wire" in targets else None,
+            "server_options": [] if target else list(server_options),
+            "model": workload.model_name,
+            "expected_labels_from": "engine" if in_process else "target",
+            "seconds": config.seconds,
+            "generators": generators,
+            "connections": calls.connections,
+            "callers_per_stream": calls.callers_per_stream,
+            "processors": available_processors(),
+            "python": platform.python_version(),
+            "grpcio": grpc.__version__,
+        }
+        yield Benchmark(
+            config, calls, workload, targets=targets, generators=workers, in_process=in_process, about=about
         )
 
 
-def _model_worker(config: LadderConfig, model: ModelConfig) -> Worker:
+def _model_worker(config: BenchConfig, model: ModelConfig) -> Worker:
     rows = max(EngineConfig().max_batch_rows, *config.batch_rows)
     engine = EngineConfig(provider=model.provider, threads=model.threads, max_batch_rows=rows)
-    # In the process nobody is refused: what is measured there is time, not admission.
+    # The queue has room for every caller: without network, time is measured, not admission.
     queue_rows = rows * max(config.callers)
     return Worker("in_process", model.repository, model.model, model.version, engine, queue_rows)
 
 
 def _workload_here(in_process: Worker | None, target: Target | None) -> Workload:
-    """Images with the labels of the engine in the process; a target must serve the same model."""
+    """Labels images by the engine in the process; a target must serve the same model."""
     if in_process is None:
         raise ValueError("needs the model in a process")
     name, sha256, shape = in_process.call("describe")
@@ -143,15 +128,15 @@ def _workload_here(in_process: Worker | None, target: Target | None) -> Workload
             served = client.get_model().sha256
         if served != sha256:
             raise BenchFailed(
-                f"{target.address} serves another model (sha256 {served[:12]}…) than is here ({sha256[:12]}…): name "
-                "its own with --repository, or measure --rungs echo,wire, which need none"
+                f"{target.address} serves another model (sha256 {served[:12]}…) than the repository contains "
+                f"({sha256[:12]}…): name the target's repository with --repository, or measure --layers echo,wire"
             )
     images = draw_images(shape)
     return make_workload(images, in_process.call("probabilities", images), name)
 
 
 def _workload_of_target(target: Target) -> Workload:
-    """Images with the labels that the target gave them in a first call."""
+    """Labels images by a first call to the target."""
     with _client(target) as client:
         model = client.get_model()
         images = draw_images((model.height, model.width, model.channels))

@@ -1,0 +1,86 @@
+"""What every command has in common: its help, its version, and that wrong usage is answered at once."""
+
+from __future__ import annotations
+
+import re
+import resource
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import serving
+import serving.__main__
+
+ROOT = Path(__file__).parents[3]
+COMMANDS = {name: serving.__main__._load(name) for name in serving.__main__._COMMANDS}
+
+
+def _with_subcommands() -> Iterator[tuple[str, click.Command]]:
+    for name, command in COMMANDS.items():
+        yield name, command
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {sub}", command.commands[sub]) for sub in command.commands)
+
+
+def _help(name: str) -> str:
+    done = CliRunner().invoke(serving.__main__.main, [*name.split(), "--help"])
+    assert done.exit_code == 0
+    return done.output
+
+
+@pytest.mark.parametrize(("name", "command"), list(_with_subcommands()), ids=lambda value: str(value).strip("<>"))
+def test_every_option_is_explained_and_no_range_is_shown(name: str, command: click.Command) -> None:
+    for param in command.params:
+        assert isinstance(param, click.Argument) or param.help, param.name
+    assert not re.search(r"[<>]=?x\b|\bx[<>]|RANGE", _help(name))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_with_examples_whose_options_exist(name: str) -> None:
+    _, _, end = _help(name).partition("\nExamples:\n")
+    lines = [line.strip() for line in end.splitlines() if line]
+    assert 2 <= len(lines) <= 3
+    for line in lines:
+        words = [word for word in shlex.split(line.split(" < ")[0]) if not word.startswith("DIGITS_")]
+        prefix = ["python", "-m", "serving", name] if words[0] == "python" else [f"digits-{name}"]
+        assert words[: len(prefix)] == prefix
+        given = words[len(prefix) :]
+        if "--help" in given:
+            continue
+        command = COMMANDS[name]
+        with command.make_context(name, [*given]) as context:
+            if isinstance(command, click.Group):
+                command.commands[given[0]].make_context(given[0], given[1:], parent=context).close()
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_version_is_that_of_the_product(name: str) -> None:
+    done = CliRunner().invoke(serving.__main__.main, [*name.split(), "--version"])
+    assert done.output.endswith(f", version {serving.__version__}\n")
+    # a container's environment, which may well hold such a name, changes nothing
+    parameters = COMMANDS[name].params if name else []
+    assert not [param for param in parameters if param.name == "version" and param.allow_from_autoenv]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--no-such-option"]], ids=str)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_and_wrong_options_take_less_than_half_a_second(name: str, arguments: list[str]) -> None:
+    """Of processor time, which other programs on the machine do not lengthen, and of the best of three."""
+    took = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-m", "serving", name, *arguments], capture_output=True, cwd=ROOT, check=False, timeout=60
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == (0 if arguments == ["--help"] else 2)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        if took[-1] < 0.5:
+            return
+    pytest.fail(f"{min(took):.2f} s")
