@@ -75,6 +75,8 @@ def _listed(values: tuple[Any, ...]) -> str:
     "Scenarios",
     option(
         "--layers",
+        "--rungs",  # the name until version 0.1
+        "layers",
         default=_listed(LAYERS),
         type=_WORDS,
         help="Layers to measure. engine: the model in a process. batcher: the same with concurrent callers. echo: a "

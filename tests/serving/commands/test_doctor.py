@@ -90,7 +90,7 @@ def test_files_that_no_server_would_take_are_a_problem(examined: Callable, tmp_p
     assert code == 1
     ((state, text),) = found["security"]
     assert state == "problem"
-    assert "no certificate in PEM form" in text
+    assert "contains no complete certificate in PEM form" in text
     assert "very-secret" not in printed
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import shlex
 import subprocess
 import sys
@@ -68,19 +67,15 @@ def test_version_is_that_of_the_product(name: str) -> None:
     assert not [param for param in parameters if param.name == "version" and param.allow_from_autoenv]
 
 
+# What takes long to import, or is not installed on a client's machine.
+HEAVY = ("matplotlib", "onnxruntime", "psutil", "pyarrow", "ray", "starlette", "tensorflow", "uvicorn")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--no-such-option"]], ids=str)
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_and_wrong_options_take_less_than_half_a_second(name: str, arguments: list[str]) -> None:
-    """Of processor time, which other programs on the machine do not lengthen, and of the best of three."""
-    took = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            [sys.executable, "-m", "serving", name, *arguments], capture_output=True, cwd=ROOT, check=False, timeout=60
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.returncode == (0 if arguments == ["--help"] else 2)
-        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        if took[-1] < 0.5:
-            return
-    pytest.fail(f"{min(took):.2f} s")
+def test_help_and_wrong_options_load_nothing_heavy(name: str, arguments: list[str]) -> None:
+    program = f"import sys; sys.modules.update(dict.fromkeys({HEAVY})); from serving.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, name, *arguments], capture_output=True, cwd=ROOT, check=False, timeout=60
+    )
+    assert done.returncode == (0 if arguments == ["--help"] else 2), done.stderr
