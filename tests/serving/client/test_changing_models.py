@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.client import AsyncClient, CallFailed, Classification, Client, encoded_contents
+from serving.client import AsyncClient, CallFailed, Classification, Client, encoded_batch
 
 COUNT = 40
 # Some three images a request: what a batch needs is several requests.
@@ -225,7 +225,7 @@ def test_versions_that_go_on_coming_and_going_end_a_call_at_last(
 def test_contents_too_large_to_be_kept_are_not_answered_in_part(
     rollout, client_class: type, contents: list[bytes], prepare: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoded_contents, "_KEPT_BYTES", 4 * len(contents[0]))
+    monkeypatch.setattr(encoded_batch, "_KEPT_BYTES", 4 * len(contents[0]))
     rollout.before = lambda method, _: len(rollout.asked("Classify")) == 5 and rollout.replace(1, 2)
     with client_class(rollout.address, max_message_bytes=FEW_BYTES) as client:
         with pytest.raises(CallFailed, match="ABORTED: the model changed meanwhile"):
