@@ -94,12 +94,12 @@ def test_a_version_that_is_unloaded_stops_the_run_until_it_is_there_again(
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert f"{rollout.address}: shades version 2 (" in line
     assert "came up in place of version 1 (" in line
-    assert "--resume goes on where that one is served" in line
+    assert "--resume continues once that version is served again" in line
     assert "Traceback" not in done.stderr
     kept = (tmp_path / "scores.csv.parts" / "part-000000000000.csv").read_bytes()
     done = score("--resume")
     assert done.returncode == 1
-    assert "scores.csv: begun with shades version 1, which is not there" in done.stderr
+    assert "scores.csv: started with shades version 1, which is not available" in done.stderr
     rollout.loaded.add(1)
     rollout.calls.clear()
     rollout.before = lambda *_: None
@@ -144,7 +144,7 @@ def test_mixed_a_version_with_other_labels_or_sizes_stops_the_run(rollout, score
     done = score("--mix-models")
     assert done.returncode == 1
     assert "shades version 2 (" in done.stderr
-    assert "came up, with other labels, size or preparation" in done.stderr
+    assert "came up, with labels, image size or preparation that differ" in done.stderr
     rollout.take_turns(1, 4)
     done = score("--mix-models", "--overwrite")
     assert done.returncode == 1

@@ -60,7 +60,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psu
 
 
 def _workers(family: psutil.Process) -> list[psutil.Process]:
-    return [child for child in family.children(recursive=True) if child.name().startswith("ray::_Actor")]
+    return [child for child in family.children(recursive=True) if child.name().startswith("ray::LocalClas")]
 
 
 def test_with_a_worker_killed_the_output_is_that_of_a_run_without_ray(

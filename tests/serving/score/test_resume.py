@@ -245,13 +245,13 @@ def test_a_model_that_changes_in_the_middle_is_not_mixed_unless_told(
         assert "in place of version 1" in stderr
         code, stderr = ScoringRun(folder, "mixed.csv", "--target", second.address, "--resume").end()
         assert code == 1
-        assert "mixed.csv: begun with mnist_convnet version 1, which is not there" in stderr
-        assert "--mix-models goes on with another" in stderr
+        assert "mixed.csv: started with mnist_convnet version 1, which is not available" in stderr
+        assert "--mix-models continues with another" in stderr
         code, stderr = ScoringRun(
             folder, "mixed.csv", "--target", second.address, "--resume", "--model-version", 2
         ).end()
         assert code == 1
-        assert "begun with another model (mnist_convnet version 1" in stderr
+        assert "started with another model (mnist_convnet version 1" in stderr
         mixed = ScoringRun(folder, "mixed.csv", "--target", second.address, "--resume", "--mix-models")
         code, stderr = mixed.end()
         assert code == 0, stderr
