@@ -59,7 +59,7 @@ class RayScorer(Scorer):
             on_gpus = provider != "cpu" and resources.get("GPU", 0) >= 1
             processors = int(resources.get("CPU", 1))
             count = actors or (int(resources["GPU"]) if on_gpus else max(1, processors - 1))
-            shared = ray.put(stored)
+            self._stored = ray.put(stored)  # kept, since an actor that restarts reads it again
             actor = cluster.remote(LocalClassifier).options(
                 num_cpus=0 if on_gpus else 1,
                 num_gpus=1 if on_gpus else 0,
@@ -67,7 +67,7 @@ class RayScorer(Scorer):
                 max_task_retries=_RETRIES,
             )
             self._actors: list[Any] = [
-                actor.remote(shared, provider="cuda" if on_gpus else "cpu") for _ in range(count)
+                actor.remote(self._stored, provider="cuda" if on_gpus else "cpu") for _ in range(count)
             ]
             ray.get([each.__ray_ready__.remote() for each in self._actors])
         except (ray.exceptions.RayError, OSError, ValueError, RuntimeError) as error:
