@@ -2,8 +2,8 @@
 
 Models change while calls are made: versions come and go, and a canary gets a share of the calls that name no version.
 Yet one version answers a whole classification, with its own label names. So the first request of a batch asks for what
-the caller asked for, and all others name the version that answered the first. If that version is unloaded meanwhile, or
-takes images of another size or preparation, the batch is restarted.
+the caller asked for, and all others name the version that answered the first. If that version is unloaded before the
+batch ends, or takes images of another size or preparation, the batch is restarted.
 
 Each conversation is a generator. It yields steps; a driver, blocking or not, performs them and sends back the result or
 throws `CallFailed`.
@@ -60,7 +60,7 @@ class Classify:
 
 Step = WatchHealth | GetModel | Classify
 Steps = Generator[Step, Any, _T]
-# Makes a batch, given the model that its requests are made for and the model that they ask for.
+# Makes a batch from the model that its requests are made for and the version that they ask for.
 MakeBatch = Callable[[digits_pb2.GetModelResponse, digits_pb2.GetModelRequest], RequestBatch]
 
 
@@ -124,7 +124,7 @@ def _classify(make_batch: MakeBatch, request: digits_pb2.GetModelRequest, cache:
     wanted, attempts, batch = request, 0, None
     while True:
         if batch is not None and not batch.repeatable:
-            message = "the model changed meanwhile, and images that were already sent can't be read again"
+            message = "the model changed, and images that were already sent can't be read again"
             raise CallFailed(grpc.StatusCode.ABORTED, message)
         try:
             batch = make_batch(model, wanted)

@@ -14,7 +14,7 @@ from serving.images.preparation import Preparation
 
 Uint8Array = npt.NDArray[np.uint8]
 
-# No image that such a model is meant for is larger, and a larger file would be in memory as a whole.
+# A larger file is not a useful image for these models, and would be read into memory completely.
 MAX_IMAGE_BYTES = 64 << 20
 
 

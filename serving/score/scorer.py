@@ -10,7 +10,7 @@ from serving.score.batch import Batch, ScoredBatch, ScoringModel
 
 
 class ScoringStopped(DigitsError):
-    """A run that can't continue now. Finished parts are kept; `--resume` continues from there."""
+    """A run that can't continue now. What was scored is kept; `--resume` continues from there."""
 
 
 class VersionGone(ScoringStopped):
@@ -22,8 +22,8 @@ class Scorer:
 
     Args:
         model: The model that the run starts with.
-        classifiers: What classifies a batch, each called by one thread at a time. One that may be called by several
-            threads occurs several times.
+        classifiers: Functions that classify a batch. Each is called by one thread at a time, so a function that several
+            threads may call occurs several times.
 
     Attributes:
         model: The model that the run starts with.

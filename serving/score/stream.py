@@ -24,7 +24,7 @@ from serving.score.batch import Scores, ScoringModel, Uint8Array
 _MAX_MESSAGE_BYTES = 4 << 20
 _GET_MODEL_TIMEOUT_S = 20.0
 
-# The stream has no deadline, so pings must detect a server that vanished while it seems to compute.
+# The stream has no deadline, so only pings can tell a server that vanished from one that is busy.
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),

@@ -1,4 +1,4 @@
-"""`digits-score`: every input in, every output out, bad images as rows, and what it adds up to."""
+"""`digits-score`: every kind of input and output, bad images as rows, and the summary."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def _large_png(width: int) -> bytes:
-    """An image that claims to be 1,000 pixels high, and ends where its pixels should begin."""
+    """An image that claims to be 1,000 pixels high, but has no pixels."""
     chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, 1000, 8, 0, 0, 0, 0), b"IDAT")
     packed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
@@ -62,7 +62,7 @@ def _large_png(width: int) -> bytes:
 
 @pytest.fixture
 def score(command: Callable, tmp_path: Path) -> Score:
-    """Scores in the process, in a directory of its own, and returns the rows."""
+    """Scores with --local in a directory of its own, and returns the rows."""
 
     def run(*arguments: object) -> list[dict[str, str]]:
         done = command("digits-score", *arguments, "--local", "--out", "scores.csv", "--overwrite", cwd=tmp_path)
@@ -85,7 +85,7 @@ def truth(digits: tuple) -> list[str]:
 
 @pytest.fixture(scope="module")
 def expected(pixels: np.ndarray, server) -> list[str]:
-    """What a server says of the images, by the client: the labels that every way of scoring must give."""
+    """The labels that a server answers with, which every way of scoring must give."""
     with Client(server.address) as client:
         return [str(label) for label in client.classify(pixels).labels]
 
@@ -186,10 +186,10 @@ def test_every_kind_of_input_is_scored_in_its_order(
 
 
 @pytest.mark.parametrize("make", INPUTS)
-def test_every_kind_of_input_goes_on_where_a_run_ended(
+def test_every_kind_of_input_resumes_where_a_run_ended(
     make: Callable, score: Score, command: Callable, tmp_path: Path, pixels: np.ndarray, truth: list[str]
 ) -> None:
-    """As after a kill: the first two parts of a finished run are put back, the rest has to be scored again."""
+    """The run is killed after two parts; the rest is scored after it is resumed."""
     arguments = [*make(tmp_path, pixels, truth), "--batch-rows", 7, "--part-rows", 14]
     undisturbed = score(*arguments)
     begun = [*map(str, arguments), "--local", "--out", "cut.csv"]
@@ -204,7 +204,7 @@ def test_every_kind_of_input_goes_on_where_a_run_ended(
 
 
 def _stop_after(parts: int, arguments: list[str], folder: Path) -> None:
-    """Runs the command in a process that ends without a word once so many parts are in the journal."""
+    """Runs the command in a process that exits once this number of parts is in the journal."""
     program = f"""
 import os, sys
 from serving.score import journal
@@ -286,7 +286,7 @@ def test_scans_are_prepared_as_servers_prepare_them(
 
 
 def test_colour_networks_get_images_of_their_size(tmp_path: Path) -> None:
-    """As the model says that it wants them: here nothing but resized."""
+    """This model needs images that are only resized."""
     Image.new("L", (40, 20), 200).save(tmp_path / "wide.png")
     images = [tmp_path / "wide.png", (tmp_path / "wide.png").read_bytes(), b""]
     batch = Batch(ids=["a", "b", "c"], images=images, expected=None)
@@ -298,7 +298,7 @@ def test_colour_networks_get_images_of_their_size(tmp_path: Path) -> None:
     assert errors == {2: "no bytes"}
 
 
-def test_a_model_that_wants_images_otherwise_prepared_stops_a_run_whatever_is_mixed() -> None:
+def test_a_model_with_another_preparation_stops_a_run_even_if_models_are_mixed() -> None:
     preparation = Preparation(kind="mnist", height=28, width=28, channels=1)
     begun = ScoringModel(name="m", version=1, sha256="a", labels=("0",), preparation=preparation)
     other = replace(begun, version=2, sha256="b", preparation=replace(preparation, kind="resize"))
@@ -473,7 +473,7 @@ def test_inputs_that_are_not_what_they_should_be_are_named(
     assert not (tmp_path / "s.csv").exists()
 
 
-def test_an_output_that_exists_is_kept_unless_told(command: Callable, tmp_path: Path, pixels: np.ndarray) -> None:
+def test_an_output_that_exists_is_kept_by_default(command: Callable, tmp_path: Path, pixels: np.ndarray) -> None:
     np.save(tmp_path / "digits.npy", pixels)
     (tmp_path / "s.csv").write_text("precious")
     arguments = ("digits-score", "digits.npy", "--local", "--out", "s.csv")
@@ -494,7 +494,7 @@ def test_an_output_that_exists_is_kept_unless_told(command: Callable, tmp_path: 
     assert "started with other inputs" in command(*arguments, "--resume", cwd=tmp_path).stderr
 
 
-def test_wrong_usage_is_told(command: Callable, tmp_path: Path) -> None:
+def test_wrong_usage_is_reported(command: Callable, tmp_path: Path) -> None:
     for arguments, said in (
         (("x", "--out", "s.txt"), "must end in .csv, .jsonl, .parquet"),
         (("x", "--out", "nowhere/s.csv"), "there is no directory nowhere"),
@@ -532,7 +532,7 @@ def test_a_terminal_gets_a_progress_bar(tmp_path: Path, pixels: np.ndarray) -> N
     assert b"6.00k/6.00k" in shown
 
 
-def test_a_disk_that_fills_keeps_what_is_whole(command: Callable, tmp_path: Path, pixels: np.ndarray) -> None:
+def test_finished_parts_survive_a_full_disk(command: Callable, tmp_path: Path, pixels: np.ndarray) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     small = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
