@@ -14,7 +14,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from protos.digits.v1 import digits_pb2
 from serving.bench.load import PAUSE_S, RequestFailed
-from serving.client.call_errors import CallFailed, pause_before_retry
+from serving.client.call_errors import CallFailed
+from serving.client.retry import pause_before_retry
 
 # Compares an answer, the first argument, with the expected one; raises RequestFailed if it contains an error.
 Check = Callable[[bytes, bytes], bool]

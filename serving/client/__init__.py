@@ -1,4 +1,4 @@
-"""The client: the other side of the wire. A machine that only calls a server installs no ONNX Runtime.
+"""Python clients for a server. Installing them does not install ONNX Runtime.
 
 Imports grpc, protos, numpy and `serving.images`.
 """

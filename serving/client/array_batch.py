@@ -17,7 +17,7 @@ class ArrayBatch(RequestBatch):
     """The requests for an array of images.
 
     Args:
-        images: uint8 `[n, height, width, channels]`, or `[n, height, width]` for a gray model.
+        images: uint8 `[n, height, width, channels]`, or `[n, height, width]` for a grayscale model.
         model: See `RequestBatch`.
         selection: See `RequestBatch`.
         max_message_bytes: See `RequestBatch`.
@@ -25,7 +25,7 @@ class ArrayBatch(RequestBatch):
 
     Raises:
         TypeError: The images are not uint8.
-        ValueError: They have not the model's size.
+        ValueError: The images do not have the size that the model takes.
     """
 
     def __init__(
@@ -41,15 +41,16 @@ class ArrayBatch(RequestBatch):
         self._images = _checked(images, model)
 
     def requests(self) -> Iterator[digits_pb2.ClassifyRequest]:
-        """See `RequestBatch.requests`; they state the size, which another version may share with fewer channels."""
+        """See `RequestBatch.requests`."""
         _, height, width, channels = self._images.shape
         start = 0
         while start < len(self._images):
             rows = (self._max_message_bytes - ENVELOPE_BYTES) // (height * width * channels)
             part = self._images[start : start + max(1, min(self._model.max_images_per_request, rows))]
             request = self._new_request()
-            raw = request.raw_images  # filled in place: making it apart would copy the pixels once more
+            raw = request.raw_images  # filled in place, which saves a copy of the pixels
             raw.pixels, raw.count = part.tobytes(), len(part)
+            # Without the size, a version with another one might accept the same number of bytes.
             raw.height, raw.width, raw.channels = height, width, channels
             start += len(part)
             yield request

@@ -1,22 +1,32 @@
-"""What both clients have: a channel, a model that was chosen, and what they say."""
+"""The methods of both clients. What differs, how calls are made, is in `client` and `async_client`.
+
+Any number of images is split into requests within the server's limits, a few of which are in flight at a time. One
+version of the model answers them all.
+"""
 
 from __future__ import annotations
 
+import os
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+from serving.client import protocol
 from serving.client.array_batch import ArrayBatch
 from serving.client.classification import AnswerOptions, Classification
 from serving.client.credentials import Credentials
-from serving.client.encoded_batch import EncodedBatch
-from serving.client.encoded_contents import EncodedContents
+from serving.client.encoded_batch import EncodedBatch, EncodedImage, EncodedImages
 from serving.client.model_cache import ModelCache
-from serving.client.protocol import Steps, classification, description
+from serving.client.protocol import Steps
+from serving.client.retry import channel_options
+from serving.errors import InvalidImage
 
 PLAIN_TEXT = Credentials()
 REQUESTS_IN_FLIGHT = 4
@@ -24,53 +34,183 @@ REQUESTS_IN_FLIGHT = 4
 # Who decodes and prepares encoded images.
 Place = Literal["server", "client"]
 
-# The health service's messages in wire form: an empty request asks for the whole server, field 1 = 1 is SERVING. Its
-# generated stubs want a protobuf that other clients in the same environment can't live with.
-HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
+# The health service in wire format: an empty request asks about the whole server, field 1 = 1 means SERVING. Its
+# generated stubs need a protobuf that other clients in the same environment can't use.
+_HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 SERVING = b"\x08\x01"
 
+# What the methods return: the plain result, or a coroutine for it.
+_Classified = TypeVar("_Classified")
+_Model = TypeVar("_Model")
+_Nothing = TypeVar("_Nothing")
 
-class BaseClient:
-    """The part of a client that needs not know whether it blocks.
+
+class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
+    """Calls a server.
 
     Args:
-        channel: To the server.
-        credentials: Metadata of every call.
-        model_name: See `Client`.
-        model_version: See `Client`.
-        max_message_bytes: See `Client`.
+        address: `host:port`.
+        credentials: TLS and token; by default plain text and no token.
+        model_name: The model to use; by default the server's default model.
+        model_version: The version to use; 0 for the current one.
+        max_message_bytes: Requests stay below this many bytes. 4 MiB is the default limit of gRPC servers.
+
+    Raises:
+        InvalidConfig: A token would go to another machine in plain text.
+        UnusableFile: A file of the credentials can't be read.
     """
 
     def __init__(
-        self, channel: Any, credentials: Credentials, *, model_name: str, model_version: int, max_message_bytes: int
+        self,
+        address: str,
+        *,
+        credentials: Credentials = PLAIN_TEXT,
+        model_name: str = "",
+        model_version: int = 0,
+        max_message_bytes: int = 4 << 20,
     ) -> None:
-        self._channel = channel
+        self._channel = self._open_channel(credentials, address, channel_options(max_message_bytes))
         self._metadata = credentials.metadata
-        self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._watch_health: Any = self._channel.unary_stream(_HEALTH_WATCH)
         self._selection = digits_pb2.GetModelRequest(model_name=model_name, model_version=model_version)
         self._max_message_bytes = max_message_bytes
-        self._known = ModelCache()
+        self._cache = ModelCache()
 
-    def _describe(self) -> Steps[digits_pb2.GetModelResponse]:
-        return description(self._selection, self._known)
+    def wait_until_serving(self, timeout_s: float = 30.0) -> _Nothing:
+        """Waits until the server reports SERVING, even if it has not started yet.
 
-    def _classify(self, images: npt.NDArray[np.uint8], options: AnswerOptions) -> Steps[Classification]:
-        make = partial(ArrayBatch, images, max_message_bytes=self._max_message_bytes, options=options)
-        return classification(make, self._selection, self._known)
+        Args:
+            timeout_s: How long to wait, in seconds.
+
+        Raises:
+            CallFailed: The server did not report SERVING within the time, or it is stopping.
+        """
+        return self._run(protocol.wait_until_serving(), timeout_s)
+
+    def get_model(self, timeout_s: float = 30.0) -> _Model:
+        """Gets the model's labels, input size, limits and proof.
+
+        Args:
+            timeout_s: How long to try, in seconds.
+
+        Raises:
+            CallFailed: The server refused the call or could not be reached within the time.
+        """
+        return self._run(protocol.get_model(self._selection, self._cache), timeout_s)
+
+    def classify(
+        self,
+        images: npt.NDArray[np.uint8],
+        *,
+        probabilities: bool = False,
+        min_confidence: float | None = None,
+        timeout_s: float = 30.0,
+    ) -> _Classified:
+        """Classifies images.
+
+        Args:
+            images: uint8 `[n, height, width]` for a grayscale model, or `[n, height, width, channels]`; any n.
+            probabilities: Whether to return the probability of every label.
+            min_confidence: An image whose most probable label is less probable than this, 0 to 1, gets the label -1.
+            timeout_s: Time limit for the whole batch, in seconds.
+
+        Raises:
+            TypeError: The images are not uint8.
+            ValueError: The images do not have the model's size.
+            CallFailed: A request failed; there is no result for the others.
+        """
+        options = AnswerOptions(probabilities=probabilities, min_confidence=min_confidence)
+        make_batch = partial(ArrayBatch, images, max_message_bytes=self._max_message_bytes, options=options)
+        return self._run(protocol.classify(make_batch, self._selection, self._cache), timeout_s)
+
+    def classify_files(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        prepare: Place = "server",
+        probabilities: bool = False,
+        min_confidence: float | None = None,
+        explain: bool = False,
+        timeout_s: float = 30.0,
+    ) -> _Classified:
+        """Classifies image files. Each is read when it is sent; one that can't be read is in the answer's `errors`.
+
+        Args:
+            paths: Any number of files, with any names.
+            prepare: See `classify_encoded`.
+            probabilities: Whether to return the probability of every label.
+            min_confidence: See `classify`.
+            explain: Whether to return how each image was prepared.
+            timeout_s: Time limit for all files, in seconds.
+
+        Raises:
+            CallFailed: A request failed; there is no result for the others.
+        """
+        options = AnswerOptions(probabilities=probabilities, min_confidence=min_confidence, explain=explain)
+        return self._run(self._classify_encoded(_as_paths(paths), prepare, options), timeout_s)
+
+    def classify_encoded(
+        self,
+        contents: Iterable[bytes | InvalidImage],
+        *,
+        prepare: Place = "server",
+        probabilities: bool = False,
+        min_confidence: float | None = None,
+        explain: bool = False,
+        timeout_s: float = 30.0,
+    ) -> _Classified:
+        """Classifies encoded images: PNG, JPEG, WebP, BMP, TIFF or GIF, of any size up to the server's limits.
+
+        Args:
+            contents: The bytes of any number of files, taken as they are sent. An `InvalidImage` stands for a file that
+                could not be read. `AsyncClient` iterates and prepares them on another thread.
+            prepare: Who decodes and prepares the images: the server, or the client, which uses the same code and sends
+                raw pixels.
+            probabilities: Whether to return the probability of every label.
+            min_confidence: See `classify`.
+            explain: Whether to return how each image was prepared.
+            timeout_s: Time limit for all images, in seconds.
+
+        Raises:
+            CallFailed: A request failed; there is no result for the others. An image that can't be read is in the
+                answer's `errors` instead.
+        """
+        options = AnswerOptions(probabilities=probabilities, min_confidence=min_confidence, explain=explain)
+        return self._run(self._classify_encoded(contents, prepare, options), timeout_s)
 
     def _classify_encoded(
-        self, contents: EncodedContents, prepare: Place, options: AnswerOptions
+        self, images: Iterable[EncodedImage], prepare: Place, options: AnswerOptions
     ) -> Steps[Classification]:
-        make = partial(
+        make_batch = partial(
             EncodedBatch,
-            contents,
+            EncodedImages(images),
             prepare=prepare == "client",
             max_message_bytes=self._max_message_bytes,
             options=options,
         )
-        return classification(make, self._selection, self._known)
+        return (yield from protocol.classify(make_batch, self._selection, self._cache))
+
+    @staticmethod
+    @abstractmethod
+    def _open_channel(credentials: Credentials, address: str, options: Sequence[tuple[str, Any]]) -> Any:
+        """Makes the channel."""
+
+    @overload
+    def _run(self, steps: Steps[Classification], timeout_s: float) -> _Classified: ...
+    @overload
+    def _run(self, steps: Steps[digits_pb2.GetModelResponse], timeout_s: float) -> _Model: ...
+    @overload
+    def _run(self, steps: Steps[None], timeout_s: float) -> _Nothing: ...
+    @abstractmethod
+    def _run(self, steps: Any, timeout_s: float) -> Any:
+        """Performs the steps of a conversation within the time, in seconds."""
+
+
+def _as_paths(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+    yield from map(Path, paths)
 
 
 def remaining(deadline: float) -> float:
-    """How long it is until a moment on the clock of `time.monotonic`, in seconds, at least 0."""
+    """Returns the time until a deadline on the clock of `time.monotonic`, in seconds, at least 0."""
     return max(0.0, deadline - time.monotonic())

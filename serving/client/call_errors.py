@@ -1,4 +1,4 @@
-"""What a failed call tells a client: its status, the fields that were wrong, when to try again."""
+"""The error that clients raise for a failed call, with the details that the server sent."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from google.rpc import error_details_pb2, status_pb2
 
 
 class CallFailed(Exception):
-    """A call that the server refused or could not be made.
+    """A call that the server refused, or that did not reach a server.
 
     Attributes:
-        code: gRPC's status code.
+        code: The gRPC status code.
         violations: For INVALID_ARGUMENT: field and description of everything that was wrong.
     """
 
@@ -22,23 +22,10 @@ class CallFailed(Exception):
         super().__init__(f"{code.name}: {message}")
 
 
-def pause_before_retry(error: grpc.RpcError, remaining_s: float) -> float:
-    """How long the server asks to wait, in seconds; raises where it does not ask or the time would not suffice."""
-    status = _rich_status(error)
-    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and status is not None:
-        for detail in status.details:
-            retry = error_details_pb2.RetryInfo()
-            if detail.Unpack(retry):
-                pause: float = retry.retry_delay.ToTimedelta().total_seconds()
-                if pause < remaining_s:
-                    return pause
-    raise call_failed(error) from error
-
-
 def call_failed(error: grpc.RpcError) -> CallFailed:
-    """Makes our error of gRPC's, with the fields that the server named."""
+    """Converts gRPC's error, with the fields that the server named."""
     violations = []
-    status = _rich_status(error)
+    status = rich_status(error)
     for detail in status.details if status is not None else ():
         bad_request = error_details_pb2.BadRequest()
         if detail.Unpack(bad_request):
@@ -46,7 +33,8 @@ def call_failed(error: grpc.RpcError) -> CallFailed:
     return CallFailed(error.code(), error.details() or "no further details", tuple(violations))
 
 
-def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
+def rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
+    """Returns the google.rpc.Status in a call's trailing metadata, or None."""
     metadata: Any = error.trailing_metadata()
     for key, value in metadata or ():
         if key == "grpc-status-details-bin":

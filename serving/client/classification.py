@@ -1,4 +1,4 @@
-"""A classification: the answers for a batch of images, and what may be asked for with them."""
+"""A classification: the answers for a batch of images, and the options that a caller has."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy.typing as npt
 
 from serving.images.preparation import PreparedImage
 
-# The label of an image whose best label is less probable than the caller's min_confidence, and what it is called.
+# The label, and its name, of an image whose most probable label is less probable than min_confidence.
 UNSURE = -1
 UNSURE_NAME = "unsure"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions:
-    """What a caller wants to know.
+    """What an answer should contain.
 
     Attributes:
-        probabilities: Whether to ask for the probability of every label.
-        min_confidence: Below it, 0 to 1, labels are -1; None for never.
-        explain: Whether to ask what was made of each encoded image.
+        probabilities: Whether to return the probability of every label.
+        min_confidence: Less probable labels become -1, 0 to 1; None for no limit.
+        explain: Whether to return how each encoded image was prepared.
     """
 
     probabilities: bool = False
@@ -32,18 +32,18 @@ class AnswerOptions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Classification:
-    """The answers for a batch of images, in the order of the images, all by one version of one model.
+    """The answers for a batch of images, in the order of the images, all from one version of one model.
 
     Attributes:
         labels: int64 `[n]`, the most probable label of each image; -1, `UNSURE`, below `min_confidence`.
         confidences: float32 `[n]`, the probability of the most probable label.
-        probabilities: float32 `[n, classes]` where they were asked for, else None.
-        model_name: The model that answered; for no images the one that would have.
+        probabilities: float32 `[n, classes]` if requested, else None.
+        model_name: The model that answered; for a batch without images, the model that would have answered.
         model_version: Its version.
-        label_names: The names of that version's labels; -1 is none of them.
-        errors: For encoded images: the places of those that could not be read, each with the reason. Their label is -1
-            and their confidence 0.
-        preparations: What was made of each of the others, by their places, where that was asked for.
+        label_names: The names of that version's labels. -1 has no name here.
+        errors: For encoded images: the indices of those that could not be read, each with the reason. Their label is
+            -1 and their confidence 0.
+        preparations: How each of the others was prepared, by index, if requested.
     """
 
     labels: npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""How a client reaches a server safely: TLS, a certificate of its own, a token."""
+"""How a client connects securely: TLS, a client certificate, a bearer token."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Credentials:
-    """What a client shows, and what it expects of the server. Files are read when a client is made.
+    """What a client presents to the server, and how it verifies the server. A new client reads the files.
 
     Attributes:
-        tls: Whether to use TLS; the paths below imply it.
-        root_certificates: Authorities to trust, PEM, or the server's certificate itself; without it those that gRPC
-            brings along.
-        certificate: The client's own certificate and those between it and its authority, PEM, for mutual TLS.
-        key: Its private key, PEM, not encrypted.
-        server_name: The name that the server's certificate must bear, where it is not the address's.
+        tls: Whether to use TLS; any of the paths below implies it.
+        root_certificates: Authorities to trust, PEM, or the server's own certificate; by default those that gRPC
+            ships with.
+        certificate: The client's certificate chain, PEM, for mutual TLS.
+        key: The private key of the certificate, PEM, not encrypted.
+        server_name: The name that the server's certificate must have, if it is not the address.
         token: A bearer token for every call.
         allow_insecure_token: Whether the token may go to another machine in plain text.
     """
@@ -43,22 +43,22 @@ class Credentials:
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
-            raise InvalidConfig("a client's certificate and key need each other")
+            raise InvalidConfig("a client certificate and its key need each other")
         if self.token and not _TOKEN.fullmatch(self.token):
-            raise InvalidConfig("a token is printable ASCII without spaces")
+            raise InvalidConfig("a token must be printable ASCII without spaces")
 
     @property
     def uses_tls(self) -> bool:
-        """Whether the connection is protected."""
+        """Whether the connection is encrypted."""
         return self.tls or self.root_certificates is not None or self.certificate is not None
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What every call carries."""
+        """The metadata of every call."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
     def channel(self, address: str, options: Sequence[tuple[str, Any]]) -> grpc.Channel:
-        """Makes a channel; connects later.
+        """Makes a channel, which connects on its first call.
 
         Raises:
             InvalidConfig: The token would go to another machine in plain text.
@@ -70,7 +70,7 @@ class Credentials:
         return grpc.secure_channel(address, self._channel_credentials(), self._with_server_name(options))
 
     def aio_channel(self, address: str, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
-        """Like `channel`, for asyncio."""
+        """Does the same as `channel`, for asyncio."""
         self._check(address)
         if not self.uses_tls:
             return grpc.aio.insecure_channel(address, options)
@@ -81,7 +81,7 @@ class Credentials:
             return
         if not address.startswith("unix:") and not is_loopback(address.rpartition("/")[2].rpartition(":")[0]):
             raise InvalidConfig(
-                f"the token would go to {address} in plain text: use TLS, or allow_insecure_token where the network "
+                f"the token would go to {address} in plain text: use TLS, or allow_insecure_token if the network "
                 "itself is safe"
             )
 

@@ -1,59 +1,69 @@
-"""A batch of encoded images as the requests that carry it, and their responses as one answer."""
+"""Encoded images as requests: sent as files, or decoded and prepared here and sent as raw pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from google.rpc import error_details_pb2
 
 from protos.digits.v1 import digits_pb2
 from serving.client.classification import UNSURE, AnswerOptions, Classification
-from serving.client.encoded_contents import EncodedContents
 from serving.client.request_batch import ENVELOPE_BYTES, RequestBatch
 from serving.errors import InvalidImage
 from serving.images.preparation import Preparation, PreparedImage
+from serving.images.files import read_image_file
 
-# A file's bytes; or what was made of them here; or why there are none.
-Item = bytes | PreparedImage | InvalidImage
+# A file's bytes; a file to read when it is sent; or why there is no image.
+EncodedImage = bytes | Path | InvalidImage
 
-# Tag and length of an image in a request, and what a response tells of it beside pixels.
+# Tag and length of an image in a request, and the size of a response's `preparations` without the pixels.
 _FIELD_BYTES = 8
-_STEPS_BYTES = 512
-# Answers are kept below what gRPC's clients take by default.
-_MAX_ANSWER_BYTES = 3 << 20
+_PREPARATION_BYTES = 512
+# Responses stay below the message limit that gRPC clients have by default.
+_MAX_RESPONSE_BYTES = 3 << 20
+# How much of an iterator is kept, so that its images can be sent again.
+_KEPT_BYTES = 64 << 20
 
 
-def _prepared_here(
-    contents: Iterable[bytes | InvalidImage], model: digits_pb2.GetModelResponse
-) -> Iterator[PreparedImage | InvalidImage]:
-    """Decodes and prepares images as the server would, one at a time as they are asked for."""
-    preparation = Preparation(
-        kind=model.preparation,
-        height=model.height,
-        width=model.width,
-        channels=model.channels,
-        max_pixels=model.max_image_pixels,
-    )
-    for content in contents:
-        if isinstance(content, InvalidImage):
-            yield content
-            continue
-        try:
-            yield preparation.decode(content)
-        except InvalidImage as error:
-            yield error
+class EncodedImages:
+    """Encoded images that can be iterated again. The first 64 MiB of an iterator are kept for that."""
+
+    def __init__(self, images: Iterable[EncodedImage]) -> None:
+        self._images = images
+        self._is_iterator = iter(images) is images
+        self._kept: list[EncodedImage] = []
+        self._kept_bytes = 0
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the next iteration starts with the first image again."""
+        return self._kept_bytes <= _KEPT_BYTES
+
+    def __iter__(self) -> Iterator[EncodedImage]:
+        if not self._is_iterator:
+            yield from self._images
+            return
+        yield from tuple(self._kept)
+        for image in self._images:
+            if self.repeatable:
+                self._kept_bytes += len(image) if isinstance(image, bytes) else 0
+                self._kept.append(image)
+            else:
+                self._kept.clear()
+            yield image
 
 
 class EncodedBatch(RequestBatch):
-    """The requests for encoded images of any number, made as they are sent. One that can't be read fails alone.
+    """The requests for any number of encoded images. An image that can't be read does not fail the others.
 
     Args:
-        contents: The images.
+        images: The images.
         model: See `RequestBatch`.
         selection: See `RequestBatch`.
-        prepare: Whether they are decoded and prepared here, and go as raw pixels.
-        max_message_bytes: See `RequestBatch`; an image that is larger goes by itself, if the server takes it.
+        prepare: Whether to decode and prepare the images here and send raw pixels.
+        max_message_bytes: See `RequestBatch`; a larger image has a request of its own, if the server accepts it.
         options: See `RequestBatch`.
     """
 
@@ -61,7 +71,7 @@ class EncodedBatch(RequestBatch):
 
     def __init__(
         self,
-        contents: EncodedContents,
+        images: EncodedImages,
         model: digits_pb2.GetModelResponse,
         selection: digits_pb2.GetModelRequest,
         *,
@@ -70,64 +80,71 @@ class EncodedBatch(RequestBatch):
         options: AnswerOptions,
     ) -> None:
         super().__init__(model, selection, max_message_bytes=max_message_bytes, options=options)
-        self._contents = contents
-        self._prepare = prepare
+        self._images = images
+        self._preparation = model_preparation(model) if prepare else None
         self._count = 0
         self._errors: dict[int, str] = {}
         self._preparations: dict[int, PreparedImage] = {}
-        self._sent: list[list[int]] = []  # for each request, the places of its images
+        self._sent: list[list[int]] = []  # the indices of the images in each request
 
     @property
     def repeatable(self) -> bool:
         """See `RequestBatch.repeatable`."""
-        return self._contents.repeatable
+        return self._images.repeatable
 
     def requests(self) -> Iterator[digits_pb2.ClassifyRequest]:
         """See `RequestBatch.requests`."""
         images: list[bytes | PreparedImage] = []
-        places: list[int] = []
+        indices: list[int] = []
         size = 0
-        for place, item in enumerate(self._items()):
-            self._count = place + 1
-            if isinstance(item, InvalidImage):
-                self._errors[place] = str(item)
-                continue
+        for index, encoded in enumerate(self._images):
+            self._count = index + 1
             largest = self._model.max_message_bytes - ENVELOPE_BYTES
-            item_bytes = item.pixels.nbytes if isinstance(item, PreparedImage) else len(item) + _FIELD_BYTES
-            if item_bytes > largest:
-                self._errors[place] = f"{item_bytes} bytes, but the server takes {largest}"
+            try:
+                image = self._read(encoded)
+                image_bytes = image.pixels.nbytes if isinstance(image, PreparedImage) else len(image) + _FIELD_BYTES
+                if image_bytes > largest:
+                    raise InvalidImage(f"{image_bytes} bytes, but the server takes {largest}")
+            except InvalidImage as error:
+                self._errors[index] = str(error)
                 continue
             limit = min(self._max_message_bytes - ENVELOPE_BYTES, largest)
-            if images and (len(images) >= self._rows or size + item_bytes > limit):
-                yield self._request(images, places)
-                images, places, size = [], [], 0
-            images.append(item)
-            places.append(place)
-            size += item_bytes
+            if images and (len(images) >= self._max_rows or size + image_bytes > limit):
+                yield self._request(images, indices)
+                images, indices, size = [], [], 0
+            images.append(image)
+            indices.append(index)
+            size += image_bytes
         if images:
-            yield self._request(images, places)
+            yield self._request(images, indices)
 
-    def settle(self, model: digits_pb2.GetModelResponse) -> bool:
-        """See `RequestBatch.settle`."""
-        if self._prepare and not _prepared_alike(model, self._model):
+    def use_version(self, model: digits_pb2.GetModelResponse) -> bool:
+        """See `RequestBatch.use_version`."""
+        if self._preparation is not None and not _same_preparation(model, self._model):
             return False
-        return super().settle(model)
+        return super().use_version(model)
 
     def answer(self) -> Classification:
         """See `RequestBatch.answer`."""
         labels = np.full(self._count, UNSURE, np.int64)
         confidences = np.zeros(self._count, np.float32)
         probabilities = np.zeros((self._count, len(self._model.labels)), np.float32)
-        for places, response in zip(self._sent, self._responses, strict=True):
-            labels[places] = response.labels
-            confidences[places] = response.confidences
+        shape = (self._model.height, self._model.width, self._model.channels)
+        for indices, response in zip(self._sent, self._responses, strict=True):
+            labels[indices] = response.labels
+            confidences[indices] = response.confidences
             if self._options.probabilities:
-                probabilities[places] = np.asarray(response.probabilities, np.float32).reshape(len(places), -1)
+                probabilities[indices] = np.asarray(response.probabilities, np.float32).reshape(len(indices), -1)
             for error in response.errors:
-                self._errors[places[error.index]] = _description(error)
-            for place, told in zip(places, response.preparations, strict=False):
-                if told.pixels:
-                    self._preparations[place] = self._prepared(told)
+                self._errors[indices[error.index]] = _description(error)
+            for index, prepared in zip(indices, response.preparations, strict=False):
+                if prepared.pixels:
+                    self._preparations[index] = PreparedImage(
+                        pixels=np.frombuffer(prepared.pixels, np.uint8).reshape(shape),
+                        steps=tuple(prepared.steps),
+                        height=prepared.height,
+                        width=prepared.width,
+                    )
         return Classification(
             labels=labels,
             confidences=confidences,
@@ -140,23 +157,26 @@ class EncodedBatch(RequestBatch):
         )
 
     @property
-    def _rows(self) -> int:
-        """Images of one request, at most."""
+    def _max_rows(self) -> int:
+        """The most images that fit into one request and its response."""
         model = self._model
-        answer_bytes = 8 * len(model.labels)
+        row_bytes = 8 * len(model.labels)
         if self._options.explain:
-            answer_bytes += model.height * model.width * model.channels + _STEPS_BYTES
-        return max(1, min(model.max_images_per_request, _MAX_ANSWER_BYTES // answer_bytes))
+            row_bytes += model.height * model.width * model.channels + _PREPARATION_BYTES
+        return max(1, min(model.max_images_per_request, _MAX_RESPONSE_BYTES // row_bytes))
 
-    def _items(self) -> Iterator[Item]:
-        contents = self._contents.read(self._model.max_message_bytes)
-        return _prepared_here(contents, self._model) if self._prepare else contents
+    def _read(self, encoded: EncodedImage) -> bytes | PreparedImage:
+        """Reads an image and, if asked to, decodes and prepares it as the server would."""
+        content = read_image_file(encoded, self._model.max_message_bytes) if isinstance(encoded, Path) else encoded
+        if isinstance(content, InvalidImage):
+            raise content
+        return content if self._preparation is None else self._preparation.decode(content)
 
-    def _request(self, images: list[bytes | PreparedImage], places: list[int]) -> digits_pb2.ClassifyRequest:
-        self._sent.append(places)
+    def _request(self, images: list[bytes | PreparedImage], indices: list[int]) -> digits_pb2.ClassifyRequest:
+        self._sent.append(indices)
         request = self._new_request()
         request.per_image_errors = True
-        if not self._prepare:
+        if self._preparation is None:
             request.encoded_images.images.extend(image for image in images if isinstance(image, bytes))
             return request
         prepared = [image for image in images if isinstance(image, PreparedImage)]
@@ -164,25 +184,27 @@ class EncodedBatch(RequestBatch):
         raw.pixels, raw.count = b"".join(image.pixels.tobytes() for image in prepared), len(prepared)
         raw.height, raw.width, raw.channels = prepared[0].pixels.shape
         if self._options.explain:
-            self._preparations.update(zip(places, prepared, strict=True))
+            self._preparations.update(zip(indices, prepared, strict=True))
         return request
 
-    def _prepared(self, told: digits_pb2.ImagePreparation) -> PreparedImage:
-        shape = (self._model.height, self._model.width, self._model.channels)
-        return PreparedImage(
-            pixels=np.frombuffer(told.pixels, np.uint8).reshape(shape),
-            steps=tuple(told.steps),
-            height=told.height,
-            width=told.width,
-        )
+
+def model_preparation(model: digits_pb2.GetModelResponse) -> Preparation:
+    """Returns how the server prepares encoded images for a model."""
+    return Preparation(
+        kind=model.preparation,
+        height=model.height,
+        width=model.width,
+        channels=model.channels,
+        max_pixels=model.max_image_pixels,
+    )
 
 
-def _prepared_alike(one: digits_pb2.GetModelResponse, other: digits_pb2.GetModelResponse) -> bool:
+def _same_preparation(one: digits_pb2.GetModelResponse, other: digits_pb2.GetModelResponse) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in ("preparation", "height", "width", "channels"))
 
 
 def _description(error: digits_pb2.ImageError) -> str:
-    """What is wrong with an image, without its place in a request that the caller knows nothing of."""
+    """Returns what is wrong with an image, without its index in a request, which the caller does not know."""
     for packed in error.status.details:
         detail = error_details_pb2.BadRequest()
         if packed.Unpack(detail) and detail.field_violations:

@@ -1,4 +1,4 @@
-"""What servers said of a model's versions, kept so that the names of an answer's labels cost no further call."""
+"""A cache of model descriptions, so that the label names of an answer cost no further call."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import threading
 
 from protos.digits.v1 import digits_pb2
 
-# Versions that are remembered: two answer in turn while one is on trial, others come and go.
-_KEPT = 8
+# Two versions answer in turn during a rollout, and more come and go.
+_MAX_MODELS = 8
 
 
 class ModelCache:
-    """Descriptions of the versions that were met last. Safe to use from several threads.
+    """The descriptions of the versions that were used last. Safe to use from several threads.
 
     Attributes:
-        current: What the next requests are made for; None where the server is to be asked.
+        current: The model that the next requests are made for; None to ask the server first.
     """
 
     def __init__(self) -> None:
@@ -23,17 +23,17 @@ class ModelCache:
         self._lock = threading.Lock()
 
     def find(self, name: str, version: int) -> digits_pb2.GetModelResponse | None:
-        """The description of a version, where it is known."""
+        """Returns the description of a version, or None if it is not cached."""
         with self._lock:
             model = self._models.pop((name, version), None)
             if model is not None:
-                self._models[name, version] = model  # now the last to be forgotten
+                self._models[name, version] = model  # now the most recently used
             return model
 
     def add(self, model: digits_pb2.GetModelResponse) -> None:
-        """Remembers a description, in place of an older one of the same version."""
+        """Adds a description; replaces an older one of the same version."""
         with self._lock:
             self._models.pop((model.model_name, model.model_version), None)
             self._models[model.model_name, model.model_version] = model
-            while len(self._models) > _KEPT:
+            while len(self._models) > _MAX_MODELS:
                 del self._models[next(iter(self._models))]

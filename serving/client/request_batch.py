@@ -1,4 +1,4 @@
-"""A batch of images as the requests that carry it, and their responses as one answer. Knows nothing of channels."""
+"""A batch of images as requests, and their responses as one answer. Makes no calls."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from protos.digits.v1 import digits_pb2
 from serving.client.classification import AnswerOptions, Classification
 
-# What a request has beside its images, at most, in bytes.
+# The most that a request holds in addition to its images, in bytes.
 ENVELOPE_BYTES = 1024
 
 
 class RequestBatch(ABC):
-    """One attempt to have images classified: requests made for one description of a model, answered by one version.
+    """One attempt to classify images: requests made for one model version, and the responses.
 
     Args:
-        model: What the server said of its model.
+        model: The model that the requests are made for.
         selection: Name and version that the requests ask for.
-        max_message_bytes: A request of several images is kept below this many bytes.
-        options: What is asked for.
+        max_message_bytes: Requests with several images stay below this many bytes.
+        options: What the answer should contain.
 
     Attributes:
         reads: Whether making requests reads or decodes files, which takes a while.
@@ -43,39 +43,39 @@ class RequestBatch(ABC):
 
     @property
     def repeatable(self) -> bool:
-        """Whether the same images can be had again for another attempt."""
+        """Whether the images can be read again for another attempt."""
         return True
 
     @property
     def answered_by(self) -> tuple[str, int] | None:
-        """Name and version of the model that made the first response; None before there is one."""
+        """Name and version of the model in the first response; None before the first response."""
         if not self._responses:
             return None
         return self._responses[0].model_name, self._responses[0].model_version
 
     @abstractmethod
     def requests(self) -> Iterator[digits_pb2.ClassifyRequest]:
-        """The requests, each below the server's limits."""
+        """Makes the requests one by one, each within the server's limits."""
 
     def add(self, response: digits_pb2.ClassifyResponse) -> None:
         """Takes the response to the next request."""
         self._responses.append(response)
 
-    def settle(self, model: digits_pb2.GetModelResponse) -> bool:
-        """Has all further requests ask for the version that made the first response.
+    def use_version(self, model: digits_pb2.GetModelResponse) -> bool:
+        """Makes all further requests ask for the version that answered the first one.
 
         Returns:
-            False where the images were prepared for a version that wants them otherwise, so that its answer is none.
+            False if that version needs images prepared in another way, so that its response is wrong.
         """
-        self._model, self._selection = model, selection_of(model)
+        self._model, self._selection = model, version_request(model)
         return True
 
     @abstractmethod
     def answer(self) -> Classification:
-        """All responses as one; `settle` was called where there are any."""
+        """Joins all responses. If there are any, `use_version` must have been called."""
 
     def _new_request(self) -> digits_pb2.ClassifyRequest:
-        """A request without images."""
+        """Makes a request without images."""
         return digits_pb2.ClassifyRequest(
             model_name=self._selection.model_name,
             model_version=self._selection.model_version,
@@ -85,6 +85,6 @@ class RequestBatch(ABC):
         )
 
 
-def selection_of(model: digits_pb2.GetModelResponse) -> digits_pb2.GetModelRequest:
-    """What asks for exactly this version."""
+def version_request(model: digits_pb2.GetModelResponse) -> digits_pb2.GetModelRequest:
+    """Makes a request for exactly this version."""
     return digits_pb2.GetModelRequest(model_name=model.model_name, model_version=model.model_version)

@@ -15,10 +15,10 @@ from serving.commands.cli import FILE, SETTINGS, examples, option, repository_op
 from serving.commands.client_options import credential_options
 from serving.config import PROVIDERS
 from serving.errors import DigitsError
+from serving.score.backends import open_scorer
 from serving.score.batch import BatchLimits
-from serving.score.engines import open_scorer
 from serving.score.formats import SUFFIXES
-from serving.score.inputs import Reading, open_inputs
+from serving.score.inputs import InputOptions, open_inputs
 from serving.score.output import Output, PartLimits, check_free
 from serving.score.rows import RowLayout
 from serving.score.run import Run
@@ -215,7 +215,7 @@ def _score(**options: Any) -> None:
     )
     source = open_inputs(
         options["inputs"],
-        Reading(labelled_folders=options["label_folders"], label_file=options["label_file"], columns=columns),
+        InputOptions(labelled_folders=options["label_folders"], label_file=options["label_file"], columns=columns),
     )
     survey = source.survey()
     scorer = open_scorer(**options)

@@ -1,4 +1,5 @@
-"""`digits-score`: classifies any number of images, resumably, through servers or in the process.
+"""`digits-score`: classifies any number of images, resumably, through servers or in this process.
 
-Imports grpc, protos, numpy, `serving.client` and, only when asked, `serving.inference`, pyarrow and ray.
+Imports grpc, protos, numpy, `serving.client` and, only if they are used, `serving.inference`, `serving.repository`,
+pyarrow and ray.
 """

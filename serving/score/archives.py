@@ -1,4 +1,7 @@
-"""Image files in zip and tar archives, read one after the other without unpacking them to disk."""
+"""Image files in zip and tar archives, read one after the other without unpacking them to disk.
+
+zipfile and tarfile read the archives; only the choice of members is ours.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,30 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from serving.score.batch import MAX_IMAGE_BYTES, Batch, BatchLimits, Encoded, Item, Unreadable, UnusableInput, gather
-from serving.score.source import Source, Survey, file_fingerprint, text_of
+from serving.score.batch import (
+    MAX_IMAGE_BYTES,
+    Batch,
+    BatchLimits,
+    Encoded,
+    Item,
+    Unreadable,
+    UnusableInput,
+    make_batches,
+)
+from serving.score.source import Source, Survey, file_fingerprint, path_text
 
 _DAMAGED = (OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error, zipfile.BadZipFile)
 _TOO_LARGE = Unreadable(reason=f"more than the {MAX_IMAGE_BYTES:,} bytes that digits-score takes")
 
 
 class Archive(Source):
-    """Every file in an archive, hidden ones aside, in the archive's order.
+    """All files in an archive except hidden ones, in the archive's order.
 
-    A zip file's directory is at its end and held in memory, about 0.6 kB an image; of a tar file nothing is held.
+    The directory of a zip file is kept in memory, about 0.6 kB per image. Nothing of a tar file is.
 
     Args:
         path: A .zip, or a .tar in any compression that Python reads.
-        labelled: Whether the folder that a file lies in is the name of its label.
+        labelled: Whether the name of a file's folder is its true label.
     """
 
     def __init__(self, path: Path, *, labelled: bool) -> None:
@@ -35,29 +47,32 @@ class Archive(Source):
         fingerprint = file_fingerprint(self._path)
         count = sum(1 for _ in self._members(read_from=None))
         if not count:
-            raise UnusableInput(f"{self._path}: no files in it")
+            raise UnusableInput(f"{self._path}: has no files")
         return Survey(count=count, fingerprint=fingerprint)
 
     def batches(self, start: int, limits: BatchLimits) -> Iterator[Batch]:
         """See `Source.batches`."""
-        return gather(itertools.islice(map(self._item, self._members(read_from=start)), start, None), limits)
+        items = map(self._item, self._members(read_from=start))
+        return make_batches(itertools.islice(items, start, None), limits)
 
     def _item(self, member: tuple[str, Encoded]) -> Item:
         name, image = member
         folder = PurePosixPath(name).parent.name
         return Item(
-            id=f"{text_of(self._path)}/{text_of(name)}",
+            id=f"{path_text(self._path)}/{path_text(name)}",
             image=image,
-            expected=text_of(folder) if self._labelled and folder else None,
+            expected=path_text(folder) if self._labelled and folder else None,
         )
 
     def _members(self, *, read_from: int | None) -> Iterator[tuple[str, Encoded]]:
-        """Name and bytes of each file; the bytes of those before `read_from` are left out."""
+        """Yields name and bytes of each file; does not read those before `read_from`, or any if it is None."""
         members = _zip_members if zipfile.is_zipfile(self._path) else _tar_members
         try:
             yield from members(self._path, read_from)
         except (*_DAMAGED, tarfile.TarError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else "no whole zip or tar archive"
+            reason = "not a complete zip or tar archive"
+            if isinstance(error, OSError) and error.strerror:
+                reason = error.strerror
             raise UnusableInput(f"{self._path}: {reason}") from error
 
 
@@ -76,7 +91,7 @@ def _zip_content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Encoded:
         return _TOO_LARGE
     try:
         return archive.read(info)
-    except _DAMAGED:  # one bad member is no bad archive
+    except _DAMAGED:  # one bad file must not fail the others
         return Unreadable(reason="damaged or encrypted in its archive")
 
 
@@ -84,7 +99,7 @@ def _tar_members(path: Path, read_from: int | None) -> Iterator[tuple[str, Encod
     number = 0
     with tarfile.open(path) as archive:
         while (info := archive.next()) is not None:
-            archive.members = []  # type: ignore[attr-defined]  # it would keep every header otherwise
+            archive.members = []  # type: ignore[attr-defined]  # or it would keep every header
             if not info.isfile() or _hidden(info.name):
                 continue
             image: Encoded = b""
@@ -96,6 +111,5 @@ def _tar_members(path: Path, read_from: int | None) -> Iterator[tuple[str, Encod
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith(".") and part != "." for part in PurePosixPath(name).parts) or name.startswith(
-        "__MACOSX/"
-    )
+    parts = PurePosixPath(name).parts
+    return name.startswith("__MACOSX/") or any(part.startswith(".") and part != "." for part in parts)

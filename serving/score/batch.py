@@ -1,4 +1,4 @@
-"""What flows through a run: batches of images on their way to a model, and the rows that come back."""
+"""What passes through a run: batches of images on their way to a model, and the scores on their way back."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from serving.images.preparation import Preparation
 
 Uint8Array = npt.NDArray[np.uint8]
 
-# A larger file is no image that a model of this kind should be asked about, and would be wholly in memory.
+# A larger file is not a useful image for these models, and would be read into memory completely.
 MAX_IMAGE_BYTES = 64 << 20
 
 
 class UnusableInput(DigitsError):
-    """An input that can't be scored as asked: absent, empty, of the wrong kind. Names it."""
+    """An input that can't be scored: missing, empty or of the wrong kind. The message names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unreadable:
-    """The place of an image that could not be had, and why."""
+    """Takes the place of an image that could not be read, and says why."""
 
     reason: str
 
@@ -39,7 +39,7 @@ class Item:
     Attributes:
         id: Its name in the output.
         image: The file, or its bytes.
-        expected: The name of its true label, where it is known.
+        expected: The name of its true label, if known.
     """
 
     id: str
@@ -54,7 +54,7 @@ class Batch:
     Attributes:
         ids: Their names in the output.
         images: Raw pixels, uint8 `[n, height, width, channels]`, or n encoded images.
-        expected: The names of their true labels, where they are known.
+        expected: The names of their true labels, if known.
     """
 
     ids: list[str]
@@ -67,19 +67,19 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLimits:
-    """How much one batch holds: it ends with the image that reaches either.
+    """The size of a batch. A batch ends with the image that reaches either limit.
 
     Attributes:
         rows: Images.
-        encoded_bytes: Bytes of encoded images that are in memory already, as those of archives are.
+        encoded_bytes: Bytes of encoded images that are already in memory, such as those of archives.
     """
 
     rows: int = 1024
     encoded_bytes: int = 16 << 20
 
 
-def gather(items: Iterable[Item], limits: BatchLimits) -> Iterator[Batch]:
-    """Makes batches of single items; where they end depends on the items alone, so that a resumed run cuts alike."""
+def make_batches(items: Iterable[Item], limits: BatchLimits) -> Iterator[Batch]:
+    """Groups items into batches. A resumed run gets the same batches: their ends depend only on the items."""
     gathered: list[Item] = []
     size = 0
     for item in items:
@@ -109,8 +109,8 @@ class ScoringModel:
         name: Its name.
         version: Its version.
         sha256: Digest of its ONNX file.
-        labels: Name of each class.
-        preparation: How encoded images are made into what it takes.
+        labels: The name of each class.
+        preparation: How encoded images are prepared for it.
     """
 
     name: str
@@ -125,19 +125,19 @@ class ScoringModel:
         return self.preparation.height, self.preparation.width, self.preparation.channels
 
     def __str__(self) -> str:
-        """Which one it is, in words for people."""
+        """Name, version and start of the digest, for messages."""
         return f"{self.name} version {self.version} ({self.sha256[:12]}…)"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
-    """What a model said of the images of a batch that could be decoded.
+    """A model's answers for the images of a batch that could be decoded.
 
     Attributes:
         model: The model that answered.
         labels: int64 `[m]`, the most probable label.
         confidences: float32 `[m]`, its probability.
-        probabilities: float32 `[m, classes]` where they were asked for, else None.
+        probabilities: float32 `[m, classes]` if requested, else None.
     """
 
     model: ScoringModel
@@ -151,16 +151,16 @@ class ScoredBatch:
     """A batch with its answers, ready to be written.
 
     Attributes:
-        ids: Names of the n images.
-        expected: Names of their true labels, where they are known.
-        places: int64 `[m]`, which of the n images were decoded.
-        errors: Why the others were not, by place.
-        scores: The answers for the m.
+        ids: The names of the n images.
+        expected: The names of their true labels, if known.
+        indices: int64 `[m]`, which of the n images were decoded.
+        errors: Why each of the others was not, by index.
+        scores: The answers for the m images.
     """
 
     ids: list[str]
     expected: list[str | None] | None
-    places: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int64]
     errors: dict[int, str]
     scores: Scores
 

@@ -1,82 +1,88 @@
-"""Image files: a folder with all that is below it, or files that were named."""
+"""Image files: the files that were named, or all files in a folder."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from serving.score.batch import Batch, BatchLimits, Item, UnusableInput, gather
-from serving.score.source import Source, Survey, file_fingerprint, text_of
+from serving.score.batch import Batch, BatchLimits, Item, UnusableInput, make_batches
+from serving.score.source import Source, Survey, file_fingerprint, path_text
 
 
-class Folder(Source):
-    """Every file below a folder, hidden ones aside, in the order of their names. Holds one directory's names at a time.
+class Files(Source):
+    """Files in the order in which they were named.
 
     Args:
-        root: The folder.
-        labelled: Whether the sub-folder that a file lies in is the name of its label.
+        paths: The files.
+        labelled: Whether the name of a file's folder is its true label.
     """
 
-    def __init__(self, root: Path, *, labelled: bool) -> None:
-        self._root = root
+    def __init__(self, paths: Iterable[Path], *, labelled: bool) -> None:
+        self._named = paths
         self._labelled = labelled
 
     def survey(self) -> Survey:
         """See `Source.survey`."""
         digest, count = hashlib.sha256(), 0
-        for path in _walk(self._root):
-            try:
-                digest.update(f"{file_fingerprint(path)}\n".encode())
-            except UnusableInput:  # a link to nothing, or a file that just went: its row will say so
-                digest.update(f"{text_of(path)}\n".encode())
+        for path in self._paths():
+            digest.update(f"{self._fingerprint(path)}\n".encode())
             count += 1
-        if not count:
-            raise UnusableInput(f"{self._root}: an empty folder")
         return Survey(count=count, fingerprint=digest.hexdigest())
 
     def batches(self, start: int, limits: BatchLimits) -> Iterator[Batch]:
         """See `Source.batches`."""
-        return gather((self._item(path) for path in itertools.islice(_walk(self._root), start, None)), limits)
+        return make_batches((self._item(path) for path in itertools.islice(self._paths(), start, None)), limits)
 
     def _item(self, path: Path) -> Item:
-        within = path.relative_to(self._root).parts
-        expected = text_of(within[-2]) if self._labelled and len(within) > 1 else None
-        return Item(id=text_of(path), image=path, expected=expected)
+        return Item(id=path_text(path), image=path, expected=self._label(path) if self._labelled else None)
+
+    def _paths(self) -> Iterator[Path]:
+        return iter(self._named)
+
+    def _fingerprint(self, path: Path) -> str:
+        return file_fingerprint(path)
+
+    def _label(self, path: Path) -> str | None:
+        return path_text(path.parent.name)
 
 
-class Files(Source):
-    """Files that were named, in the order in which they were.
+class Folder(Files):
+    """All files below a folder except hidden ones, sorted by name. Keeps one directory's names in memory at a time.
 
     Args:
-        paths: The files.
-        labelled: Whether the folder that a file lies in is the name of its label.
+        root: The folder.
+        labelled: Whether the name of a file's sub-folder is its true label.
     """
 
-    def __init__(self, paths: Sequence[Path], *, labelled: bool) -> None:
-        self._paths = paths
-        self._labelled = labelled
+    def __init__(self, root: Path, *, labelled: bool) -> None:
+        super().__init__((), labelled=labelled)
+        self._root = root
 
     def survey(self) -> Survey:
         """See `Source.survey`."""
-        digest = hashlib.sha256()
-        for path in self._paths:
-            digest.update(f"{file_fingerprint(path)}\n".encode())
-        return Survey(count=len(self._paths), fingerprint=digest.hexdigest())
+        survey = super().survey()
+        if not survey.count:
+            raise UnusableInput(f"{self._root}: an empty folder")
+        return survey
 
-    def batches(self, start: int, limits: BatchLimits) -> Iterator[Batch]:
-        """See `Source.batches`."""
-        items = (
-            Item(id=text_of(path), image=path, expected=text_of(path.parent.name) if self._labelled else None)
-            for path in itertools.islice(self._paths, start, None)
-        )
-        return gather(items, limits)
+    def _paths(self) -> Iterator[Path]:
+        return _walk(self._root)
+
+    def _fingerprint(self, path: Path) -> str:
+        try:
+            return file_fingerprint(path)
+        except UnusableInput:  # a broken link, or a file that was just removed: its row will report it
+            return path_text(path)
+
+    def _label(self, path: Path) -> str | None:
+        return None if path.parent == self._root else super()._label(path)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Regular files below a folder in an order of their own; links to folders are not followed, they may be circles."""
+    """Yields the regular files below a folder in a fixed order. Links to folders may form a cycle: not followed."""
     try:
         with os.scandir(folder) as entries:
             found = sorted(
@@ -88,5 +94,5 @@ def _walk(folder: Path) -> Iterator[Path]:
         path = folder / name
         if is_folder:
             yield from _walk(path)
-        elif path.is_file() or not path.exists():  # a link to nothing is a file that can't be read
+        elif path.is_file() or not path.exists():  # a broken link becomes a row with an error
             yield path

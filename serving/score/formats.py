@@ -1,4 +1,4 @@
-"""Files of rows: CSV, JSON lines and Parquet; written in parts, joined in the end."""
+"""Output formats: CSV, JSON lines and Parquet, written in parts and joined at the end."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Real numbers in text have six digits: float32 has seven, and the last is noise of the summation.
+# Digits of real numbers in text: float32 has seven, and the last is noise from the summation.
 _DIGITS = 6
 
 Columns = list[tuple[str, str]]
 
 
 class PartWriter(ABC):
-    """Writes one part."""
+    """Writes one part of the output."""
 
     @abstractmethod
     def write(self, values: Sequence[Sequence[Any]]) -> None:
-        """Appends rows, given as columns."""
+        """Appends rows, which are given as columns."""
 
     @abstractmethod
     def close(self) -> None:
@@ -29,7 +29,7 @@ class PartWriter(ABC):
 
 
 class CsvPart(PartWriter):
-    """Rows of a CSV file, without the line of names."""
+    """Rows of a CSV file, without the header line."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self._file = path.open("w", encoding="utf-8", newline="")
@@ -50,7 +50,7 @@ class CsvPart(PartWriter):
 
 
 class JsonPart(PartWriter):
-    """One object a line."""
+    """JSON lines: one object per line."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self._file = path.open("w", encoding="utf-8")
@@ -74,7 +74,7 @@ class JsonPart(PartWriter):
 
 
 class ParquetPart(PartWriter):
-    """One row group a part; needs pyarrow."""
+    """One row group of a Parquet file; needs pyarrow."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         import pyarrow
@@ -99,7 +99,7 @@ class ParquetPart(PartWriter):
 
 
 def parquet_schema(columns: Columns) -> Any:
-    """The columns' types in Parquet: string, int64, float32."""
+    """Returns the Parquet schema: string, int64 and float32."""
     import pyarrow
 
     kinds = {"text": pyarrow.string(), "integer": pyarrow.int64(), "real": pyarrow.float32()}
@@ -115,12 +115,12 @@ SUFFIXES = tuple(_WRITERS)
 
 
 def open_part(path: Path, suffix: str, columns: Columns) -> PartWriter:
-    """Begins a part in the format that a suffix means."""
+    """Starts a part in the format of a file suffix."""
     return _WRITERS[suffix](path, columns)
 
 
 def join_parts(parts: Sequence[Path], path: Path, suffix: str, columns: Columns) -> None:
-    """Makes one file of all parts, in their order, without holding more than one."""
+    """Joins all parts, in order, into one file. Keeps at most one part in memory."""
     if suffix == ".parquet":
         import pyarrow.parquet
 
@@ -128,13 +128,11 @@ def join_parts(parts: Sequence[Path], path: Path, suffix: str, columns: Columns)
             for part in parts:
                 writer.write_table(pyarrow.parquet.read_table(part, memory_map=False))
         return
-    with path.open("wb") as joined:
-        if suffix == ".csv":
-            joined.write((",".join(_quoted(name) for name, _ in columns) + "\n").encode())
+    writer = open_part(path, suffix, [(name, "text") for name, _ in columns])
+    if suffix == ".csv":
+        writer.write([[name] for name, _ in columns])  # the header line
+    writer.close()
+    with path.open("ab") as joined:
         for part in parts:
             with part.open("rb") as file:
                 shutil.copyfileobj(file, joined, 1 << 20)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"' if any(mark in name for mark in ',"\n\r') else name

@@ -1,4 +1,4 @@
-"""From what was typed to sources: which kind of input a path is."""
+"""Makes sources of the inputs on the command line: which kind of input a path is."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class InputOptions:
     """How inputs are read.
 
     Attributes:
-        labelled_folders: Whether the folder that a file lies in is the name of its label.
-        label_file: True labels of one file of arrays, .npy or IDX.
-        columns: Which columns of tables, and which arrays of .npz files, mean what.
+        labelled_folders: Whether the name of a file's folder is its true label.
+        label_file: True labels for one array file, .npy or IDX.
+        columns: What the columns of tables and the arrays of .npz files mean.
     """
 
     labelled_folders: bool = False
@@ -34,25 +34,25 @@ class Reading:
     columns: Columns = field(default_factory=Columns)
 
 
-def open_inputs(inputs: Sequence[str], reading: Reading) -> Source:
-    """Makes a source of inputs; reads none of them yet.
+def open_inputs(inputs: Sequence[str], options: InputOptions) -> Source:
+    """Makes a source of inputs, without reading them.
 
     Args:
-        inputs: Folders, files, or patterns as the shell has them, `**` included, in the order of the output.
-        reading: How they are read.
+        inputs: Folders, files, or shell patterns, with `**` for any number of folders, in the order of the output.
+        options: How they are read.
 
     Raises:
-        UnusableInput: There is no such file, a pattern that nothing fits, or labels for something that takes none.
+        UnusableInput: A file does not exist, a pattern matches nothing, or the input takes no labels.
     """
     paths = [path for given in inputs for path in _matching(given)]
     sources: list[Source] = []
     for is_image, group in itertools.groupby(paths, key=_is_image):
         if is_image:
-            sources.append(Files(list(group), labelled=reading.labelled_folders))
+            sources.append(Files(list(group), labelled=options.labelled_folders))
         else:
-            sources += [_source(path, reading) for path in group]
-    if reading.label_file is not None and not (len(sources) == 1 and isinstance(sources[0], ArrayFile)):
-        raise UnusableInput(f"{reading.label_file}: a file of labels goes with one .npy, .npz or IDX file")
+            sources += [_source(path, options) for path in group]
+    if options.label_file is not None and not (len(sources) == 1 and isinstance(sources[0], ArrayFile)):
+        raise UnusableInput(f"{options.label_file}: a label file needs exactly one .npy, .npz or IDX file as input")
     return Chain(sources)
 
 
@@ -61,10 +61,10 @@ def _matching(given: str) -> list[Path]:
         return [Path(given)]
     if not glob.has_magic(given):
         raise UnusableInput(f"{given}: no such file or folder")
-    found = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 - Path's would not take an absolute pattern
+    found = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
     files = [Path(path) for path in found if Path(path).is_file()]
     if not files:
-        raise UnusableInput(f"{given}: no file fits this pattern")
+        raise UnusableInput(f"{given}: no file matches this pattern")
     return files
 
 
@@ -82,13 +82,13 @@ def _kind(path: Path) -> str:
     return {".csv": "csv", ".parquet": "parquet"}.get(path.suffix.lower(), "image")
 
 
-def _source(path: Path, reading: Reading) -> Source:
+def _source(path: Path, options: InputOptions) -> Source:
     if path.is_dir():
-        return Folder(path, labelled=reading.labelled_folders)
-    kind, columns = _kind(path), reading.columns
+        return Folder(path, labelled=options.labelled_folders)
+    kind, columns = _kind(path), options.columns
     if kind == "archive":
-        return Archive(path, labelled=reading.labelled_folders)
+        return Archive(path, labelled=options.labelled_folders)
     if kind == "array":
         in_npz = columns.label if path.suffix == ".npz" else None
-        return ArrayFile(path, member=columns.image, labels=reading.label_file or in_npz)
+        return ArrayFile(path, member=columns.image, labels=options.label_file or in_npz)
     return CsvTable(path, columns) if kind == "csv" else ParquetTable(path, columns)

@@ -1,4 +1,4 @@
-"""The journal of a run: what it is bound to, and which parts are whole. Survives being killed at any moment."""
+"""The journal of a run: its inputs, options and model, and its finished parts. Valid after a kill at any moment."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from serving.errors import DigitsError
 FORMAT = 1
 _FILE, _LOCK = "journal.jsonl", "lock"
 
-# How each part of the binding is called when it differs.
+# What a difference in each part of the binding means.
 _MEANINGS = {
-    "inputs": "other inputs, or inputs that changed since",
-    "count": "other inputs, or inputs that changed since",
+    "inputs": "other inputs, or the inputs have changed",
+    "count": "other inputs, or the inputs have changed",
     "options": "other options",
     "model": "another model",
 }
 
 
 class OutputConflict(DigitsError):
-    """An output that is there already, or belongs to another run."""
+    """An output that already exists, or belongs to another run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One part that is whole: on disk with its name, and in the journal.
+    """One finished part: on disk under its name, and in the journal.
 
     Attributes:
         file: Its name.
-        start: Number of its first image.
+        start: Index of its first image.
         rows: Images in it.
         sha256: Digest of the file.
-        tally: Its sums.
+        tally: Its totals.
     """
 
     file: str
@@ -49,19 +49,19 @@ class Part:
 
 
 class Journal:
-    """A directory with parts and the list of those that are whole.
+    """A directory with parts, and the list of those that are finished.
 
-    The first line binds the run to inputs, options and model; each further one is a part, and is written after the
-    part has its name. A line that was cut off by a crash does not count, nor does a part without a line.
+    The first line binds the run to inputs, options and model. Each further line is a part, and is written after the
+    part has its name. A line that a crash cut off does not count, and neither does a part without a line.
 
     Args:
-        directory: Where parts are.
-        binding: What must be the same when the run goes on: `inputs`, `count`, `options`, `model`.
-        mix_models: Whether another model may go on.
+        directory: The directory with the parts.
+        binding: What must be the same when the run is resumed: `inputs`, `count`, `options`, `model`.
+        mix_models: Whether the run may continue with another model.
 
     Raises:
-        OutputConflict: The directory belongs to another run, or a run is writing there now.
-        OSError: It can't be written.
+        OutputConflict: The directory belongs to another run, or another run is writing to it.
+        OSError: The directory can't be written.
     """
 
     def __init__(self, directory: Path, binding: Mapping[str, Any], *, mix_models: bool = False) -> None:
@@ -73,23 +73,23 @@ class Journal:
             if (directory / _FILE).exists():
                 self._read(binding, mix_models)
             else:
-                self._begin(binding)
+                self._create(binding)
         except BaseException:
             self._lock.close()
             raise
 
     @property
     def rows(self) -> int:
-        """Images in parts that are whole."""
+        """Images in finished parts."""
         return sum(part.rows for part in self.parts)
 
     def path(self, part: Part) -> Path:
-        """Where a part is."""
+        """Returns the path of a part."""
         return self.directory / part.file
 
     def append(self, part: Part) -> None:
-        """Records a part that is on disk with its name."""
-        sync_directory(self.directory)
+        """Records a part that is on disk under its name."""
+        sync(self.directory)
         with (self.directory / _FILE).open("ab") as file:
             file.write(_line(asdict(part)))
             file.flush()
@@ -97,15 +97,15 @@ class Journal:
         self.parts.append(part)
 
     def remove(self) -> None:
-        """Removes the directory; the journal first, since parts without one are nothing."""
+        """Removes the directory."""
         _remove(self.directory)
         self._lock.close()
 
     def close(self) -> None:
-        """Lets others write here."""
+        """Releases the directory for other runs."""
         self._lock.close()
 
-    def _begin(self, binding: Mapping[str, Any]) -> None:
+    def _create(self, binding: Mapping[str, Any]) -> None:
         for leftover in self.directory.glob("part-*"):
             leftover.unlink()
         scratch = self.directory / f".{_FILE}"
@@ -114,7 +114,7 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(self.directory / _FILE)
-        sync_directory(self.directory)
+        sync(self.directory)
 
     def _read(self, binding: Mapping[str, Any], mix_models: bool) -> None:
         path = self.directory / _FILE
@@ -123,11 +123,11 @@ class Journal:
         try:
             first, *others = [json.loads(line) for line in whole.splitlines()]
             if first["format"] != FORMAT:
-                raise OutputConflict(f"{path}: of another release of digits-score; --overwrite begins anew")
+                raise OutputConflict(f"{path}: from another release of digits-score; --overwrite starts again")
             check_binding(self.directory, first["binding"], binding, mix_models=mix_models)
             self.parts = [Part(**part) for part in others]
         except (ValueError, KeyError, TypeError) as error:
-            raise OutputConflict(f"{path}: no journal of digits-score; --overwrite begins anew") from error
+            raise OutputConflict(f"{path}: not a journal of digits-score; --overwrite starts again") from error
         if len(whole) < len(content):
             with path.open("r+b") as file:
                 file.truncate(len(whole))
@@ -137,18 +137,18 @@ class Journal:
                 leftover.unlink()
 
 
-def begun_model(directory: Path) -> tuple[str, int] | None:
-    """Name and version of the model that a run which can go on was begun with; None where there is no such run."""
+def started_with(directory: Path) -> tuple[str, int] | None:
+    """Returns name and version of the model that an unfinished run started with; None if there is no such run."""
     try:
         with (directory / _FILE).open(encoding="utf-8") as file:
             model = json.loads(file.readline())["binding"]["model"]
         return str(model["name"]), int(model["version"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # what is wrong with a journal is told by who goes on with it
+        return None  # if the journal is damaged, resuming it will report that
 
 
 def check_binding(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], *, mix_models: bool = False) -> None:
-    """Raises OutputConflict where a run that is to go on was begun with something else; the message says with what."""
+    """Raises OutputConflict, with the difference, if a run started with something else."""
     for name, meaning in _MEANINGS.items():
         if found[name] == wanted[name] or (name == "model" and mix_models):
             continue
@@ -161,15 +161,15 @@ def check_binding(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any
                 f"{each['name']} version {each['version']}, {each['sha256'][:12]}…"
                 for each in (found[name], wanted[name])
             ]
-            details = f" ({names[0]}; now {names[1]}); --mix-models goes on all the same"
-        raise OutputConflict(f"{path}: begun with {meaning}{details}; --overwrite begins anew")
+            details = f" ({names[0]}; now {names[1]}); --mix-models continues anyway"
+        raise OutputConflict(f"{path}: started with {meaning}{details}; --overwrite starts again")
 
 
 def discard(directory: Path) -> None:
-    """Removes parts and journal of a run that is none any more.
+    """Removes the parts and the journal of an abandoned run.
 
     Raises:
-        OutputConflict: A run is writing there now.
+        OutputConflict: Another run is writing there.
     """
     if directory.is_dir():
         with _lock(directory):
@@ -177,7 +177,7 @@ def discard(directory: Path) -> None:
 
 
 def _lock(directory: Path) -> IO[str]:
-    """Keeps other runs out until it is closed, or this process ends in any way."""
+    """Keeps other runs out until the file is closed or this process ends."""
     lock = (directory / _LOCK).open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -188,14 +188,14 @@ def _lock(directory: Path) -> IO[str]:
 
 
 def _remove(directory: Path) -> None:
-    """The journal goes first."""
+    """Removes a directory, the journal first: parts without one do not count."""
     (directory / _FILE).unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def sync_directory(directory: Path) -> None:
-    """Makes names in a directory survive a power failure."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Makes a file, or the names in a directory, survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,8 +1,8 @@
-"""Scores in this process, without a server. Imports ONNX Runtime, so it is imported only when asked for."""
+"""Scores in this process, without a server. Imports ONNX Runtime, so it is imported only if it is used."""
 
 from __future__ import annotations
 
-import queue
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,60 +13,83 @@ from serving.inference.engine import CUDA, Engine
 from serving.inference.processors import available_processors
 from serving.repository.repository import Repository, StoredModel
 from serving.score.batch import Scores, ScoringModel, Uint8Array
-from serving.score.scorer import PixelScorer
+from serving.score.classifier import BatchClassifier
+from serving.score.scorer import Scorer
 
-# Images decode in threads beside the ones that infer; on CUDA one engine serves them all.
-_DECODERS_PER_DEVICE = 8
+# On CUDA these threads decode images for one engine.
+_THREADS_ON_CUDA = 8
 
 
-class LocalScorer(PixelScorer):
-    """One engine for each processor, each with a thread of its own; or one on CUDA.
+class LocalClassifier(BatchClassifier):
+    """One engine. Decodes in any number of threads, and infers in one at a time.
 
     Args:
         stored: The model.
         provider: `cpu`, `cuda`, or `auto`.
-        engines: Engines on the CPU; 0 for as many as this process has processors.
 
     Raises:
-        DigitsError: The model may not be served, or the provider is not to be had.
+        DigitsError: The model must not be served, or the provider is not available.
     """
 
-    def __init__(self, stored: StoredModel, *, provider: str, engines: int = 0) -> None:
-        self.model = model_of(stored)
-        first = _start(stored, provider)
-        count = 1 if first.provider == CUDA else engines or available_processors()
-        self.parallel = _DECODERS_PER_DEVICE if first.provider == CUDA else count
-        self._idle: queue.SimpleQueue[Engine] = queue.SimpleQueue()
-        for engine in (first, *(_start(stored, provider) for _ in range(count - 1))):
-            self._idle.put(engine)
+    def __init__(self, stored: StoredModel, *, provider: str) -> None:
+        self.model = scoring_model(stored)
+        self._lock = threading.Lock()
+        self._engine = Engine(
+            stored.content,
+            image_shape=stored.manifest.input.shape,
+            classes=len(stored.manifest.labels),
+            config=EngineConfig(provider=provider, threads=1),  # more threads would spin between inferences
+        )
+        self._engine.start()
+
+    @property
+    def uses_cuda(self) -> bool:
+        """Whether the model runs on CUDA."""
+        return self._engine.provider == CUDA
 
     def infer(self, images: Uint8Array) -> Scores:
-        """See `PixelScorer.infer`."""
-        engine = self._idle.get()
-        try:
-            probabilities = engine.infer(images).probabilities
-        finally:
-            self._idle.put(engine)
+        """See `BatchClassifier.infer`."""
+        with self._lock:
+            probabilities = self._engine.infer(images).probabilities
         labels = probabilities.argmax(axis=1)
         confidences = np.take_along_axis(probabilities, labels[:, np.newaxis], axis=1)[:, 0]
         return Scores(model=self.model, labels=labels, confidences=confidences, probabilities=probabilities)
 
-    def close(self) -> None:
-        """See `Scorer.close`; engines hold nothing that outlives them."""
+
+class LocalScorer(Scorer):
+    """One engine for each processor, each with a thread of its own; or one engine on CUDA.
+
+    Args:
+        stored: The model.
+        provider: `cpu`, `cuda`, or `auto`.
+        engines: Engines on the CPU; 0 for one for each processor that this process may use.
+
+    Raises:
+        DigitsError: The model must not be served, or the provider is not available.
+    """
+
+    def __init__(self, stored: StoredModel, *, provider: str, engines: int = 0) -> None:
+        first = LocalClassifier(stored, provider=provider)
+        if first.uses_cuda:
+            classifiers = [first] * _THREADS_ON_CUDA
+        else:
+            others = (engines or available_processors()) - 1
+            classifiers = [first, *(LocalClassifier(stored, provider=provider) for _ in range(others))]
+        super().__init__(first.model, [classifier.classify for classifier in classifiers])
 
 
 def load_model(repository: Path, name: str | None, version: int | None) -> StoredModel:
-    """Reads a model from a repository: the only one where none is named, its newest version where none is.
+    """Reads a model from a repository: by default the only model, in its newest version.
 
     Raises:
-        DigitsError: There is no such model, or it may not be served.
+        DigitsError: There is no such model, or it must not be served.
     """
     models = Repository(repository)
     return models.load(*models.choose(name, version))
 
 
-def model_of(stored: StoredModel) -> ScoringModel:
-    """What is known of a stored model."""
+def scoring_model(stored: StoredModel) -> ScoringModel:
+    """Describes a stored model."""
     manifest, spec = stored.manifest, stored.manifest.input
     return ScoringModel(
         name=stored.name,
@@ -75,15 +98,3 @@ def model_of(stored: StoredModel) -> ScoringModel:
         labels=manifest.labels,
         preparation=Preparation(kind=spec.preparation, height=spec.height, width=spec.width, channels=spec.channels),
     )
-
-
-def _start(stored: StoredModel, provider: str) -> Engine:
-    # One thread an engine: more would spin between inferences.
-    engine = Engine(
-        stored.content,
-        image_shape=stored.manifest.input.shape,
-        classes=len(stored.manifest.labels),
-        config=EngineConfig(provider=provider, threads=1),
-    )
-    engine.start()
-    return engine

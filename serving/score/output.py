@@ -1,11 +1,10 @@
-"""The output file, and the parts that it is made of while a run goes on."""
+"""The output file, and its parts while the run is unfinished."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,22 +15,22 @@ from serving.errors import DigitsError
 from serving.score import journal
 from serving.score.batch import ScoredBatch
 from serving.score.formats import PartWriter, join_parts, open_part
-from serving.score.journal import Journal, OutputConflict, Part, check_binding, discard, sync_directory
+from serving.score.journal import Journal, OutputConflict, Part, check_binding, discard, sync
 from serving.score.rows import RowLayout
 from serving.score.tally import Tally
 
 
 class OutputFailed(DigitsError):
-    """The output can't be written: a disk that is full, a directory that may not be written."""
+    """The output can't be written: the disk is full, or the directory is not writable."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartLimits:
-    """When a part ends, at the end of a batch; what is lost when a run is killed is one part at most.
+    """The size of a part. A run that is killed loses at most one part. Parts end with a batch.
 
     Attributes:
-        rows: After so many rows.
-        seconds: After so much time, in seconds.
+        rows: Number of rows after which a part ends.
+        seconds: Time after which a part ends, in seconds.
     """
 
     rows: int = 65_536
@@ -39,22 +38,22 @@ class PartLimits:
 
 
 class Output:
-    """One file. While the run goes on its parts are in a directory beside it, with `.parts` behind its name.
+    """One file, for example `out.csv`. Until the run is finished, its parts are in `out.csv.parts`.
 
-    Beside the finished file a summary stays, with `.summary.json` behind its name.
+    The totals of a finished run are in `out.csv.summary.json`.
 
     Args:
         path: The file; .csv, .jsonl or .parquet.
-        layout: What a row holds.
-        binding: What must be the same when a run goes on; see `Journal`.
-        limits: When a part ends.
-        resume: Whether to go on with what is there.
-        overwrite: Whether to begin anew over what is there.
-        mix_models: Whether another model may go on with what is there.
+        layout: The columns of a row.
+        binding: What must be the same when a run is resumed; see `Journal`.
+        limits: The size of a part.
+        resume: Whether to continue an unfinished run.
+        overwrite: Whether to replace what is there.
+        mix_models: Whether an unfinished run may continue with another model.
 
     Raises:
-        OutputConflict: Something is there and neither was asked for, or it is another run's.
-        OutputFailed: It can't be written.
+        OutputConflict: The output exists and neither option is given, or it belongs to another run.
+        OutputFailed: The output can't be written.
     """
 
     def __init__(
@@ -84,87 +83,87 @@ class Output:
                 discard(parts)
                 self._summary.unlink(missing_ok=True)
             elif path.exists() and not (parts / "journal.jsonl").exists():
-                self._take_finished(mix_models)
+                self._read_finished(mix_models)
                 return
             self._journal = Journal(parts, binding, mix_models=mix_models)
         except OSError as error:
             raise _failed(error) from error
         for part in self._journal.parts:
-            self.tally.merge(Tally.of_document(layout.labels, part.tally))
+            self.tally.merge(Tally.from_document(layout.labels, part.tally))
 
     @property
     def rows(self) -> int:
-        """Rows that are safe on disk."""
+        """Rows in finished parts."""
         return self._journal.rows if self._journal else self.tally.images
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether the run was already finished."""
         return self._journal is None
 
     def add(self, batch: ScoredBatch) -> None:
-        """Appends a batch's rows; now and then ends a part.
+        """Appends the rows of a batch, and ends the part if it reached a limit.
 
         Raises:
-            OutputFailed: It can't be written. Parts that were whole stay so.
+            OutputFailed: The output can't be written. Finished parts stay valid.
         """
         self._writing = True
         try:
             if self._writer is None:
-                self._begin()
+                self._begin_part()
             assert self._writer is not None  # noqa: S101
             sure = self._layout.sure(batch)
             self._writer.write(self._layout.values(batch, sure))
             self._tally.add(batch, sure)
             if self._tally.images >= self._limits.rows or time.monotonic() >= self._deadline:
-                self._end()
+                self._end_part()
         except OSError as error:
             raise _failed(error) from error
         self._writing = False
 
     def stop(self) -> None:
-        """Keeps what was scored, as a shorter part, and lets others write; unless writing was what failed."""
+        """Keeps what was scored as a shorter part, unless writing failed, and releases the output for other runs."""
         if self._journal is None:
             return
         try:
             if self._writer is not None and not self._writing:
-                self._end()
+                self._end_part()
         except OSError:
-            pass  # the part has no line in the journal: it is scored again
+            pass  # the part has no line in the journal, so it will be scored again
         finally:
             self._journal.close()
 
     def finish(self) -> None:
-        """Joins the parts to the file, which appears whole or not at all, and removes them.
+        """Joins the parts into the file, which appears complete or not at all, and removes the parts.
 
         Raises:
-            OutputFailed: It can't be written; the parts stay.
+            OutputFailed: The output can't be written. The parts stay.
         """
         if self._journal is None:
             return
         scratch = self._journal.directory / "joined"
         try:
             if self._writer is not None:
-                self._end()
+                self._end_part()
             parts = self._journal.parts
             for part in parts:
                 _check(self._journal.path(part), part)
             paths = [self._journal.path(part) for part in parts]
             join_parts(paths, scratch, self._path.suffix, self._layout.columns)
-            _sync(scratch)
+            sync(scratch)
             scratch.replace(self._path)
             document = {"binding": self._binding, "tally": self.tally.to_document()}
             scratch.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-            _sync(scratch)
+            sync(scratch)
             scratch.replace(self._summary)
-            sync_directory(self._path.parent)
+            sync(self._path.parent)
             self._journal.remove()
         except OSError as error:
             scratch.unlink(missing_ok=True)
             self._journal.close()
             raise _failed(error) from error
 
-    def _begin(self) -> None:
+    def _begin_part(self) -> None:
         assert self._journal is not None  # noqa: S101
         self._start = self._journal.rows
         self._scratch = self._journal.directory / "part-being-written"
@@ -172,12 +171,12 @@ class Output:
         self._tally = Tally(labels=self._layout.labels)
         self._deadline = time.monotonic() + self._limits.seconds
 
-    def _end(self) -> None:
-        """Gives the part its name and its line, in this order, each safe on disk before the next."""
+    def _end_part(self) -> None:
+        """Gives the part its name and then its line in the journal, each on disk before the next step."""
         assert self._journal is not None and self._writer is not None  # noqa: S101, PT018
         self._writer.close()
         self._writer = None
-        _sync(self._scratch)
+        sync(self._scratch)
         part = Part(
             file=f"part-{self._start:012d}{self._path.suffix}",
             start=self._start,
@@ -189,32 +188,32 @@ class Output:
         self._journal.append(part)
         self.tally.merge(self._tally)
 
-    def _take_finished(self, mix_models: bool) -> None:
-        """Resumes a run that had finished: only to say so."""
+    def _read_finished(self, mix_models: bool) -> None:
+        """Reads the totals of a run that was already finished."""
         try:
             document = json.loads(self._summary.read_text(encoding="utf-8"))
             check_binding(self._path, document["binding"], self._binding, mix_models=mix_models)
-            self.tally = Tally.of_document(self._layout.labels, document["tally"])
+            self.tally = Tally.from_document(self._layout.labels, document["tally"])
         except FileNotFoundError as error:
             raise OutputConflict(f"{self._path}: not made by digits-score; --overwrite replaces it") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise OutputConflict(f"{self._summary}: no summary of digits-score; --overwrite replaces it") from error
+            raise OutputConflict(f"{self._summary}: not a summary of digits-score; --overwrite replaces it") from error
 
 
 def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raises OutputConflict where something is there and neither going on nor beginning anew was asked for."""
+    """Raises OutputConflict if an output or an unfinished run exists and neither option is given."""
     parts = _parts(path)
     if resume or overwrite:
         return
     if (parts / "journal.jsonl").exists():
-        raise OutputConflict(f"{parts}: a run was begun; --resume goes on with it, --overwrite begins anew")
+        raise OutputConflict(f"{parts}: has an unfinished run; --resume continues it, --overwrite starts again")
     if path.exists():
-        raise OutputConflict(f"{path}: exists; --overwrite replaces it")
+        raise OutputConflict(f"{path}: already exists; --overwrite replaces it")
 
 
-def begun_model(path: Path) -> tuple[str, int] | None:
-    """Name and version of the model that a run which can go on was begun with; None where there is no such run."""
-    return journal.begun_model(_parts(path))
+def started_with(path: Path) -> tuple[str, int] | None:
+    """Returns name and version of the model that an unfinished run started with; None if there is no such run."""
+    return journal.started_with(_parts(path))
 
 
 def _parts(path: Path) -> Path:
@@ -223,7 +222,7 @@ def _parts(path: Path) -> Path:
 
 def _check(path: Path, part: Part) -> None:
     if not path.is_file() or _digest(path) != part.sha256:
-        raise OutputConflict(f"{path}: missing or changed since it was written; --overwrite begins anew")
+        raise OutputConflict(f"{path}: missing or changed since it was written; --overwrite starts again")
 
 
 def _digest(path: Path) -> str:
@@ -231,14 +230,6 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _failed(error: OSError) -> OutputFailed:
-    reason = "no space is left" if error.errno == errno.ENOSPC else error.strerror or str(error)
-    return OutputFailed(f"{error.filename or 'the output'}: {reason}; with room made, --resume goes on")
+    reason = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror or str(error)
+    return OutputFailed(f"{error.filename or 'the output'}: {reason}; once this is fixed, --resume continues")

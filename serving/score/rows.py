@@ -1,4 +1,4 @@
-"""Rows of the output: which columns there are, and a batch's answers in them."""
+"""Rows of the output: the columns, and their values for a batch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class RowLayout:
-    """What a row holds: id, label, name, confidence; by option probabilities and the true label; error and model.
+    """The columns of a row: id, label, name, confidence; optional probabilities and true label; error and model.
 
     Attributes:
         labels: Names of the model's labels.
         probabilities: Whether there is a column for the probability of each label.
         expected: Whether there is a column for the true label.
-        min_confidence: Answers that are less probable get the label -1, "unsure".
+        min_confidence: Less probable answers get the label -1, "unsure".
     """
 
     labels: tuple[str, ...]
@@ -47,24 +47,24 @@ class RowLayout:
         ]
 
     def sure(self, batch: ScoredBatch) -> npt.NDArray[np.bool_]:
-        """Which answers are probable enough, bool `[m]`; compared in float32, as servers do."""
+        """Returns which answers are probable enough, bool `[m]`. Compares in float32, as servers do."""
         enough: npt.NDArray[np.bool_] = batch.scores.confidences >= np.float32(self.min_confidence)
         return enough
 
     def values(self, batch: ScoredBatch, sure: npt.NDArray[np.bool_]) -> list[list[Any]]:
-        """A batch as columns of n values each, None where there is no answer."""
+        """Returns a batch as columns of n values each, None for images without an answer."""
         scores, count = batch.scores, len(batch)
 
         def spread(values: Iterable[_T]) -> list[_T | None]:
             if not batch.errors:
                 return list(values)
-            placed: list[_T | None] = [None] * count
-            for place, value in zip(batch.places.tolist(), values, strict=True):
-                placed[place] = value
-            return placed
+            column: list[_T | None] = [None] * count
+            for index, value in zip(batch.indices.tolist(), values, strict=True):
+                column[index] = value
+            return column
 
         labels = np.where(sure, scores.labels, UNSURE).tolist()
-        names = (*self.labels, UNSURE_NAME)  # -1 is the last
+        names = (*self.labels, UNSURE_NAME)  # the label -1 is the last one
         columns: list[list[Any]] = [
             batch.ids,
             spread(labels),
@@ -75,6 +75,6 @@ class RowLayout:
             columns += [spread(column) for column in scores.probabilities.T.tolist()]
         if self.expected:
             columns.append(batch.expected if batch.expected is not None else [None] * count)
-        columns.append([batch.errors.get(place) for place in range(count)] if batch.errors else [None] * count)
+        columns.append([batch.errors.get(index) for index in range(count)] if batch.errors else [None] * count)
         columns += [[scores.model.version] * count, [scores.model.sha256] * count]
         return columns

@@ -1,4 +1,4 @@
-"""A run: batches from the input through the scorer to the output, in order, a few at a time."""
+"""A run: batches go from the input through the scorer to the output, in order, a few at a time."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Run:
     """Everything that a run needs.
 
     Attributes:
-        source: Where images come from; surveyed already.
-        scorer: What answers.
+        source: Where images come from; already surveyed.
+        scorer: What scores them.
         output: Where rows go.
-        limits: How much a batch holds.
-        mix_models: Whether rows of several models may be in one output.
+        limits: The size of a batch.
+        mix_models: Whether the output may contain rows from several models.
     """
 
     source: Source
@@ -32,13 +32,13 @@ class Run:
     mix_models: bool = False
 
     def execute(self, progress: Callable[[int], object]) -> None:
-        """Scores what is not in the output yet. However it ends, what was scored in order is kept.
+        """Scores the images that are not in the output yet. Keeps what was scored, even if it fails.
 
         Args:
-            progress: Is told the number of images in each batch that was written.
+            progress: Called with the number of images in each batch that was written.
 
         Raises:
-            DigitsError: The input is damaged, no server answers, the output can't be written.
+            DigitsError: The input is damaged, no server answers, or the output can't be written.
         """
         if self.output.finished:
             return
@@ -53,34 +53,34 @@ class Run:
         self.output.finish()
 
     def _scored(self) -> Iterator[ScoredBatch]:
-        """Answers in the order of the input, while later batches are on their way: one beside each that is scored."""
-        on_their_way: deque[Future[ScoredBatch]] = deque()
+        """Yields scored batches in order. For each batch that is being scored, one more is read in advance."""
+        pending: deque[Future[ScoredBatch]] = deque()
         pool = ThreadPoolExecutor(max_workers=self.scorer.parallel, thread_name_prefix="score")
         try:
             for batch in self.source.batches(self.output.rows, self.limits):
-                on_their_way.append(pool.submit(self.scorer.score, batch))
-                if len(on_their_way) > 2 * self.scorer.parallel:
-                    yield on_their_way.popleft().result()
-            while on_their_way:
-                yield on_their_way.popleft().result()
+                pending.append(pool.submit(self.scorer.score, batch))
+                if len(pending) > 2 * self.scorer.parallel:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for waiting in on_their_way:
-                waiting.cancel()
+            for future in pending:
+                future.cancel()
             self.scorer.close()
             pool.shutdown(cancel_futures=True)
 
     def _check_model(self, model: ScoringModel) -> None:
-        begun = self.scorer.model
-        if model.sha256 == begun.sha256 and model.version == begun.version:
+        first = self.scorer.model
+        if model.sha256 == first.sha256 and model.version == first.version:
             return
-        as_before = (begun.labels, begun.shape, begun.preparation.kind)
-        if (model.labels, model.shape, model.preparation.kind) != as_before:
+        expected = (first.labels, first.shape, first.preparation.kind)
+        if (model.labels, model.shape, model.preparation.kind) != expected:
             raise ScoringStopped(
-                f"{model} came up, with other labels, size or preparation of images than version {begun.version}; "
-                "--model-version asks for one"
+                f"{model} came up, with labels, image size or preparation that differ from version {first.version}; "
+                "choose one version with --model-version"
             )
         if not self.mix_models:
             raise ScoringStopped(
-                f"{model} came up in place of version {begun.version} ({begun.sha256[:12]}…); "
-                "--model-version asks for one, --mix-models takes both"
+                f"{model} came up in place of version {first.version} ({first.sha256[:12]}…); "
+                "choose one version with --model-version, or allow both with --mix-models"
             )

@@ -1,4 +1,4 @@
-"""An input: images in an order that is the same every time, wherever one begins to read."""
+"""An input: images in an order that is always the same, so that a run can continue at any image."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from serving.score.batch import Batch, BatchLimits, UnusableInput
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What is known of an input before it is read.
+    """What is known about an input before its images are read.
 
     Attributes:
         count: Number of images, readable or not.
-        fingerprint: Changes where the input does: made of names, sizes and times of change, not of the pixels.
+        fingerprint: Changes if the input changes. Made from names, sizes and modification times, not from pixels.
     """
 
     count: int
@@ -26,26 +26,26 @@ class Survey:
 
 
 class Source(ABC):
-    """Images to score. A source is a value: it holds nothing open between calls."""
+    """Images to score. Keeps nothing open between calls."""
 
     @abstractmethod
     def survey(self) -> Survey:
         """Counts the images.
 
         Raises:
-            UnusableInput: It can't be read, or holds none.
+            UnusableInput: The input can't be read, or has no images.
         """
 
     @abstractmethod
     def batches(self, start: int, limits: BatchLimits) -> Iterator[Batch]:
-        """The images from number `start` on. Where batches end depends on the input and the limits alone.
+        """Yields the images from index `start` on. Where batches end depends only on the input and the limits.
 
         Raises:
-            UnusableInput: It turns out to be damaged.
+            UnusableInput: The input is damaged.
         """
 
-    def check_shape(self, shape: tuple[int, int, int]) -> None:  # noqa: B027 - encoded images have sizes of their own
-        """Raises UnusableInput where raw pixels are not of the height, width and channels that the model takes."""
+    def check_shape(self, shape: tuple[int, int, int]) -> None:  # noqa: B027 - encoded images may have any size
+        """Raises UnusableInput if raw pixels do not have the height, width and channels that the model takes."""
 
 
 class Chain(Source):
@@ -63,7 +63,7 @@ class Chain(Source):
         return Survey(count=sum(self._counts), fingerprint=digest.hexdigest())
 
     def batches(self, start: int, limits: BatchLimits) -> Iterator[Batch]:
-        """See `Source.batches`; needs `survey` before. No batch holds images of two inputs."""
+        """See `Source.batches`; call `survey` first. No batch has images of two inputs."""
         for source, count in zip(self._sources, self._counts, strict=True):
             if start < count:
                 yield from source.batches(max(0, start), limits)
@@ -76,18 +76,18 @@ class Chain(Source):
 
 
 def file_fingerprint(path: Path) -> str:
-    """Name, size and time of change of one file.
+    """Returns name, size and modification time of a file.
 
     Raises:
-        UnusableInput: It can't be read.
+        UnusableInput: The file can't be read.
     """
     try:
         status = path.stat()
     except OSError as error:
         raise UnusableInput(f"{path}: {error.strerror}") from error
-    return f"{text_of(path)} {status.st_size} {status.st_mtime_ns}"
+    return f"{path_text(path)} {status.st_size} {status.st_mtime_ns}"
 
 
-def text_of(path: Path | str) -> str:
-    """A path as text that can be written as UTF-8; bytes that are none are escaped."""
+def path_text(path: Path | str) -> str:
+    """Returns a path as text that can be encoded as UTF-8; other bytes are escaped."""
     return os.fspath(path).encode("utf-8", "backslashreplace").decode()

@@ -1,26 +1,30 @@
-"""One stream to one server: a request, its answer, the next request."""
+"""One ClassifyStream call to one server: a request, its response, the next request."""
 
 from __future__ import annotations
 
 import queue
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import grpc
-import numpy as np
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+from serving.client import protocol
+from serving.client.array_batch import ArrayBatch
 from serving.client.call_errors import CallFailed, call_failed
+from serving.client.classification import AnswerOptions
 from serving.client.credentials import Credentials
+from serving.client.encoded_batch import model_preparation
 from serving.client.model_cache import ModelCache
-from serving.images.preparation import Preparation
+from serving.client.protocol import Classify, GetModel, Step
 from serving.score.batch import Scores, ScoringModel, Uint8Array
 
-# 4 MiB is what servers take at least; the rest of a request is some bytes.
-_MAX_PIXEL_BYTES = (4 << 20) - 4096
-_OPEN_TIMEOUT_S = 20.0
+# Every server accepts messages of 4 MiB.
+_MAX_MESSAGE_BYTES = 4 << 20
+_GET_MODEL_TIMEOUT_S = 20.0
 
-# Pings tell a machine that vanished from one that thinks; a call without a deadline would wait for ever.
+# The stream has no deadline, so only pings can tell a server that vanished from one that is busy.
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -32,94 +36,81 @@ _OPTIONS: list[tuple[str, Any]] = [
 
 
 class Stream:
-    """Answers of one server, one request at a time. Used by one thread, closed by any.
+    """Classifies through one server, one request at a time. Used by one thread, closed by any.
 
     Args:
         address: `host:port`.
         credentials: TLS and token.
-        model_name: The model to use; the server's default where empty.
-        model_version: Its version; the current one where 0.
-        probabilities: Whether to ask for the probability of every label.
-
-    Attributes:
-        model: What answers, or did when the stream was opened.
-
-    Raises:
-        CallFailed: The server can't be reached or refused.
+        model_name: The model to use; by default the server's default model.
+        model_version: The version to use; 0 for the current one.
+        probabilities: Whether to request the probability of every label.
     """
 
     def __init__(
         self, address: str, credentials: Credentials, *, model_name: str, model_version: int, probabilities: bool
     ) -> None:
         self._selection = digits_pb2.GetModelRequest(model_name=model_name, model_version=model_version)
-        self._probabilities = probabilities
+        self._options = AnswerOptions(probabilities=probabilities)
+        self._cache = ModelCache()
         self._metadata = credentials.metadata
         self._channel = credentials.channel(address, _OPTIONS)
         self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._requests: queue.SimpleQueue[digits_pb2.ClassifyStreamRequest | None] = queue.SimpleQueue()
-        self._known = ModelCache()
-        try:
-            self.model = _scoring_model(self._get_model(self._selection))
-            self._answers: Any = self._stub.ClassifyStream(self._outgoing(), metadata=self._metadata)
-        except BaseException:
-            self._channel.close()
-            raise
+        self._responses: Any = None
 
-    def infer(self, images: Uint8Array) -> Scores:
-        """Scores uint8 `[m, height, width, channels]`, in as many requests as the server's limits ask for.
-
-        All are answered by one version: where none was chosen, by the one that answers the first request.
+    def get_model(self) -> ScoringModel:
+        """Asks the server for the model.
 
         Raises:
-            CallFailed: The server refused, or went away: then this stream is of no more use. ABORTED where that version
-                was unloaded meanwhile.
+            CallFailed: The server can't be reached or refused the call.
         """
-        rows = max(1, min(self._max_rows, _MAX_PIXEL_BYTES // images[0].nbytes))
-        responses = [self._ask(images[:rows], self._selection)]
-        name, version = responses[0].model_name, responses[0].model_version
-        answered_by = digits_pb2.GetModelRequest(model_name=name, model_version=version)
-        try:
-            responses += [
-                self._ask(images[start : start + rows], answered_by) for start in range(rows, len(images), rows)
-            ]
-            model = _scoring_model(self._known.find(name, version) or self._get_model(answered_by))
-        except CallFailed as error:
-            if error.code is grpc.StatusCode.NOT_FOUND and not self._selection.model_version:
-                raise CallFailed(grpc.StatusCode.ABORTED, f"version {version} of {name!r} was unloaded") from error
-            raise
-        probabilities = None
-        if self._probabilities:
-            probabilities = np.concatenate([np.array(r.probabilities, np.float32) for r in responses])
-            probabilities = probabilities.reshape(len(images), -1)
+        return _scoring_model(protocol.run(protocol.get_model(self._selection, self._cache), self._perform))
+
+    def infer(self, images: Uint8Array) -> Scores:
+        """Classifies uint8 `[m, height, width, channels]` with one version of the model, in one or more requests.
+
+        Raises:
+            CallFailed: The server refused or went away. After that, the stream can't be used any more.
+            ValueError: The model now takes images of another size.
+        """
+        make_batch = partial(ArrayBatch, images, max_message_bytes=_MAX_MESSAGE_BYTES, options=self._options)
+        answer = protocol.run(protocol.classify(make_batch, self._selection, self._cache), self._perform)
+        model = self._cache.current
+        assert model is not None  # noqa: S101 - the model that answered
         return Scores(
-            model=model,
-            labels=np.concatenate([np.array(response.labels, np.int64) for response in responses]),
-            confidences=np.concatenate([np.array(response.confidences, np.float32) for response in responses]),
-            probabilities=probabilities,
+            model=_scoring_model(model),
+            labels=answer.labels,
+            confidences=answer.confidences,
+            probabilities=answer.probabilities,
         )
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         self._requests.put(None)
         self._channel.close()
 
-    def _ask(self, images: Uint8Array, selection: digits_pb2.GetModelRequest) -> digits_pb2.ClassifyResponse:
-        message = digits_pb2.ClassifyStreamRequest()
-        request = message.request  # filled in place: making it apart would copy the pixels once more
-        request.model_name, request.model_version = selection.model_name, selection.model_version
-        raw = request.raw_images
-        raw.pixels, raw.count = images.tobytes(), len(images)
-        _, raw.height, raw.width, raw.channels = images.shape  # checked there: another version may take another size
-        request.include_probabilities = self._probabilities
-        self._requests.put(message)
+    def _perform(self, step: Step) -> Any:
         try:
-            answer: digits_pb2.ClassifyStreamResponse = next(self._answers)
-        except StopIteration:
-            raise CallFailed(grpc.StatusCode.UNAVAILABLE, "the server ended the stream") from None
+            if isinstance(step, GetModel):
+                return self._stub.GetModel(step.request, timeout=_GET_MODEL_TIMEOUT_S, metadata=self._metadata)
+            assert isinstance(step, Classify)  # noqa: S101
+            for request in step.requests:
+                step.receive(self._exchange(request))
         except grpc.RpcError as error:
             raise call_failed(error) from error
+        return None
+
+    def _exchange(self, request: digits_pb2.ClassifyRequest) -> digits_pb2.ClassifyResponse:
+        if self._responses is None:
+            self._responses = self._stub.ClassifyStream(self._outgoing(), metadata=self._metadata)
+        self._requests.put(digits_pb2.ClassifyStreamRequest(request=request))
+        try:
+            answer: digits_pb2.ClassifyStreamResponse = next(self._responses)
+        except StopIteration:
+            raise CallFailed(grpc.StatusCode.UNAVAILABLE, "the server ended the stream") from None
         if answer.HasField("error"):
             code = next(code for code in grpc.StatusCode if code.value[0] == answer.error.code)
+            # Without the violations: with them, the protocol would switch to another version instead of stopping.
             raise CallFailed(code, answer.error.message)
         return answer.response
 
@@ -127,29 +118,12 @@ class Stream:
         while (message := self._requests.get()) is not None:
             yield message
 
-    def _get_model(self, selection: digits_pb2.GetModelRequest) -> digits_pb2.GetModelResponse:
-        try:
-            found: digits_pb2.GetModelResponse = self._stub.GetModel(
-                selection, timeout=_OPEN_TIMEOUT_S, metadata=self._metadata
-            )
-        except grpc.RpcError as error:
-            raise call_failed(error) from error
-        self._known.add(found)
-        self._max_rows = found.max_images_per_request
-        return found
 
-
-def _scoring_model(found: digits_pb2.GetModelResponse) -> ScoringModel:
+def _scoring_model(model: digits_pb2.GetModelResponse) -> ScoringModel:
     return ScoringModel(
-        name=found.model_name,
-        version=found.model_version,
-        sha256=found.sha256,
-        labels=tuple(found.labels),
-        preparation=Preparation(
-            kind=found.preparation,
-            height=found.height,
-            width=found.width,
-            channels=found.channels,
-            max_pixels=found.max_image_pixels,
-        ),
+        name=model.model_name,
+        version=model.model_version,
+        sha256=model.sha256,
+        labels=tuple(model.labels),
+        preparation=model_preparation(model),
     )

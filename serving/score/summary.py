@@ -1,4 +1,7 @@
-"""The end of a run in words."""
+"""The summary that is printed at the end of a run.
+
+The confusion table is ours: the base install has no library that formats tables.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from serving.score.tally import Tally
 
 
 def summarise(tally: Tally) -> str:
-    """Counts, what was wrong, and with true labels accuracy, confusion and the worst mistakes; lines of text."""
+    """Returns counts and reasons and, if true labels are known, accuracy, confusion and the worst mistakes, as text."""
     return "\n".join(_lines(tally))
 
 
@@ -17,7 +20,7 @@ def _lines(tally: Tally) -> Iterator[str]:
     for reason, count in sorted(tally.reasons.items(), key=lambda entry: -entry[1]):
         yield f"  {count:>9,}  {reason}"
     if tally.unknown:
-        yield f"{tally.unknown:,} have a label that the model does not know"
+        yield f"{tally.unknown:,} have an unknown true label"
     labelled, sure = int(tally.confusion.sum()), int(tally.confusion[:, :-1].sum())
     if not labelled:
         return
@@ -32,7 +35,7 @@ def _lines(tally: Tally) -> Iterator[str]:
 
 
 def _confusion(tally: Tally) -> Iterator[str]:
-    """A table of the labels that occur, true ones downwards."""
+    """Yields a table of the labels that occur: a row per true label, a column per answer."""
     answers = [*tally.labels, "unsure"]
     columns = [
         n

@@ -1,4 +1,7 @@
-"""What a run adds up to: counts, and with true labels known, accuracy, confusion and the worst mistakes."""
+"""The totals of a run: counts and, if true labels are known, confusion and the worst mistakes.
+
+scikit-learn would need all rows at once and is not a dependency of scoring, so this is ours.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ _OTHERS = "something else"
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Mistake:
-    """An image that got another label than its own; the surer the model was, the worse.
+    """An image whose answer is not its true label. The more confident the model was, the worse.
 
     Attributes:
-        confidence: Probability of the label that it got.
+        confidence: Probability of the answer.
         id: Its name.
-        expected: Its label.
-        answer: The label that it got.
+        expected: Its true label.
+        answer: The label that the model gave it.
     """
 
     confidence: float
@@ -35,17 +38,17 @@ class Mistake:
 
 @dataclass(kw_only=True)
 class Tally:
-    """Sums over rows; those of parts add up to those of the whole.
+    """Totals over rows. Those of the parts add up to those of the run.
 
     Attributes:
         labels: Names of the model's labels.
         images: Rows.
         errors: Rows without an answer.
-        unsure: Rows whose answer is less probable than was asked for.
-        unknown: Rows whose true label is none of the model's.
-        confusion: int64 `[classes, classes + 1]`: rows by true label and answer, the last column for unsure ones.
-        mistakes: The worst, worst first.
-        reasons: Rows by what was wrong with them; the first few reasons, the others together.
+        unsure: Rows whose answer is less probable than `min_confidence`.
+        unknown: Rows whose true label the model does not have.
+        confusion: int64 `[classes, classes + 1]`, rows by true label and answer; the last column is for unsure answers.
+        mistakes: The worst mistakes, worst first.
+        reasons: Rows without an answer by reason; the first few reasons, and one entry for all others.
     """
 
     labels: tuple[str, ...]
@@ -59,12 +62,12 @@ class Tally:
 
     def __post_init__(self) -> None:
         self.confusion = np.zeros((len(self.labels), len(self.labels) + 1), np.int64)
-        # A column of a table may hold a label's name or its number.
+        # A table may have the names of labels or their numbers.
         numbers = {str(number): number for number in range(len(self.labels))}
         self._numbers = numbers | {name: number for number, name in enumerate(self.labels)}
 
     def add(self, batch: ScoredBatch, sure: npt.NDArray[np.bool_]) -> None:
-        """Counts a batch; `sure`, bool `[m]`, tells of each answer whether it is probable enough."""
+        """Adds a batch; `sure`, bool `[m]`, says which answers are probable enough."""
         self.images += len(batch)
         self.errors += len(batch.errors)
         self.unsure += int(len(sure) - np.count_nonzero(sure))
@@ -72,7 +75,7 @@ class Tally:
             self._count(reason, 1)
         if batch.expected is None:
             return
-        names = [batch.expected[place] for place in batch.places]
+        names = [batch.expected[index] for index in batch.indices]
         true = np.array([-1 if name is None else self._numbers.get(name, -2) for name in names], np.int64)
         self.unknown += int(np.count_nonzero(true == -2))
         answers = np.where(sure, batch.scores.labels, len(self.labels))
@@ -82,7 +85,7 @@ class Tally:
         found = [
             Mistake(
                 confidence=round(float(batch.scores.confidences[row]), 6),
-                id=batch.ids[batch.places[row]],
+                id=batch.ids[batch.indices[row]],
                 expected=self.labels[true[row]],
                 answer=self.labels[batch.scores.labels[row]],
             )
@@ -91,7 +94,7 @@ class Tally:
         self.mistakes = heapq.nlargest(_WORST, [*self.mistakes, *found])
 
     def merge(self, other: Tally) -> None:
-        """Takes the sums of another part."""
+        """Adds the totals of another part."""
         self.images += other.images
         self.errors += other.errors
         self.unsure += other.unsure
@@ -102,7 +105,7 @@ class Tally:
             self._count(reason, count)
 
     def to_document(self) -> dict[str, Any]:
-        """All sums as JSON has them."""
+        """Returns all totals as a JSON document."""
         return {
             **{name: getattr(self, name) for name in ("images", "errors", "unsure", "unknown", "reasons")},
             "confusion": self.confusion.tolist() if self.confusion.any() else None,
@@ -110,17 +113,17 @@ class Tally:
         }
 
     def _count(self, reason: str, count: int) -> None:
-        """Counts a reason; a few different ones are kept apart, since each image may have one of its own."""
+        """Counts a reason. Only a few are kept apart, since every image may have a reason of its own."""
         if reason not in self.reasons and len(self.reasons) >= _WORST:
             reason = _OTHERS
         self.reasons[reason] = self.reasons.get(reason, 0) + count
 
     @classmethod
-    def of_document(cls, labels: tuple[str, ...], document: Mapping[str, Any]) -> Tally:
-        """What `to_document` gave."""
-        made = cls(labels=labels, **{key: document[key] for key in ("images", "errors", "unsure", "unknown")})
-        made.reasons = dict(document["reasons"])
+    def from_document(cls, labels: tuple[str, ...], document: Mapping[str, Any]) -> Tally:
+        """Reads what `to_document` returned."""
+        tally = cls(labels=labels, **{key: document[key] for key in ("images", "errors", "unsure", "unknown")})
+        tally.reasons = dict(document["reasons"])
         if document["confusion"] is not None:
-            made.confusion = np.array(document["confusion"], np.int64)
-        made.mistakes = [Mistake(**mistake) for mistake in document["mistakes"]]
-        return made
+            tally.confusion = np.array(document["confusion"], np.int64)
+        tally.mistakes = [Mistake(**mistake) for mistake in document["mistakes"]]
+        return tally

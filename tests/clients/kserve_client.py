@@ -1,4 +1,4 @@
-"""What KServe's client can do with the server: python kserve_client.py ADDRESS DIGITS.npz."""
+"""Calls the server with KServe's client: python kserve_client.py ADDRESS DIGITS.npz."""
 
 import asyncio
 import sys

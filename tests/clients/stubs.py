@@ -1,7 +1,7 @@
 """Compares another client's stubs with our interface: python stubs.py DESCRIPTORS MODULE…
 
-DESCRIPTORS is a FileDescriptorSet of our files, since ours can't be imported beside theirs. What we have must be in one
-of their modules with the same names, numbers, types and methods; what they have besides is no matter.
+DESCRIPTORS is a FileDescriptorSet of our files, since our stubs can't be imported with theirs. Everything in it
+must be in one of their modules with the same names, numbers, types and methods. Their modules may contain more.
 """
 
 import importlib

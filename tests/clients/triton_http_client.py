@@ -1,6 +1,6 @@
-"""What tritonclient can do with the server over HTTP, all of it: python triton_http_client.py ADDRESS DIGITS.npz.
+"""The same as triton_client.py, over HTTP: python triton_http_client.py ADDRESS DIGITS.npz.
 
-Runs where tritonclient is installed and nothing of ours; ends with exit code 0 if everything was as it should be.
+Runs in an environment with tritonclient and without our packages. Exits with 0 if all answers are right.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Clients while models change under them: one version a batch, its own label names, and no call lost."""
+"""Clients while models change: one version answers a batch, with its own label names, and no call is lost."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.client import AsyncClient, CallFailed, Classification, Client, encoded_contents
+from serving.client import AsyncClient, CallFailed, Classification, Client, encoded_batch
 
 COUNT = 40
-# Some three images a request: what a batch needs is several requests.
+# About three images per request, so that a batch needs several requests.
 FEW_BYTES = 1024 + 3 * 790
 
 
 class Blocking:
-    """`AsyncClient` as if it were `Client`, so that each test is of both."""
+    """`AsyncClient` with the blocking methods of `Client`, so that each test covers both."""
 
     def __init__(self, *arguments: object, **options: object) -> None:
         self._loop = asyncio.new_event_loop()
@@ -68,13 +68,13 @@ def contents(digits: tuple) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def said(running_rollout, images: np.ndarray) -> dict[int, list[str]]:
-    """The names that each version gives the images that it takes, asked by itself."""
+    """The label names that each version answers with when its own server is asked."""
     return {version: _direct(running_rollout, version, lambda client: client.classify(images)) for version in (1, 2, 5)}
 
 
 @pytest.fixture(scope="module")
 def said_of_files(running_rollout, contents: list[bytes]) -> dict[int, list[str]]:
-    """Likewise for files, which each version prepares as it wants them."""
+    """The same for files, which each version prepares in its own way."""
     return {
         version: _direct(running_rollout, version, lambda client: client.classify_encoded(contents))
         for version in running_rollout.servers
@@ -84,7 +84,7 @@ def said_of_files(running_rollout, contents: list[bytes]) -> dict[int, list[str]
 def _direct(rollout, version: int, ask: Callable[[Client], Classification]) -> list[str]:
     with Client(rollout.servers[version]) as client:
         names = _names(ask(client))
-    assert len(set(names)) > 1  # else the answers of versions could not be told apart
+    assert len(set(names)) > 1  # or the answers of the versions could not be distinguished
     return names
 
 
@@ -92,7 +92,7 @@ def _names(answer: Classification) -> list[str]:
     return [answer.label_names[label] for label in answer.labels]
 
 
-def test_a_batch_is_of_one_version_though_versions_take_turns(
+def test_one_version_answers_a_whole_batch_even_while_versions_alternate(
     rollout, client_class: type, images: np.ndarray, said: dict
 ) -> None:
     rollout.take_turns(1, 1, 2, 5)
@@ -108,7 +108,7 @@ def test_a_batch_is_of_one_version_though_versions_take_turns(
     assert len(rollout.asked("GetModel")) == 3
 
 
-def test_a_single_request_costs_no_other_whatever_version_answers(
+def test_a_single_request_needs_no_other_call_whichever_version_answers(
     rollout, client_class: type, images: np.ndarray, said: dict
 ) -> None:
     rollout.take_turns(1, 2)
@@ -121,7 +121,7 @@ def test_a_single_request_costs_no_other_whatever_version_answers(
 
 
 @pytest.mark.parametrize("prepare", ["server", "client"])
-def test_files_are_answered_as_the_version_that_answers_wants_them(
+def test_files_are_prepared_for_the_version_that_answers(
     rollout, client_class: type, contents: list[bytes], said_of_files: dict, prepare: str
 ) -> None:
     """The second version prepares images in another way, the third takes smaller ones."""
@@ -160,7 +160,7 @@ def _files(client: Client, _: np.ndarray, contents: list[bytes], folder: Path) -
 
 
 @pytest.mark.parametrize("ask", [_arrays, _list, _iterator, _prepared, _files])
-def test_a_version_that_is_unloaded_in_the_middle_has_its_batch_done_again(
+def test_a_batch_is_restarted_when_its_version_is_unloaded(
     rollout, client_class: type, ask: Callable, images: np.ndarray, contents: list[bytes], said, said_of_files, tmp_path
 ) -> None:
     def unload(method: str, _: int) -> None:
@@ -175,7 +175,7 @@ def test_a_version_that_is_unloaded_in_the_middle_has_its_batch_done_again(
     assert {(named, asked) for _, named, asked in rollout.calls} > {(0, 1), (1, 1), (0, 2), (2, 2)}
 
 
-def test_threads_that_share_a_client_lose_no_call_as_versions_follow_each_other(
+def test_threads_that_share_a_client_lose_no_call_while_versions_change(
     rollout, images: np.ndarray, said: dict
 ) -> None:
     def change(*_: object) -> None:
@@ -191,7 +191,7 @@ def test_threads_that_share_a_client_lose_no_call_as_versions_follow_each_other(
         assert _names(answer) == said[answer.model_version]
 
 
-def test_an_answer_whose_version_is_gone_before_its_names_are_known_is_asked_for_again(
+def test_a_batch_is_restarted_when_its_version_is_unloaded_before_its_label_names_are_known(
     rollout, client_class: type, images: np.ndarray, said: dict
 ) -> None:
     def unload(method: str, version: int) -> None:
@@ -205,9 +205,7 @@ def test_an_answer_whose_version_is_gone_before_its_names_are_known_is_asked_for
     assert _names(answer) == said[2]
 
 
-def test_versions_that_go_on_coming_and_going_end_a_call_at_last(
-    rollout, client_class: type, images: np.ndarray
-) -> None:
+def test_a_call_fails_if_versions_keep_changing(rollout, client_class: type, images: np.ndarray) -> None:
     def unload(method: str, version: int) -> None:
         if method == "Classify" and version:
             rollout.stable, rollout.loaded = 3 - rollout.stable, {3 - rollout.stable}
@@ -222,13 +220,13 @@ def test_versions_that_go_on_coming_and_going_end_a_call_at_last(
 
 
 @pytest.mark.parametrize("prepare", ["server", "client"])
-def test_contents_too_large_to_be_kept_are_not_answered_in_part(
+def test_contents_too_large_to_keep_are_not_answered_partly(
     rollout, client_class: type, contents: list[bytes], prepare: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoded_contents, "_KEPT_BYTES", 4 * len(contents[0]))
+    monkeypatch.setattr(encoded_batch, "_KEPT_BYTES", 4 * len(contents[0]))
     rollout.before = lambda method, _: len(rollout.asked("Classify")) == 5 and rollout.replace(1, 2)
     with client_class(rollout.address, max_message_bytes=FEW_BYTES) as client:
-        with pytest.raises(CallFailed, match="ABORTED: the model changed meanwhile"):
+        with pytest.raises(CallFailed, match="ABORTED: the model changed"):
             client.classify_encoded(iter(contents), prepare=prepare)
         assert client.classify_encoded(iter(contents), prepare=prepare).model_version == 2
 
@@ -246,7 +244,7 @@ def test_a_version_that_the_caller_names_is_never_replaced(
 
 
 @pytest.mark.parametrize(("version", "shape"), [(3, (12, 12, 1)), (4, (14, 56, 1))])
-def test_images_of_the_new_size_are_taken_and_those_of_the_old_refused_with_it(
+def test_a_new_version_with_another_size_takes_only_images_of_that_size(
     rollout, client_class: type, images: np.ndarray, version: int, shape: tuple
 ) -> None:
     """The fourth version's images have as many bytes as the first one's."""
@@ -266,9 +264,7 @@ def test_images_of_the_new_size_are_taken_and_those_of_the_old_refused_with_it(
         assert [field for field, _ in refused.value.violations] == ["min_confidence"]
 
 
-def test_a_version_on_trial_that_takes_another_size_fails_no_call(
-    rollout, client_class: type, images: np.ndarray, said: dict
-) -> None:
+def test_a_canary_with_another_size_fails_no_call(rollout, client_class: type, images: np.ndarray, said: dict) -> None:
     rollout.take_turns(3)
     with client_class(rollout.address, max_message_bytes=FEW_BYTES) as client:
         for _ in range(9):
@@ -276,7 +272,7 @@ def test_a_version_on_trial_that_takes_another_size_fails_no_call(
             assert (answer.model_version, _names(answer)) == (1, said[1])
 
 
-def test_images_are_prepared_here_for_the_version_that_answered_last(
+def test_the_client_prepares_images_for_the_version_that_answered_last(
     rollout, client_class: type, contents: list[bytes], said_of_files: dict
 ) -> None:
     with client_class(rollout.address) as client:
@@ -289,7 +285,7 @@ def test_images_are_prepared_here_for_the_version_that_answered_last(
     assert rollout.asked("GetModel") == [0, 2]
 
 
-def test_no_images_are_answered_without_a_request(rollout, client_class: type, images: np.ndarray) -> None:
+def test_an_empty_batch_needs_no_request(rollout, client_class: type, images: np.ndarray) -> None:
     with client_class(rollout.address) as client:
         assert client.classify(images[:0], probabilities=True).probabilities.shape == (0, 5)
         rollout.stable = 2
@@ -299,7 +295,7 @@ def test_no_images_are_answered_without_a_request(rollout, client_class: type, i
 
 
 @pytest.mark.parametrize("prepare", ["server", "client"])
-def test_the_command_names_labels_as_the_version_that_answered_does(
+def test_the_command_uses_the_label_names_of_the_version_that_answered(
     rollout, command: Callable, contents: list[bytes], said_of_files: dict, tmp_path: Path, prepare: str
 ) -> None:
     rollout.take_turns(2, 1)

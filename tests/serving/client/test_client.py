@@ -1,4 +1,4 @@
-"""The clients: any number of images in, answers in order out, clear errors, patience where it helps."""
+"""The clients: any number of images, answers in order, clear errors, and retries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.synthetic import draw_digits
 
 @pytest.fixture(scope="module")
 def expected(server, digits: tuple) -> np.ndarray:
-    """Labels of the 500 digits, each asked for by itself."""
+    """Labels of the 500 digits, each from a call of its own."""
     with Client(server.address) as client:
         return np.concatenate([client.classify(image[None]).labels for image in digits[0]])
 
@@ -37,7 +37,7 @@ def test_more_than_a_request_may_hold_is_split_by_count_and_by_bytes(
 ) -> None:
     images = np.concatenate([digits[0]] * 6)
     labels = np.concatenate([expected] * 6)
-    for limit in (4 << 20, 20_000):  # 1,024 images a request, and 24
+    for limit in (4 << 20, 20_000):  # 1,024 images per request, and 24
         with Client(server.address, max_message_bytes=limit) as client:
             assert np.array_equal(client.classify(images).labels, labels)
 
@@ -74,13 +74,13 @@ def test_wrong_arrays_are_refused_before_they_are_sent(server, images: np.ndarra
         client.classify(images)
 
 
-def test_an_unknown_model_is_the_caller_s_error(server, digits: tuple) -> None:
+def test_an_unknown_model_is_not_found(server, digits: tuple) -> None:
     with Client(server.address, model_name="resnet") as client, pytest.raises(CallFailed) as failed:
         client.classify(digits[0][:1])
     assert failed.value.code.name == "NOT_FOUND"
 
 
-def test_nobody_listening_is_unavailable_within_the_time(digits: tuple) -> None:
+def test_without_a_server_a_call_is_unavailable_within_its_time(digits: tuple) -> None:
     with Client("127.0.0.1:1") as client:
         with pytest.raises(CallFailed, match=r"UNAVAILABLE|DEADLINE_EXCEEDED"):
             client.classify(digits[0][:1], timeout_s=3)
@@ -116,8 +116,8 @@ def test_a_client_waits_for_a_server_that_starts_later(start_server: Callable, d
     assert serving.is_set()
 
 
-def test_a_full_queue_is_waited_for_as_the_server_asks(start_server: Callable) -> None:
-    """Callers that together exceed the queue many times over all get their own answers."""
+def test_clients_wait_for_a_full_queue_as_long_as_the_server_asks(start_server: Callable) -> None:
+    """Callers that exceed the queue many times over all get their own answers."""
     images, _ = draw_digits(64, seed=4)
     with start_server("--max-batch-rows", "8", "--max-queue-rows", "8") as server:
         with Client(server.address) as client:

@@ -27,7 +27,7 @@ from versions import constant_model, damage, manifest_of, publish
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from protos.inference import inference_pb2, inference_pb2_grpc
 from serving.client import CallFailed, Client
-from serving.client.channel_options import channel_options
+from serving.client.retry import channel_options
 from serving.repository.labels import Canary, Labels
 from serving.repository.repository import Repository
 

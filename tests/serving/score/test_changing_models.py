@@ -1,4 +1,4 @@
-"""`digits-score` while models change: it keeps to the version that it began with, or says which one each row is of."""
+"""`digits-score` while models change: it keeps the version that it started with, or each row names its version."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def said(running_rollout, images: np.ndarray) -> dict[int, np.ndarray]:
-    """The names that each version gives the images, asked by itself."""
+    """The label names that each version answers with when its own server is asked."""
     names = {}
     for version in (1, 2, 5):
         with Client(running_rollout.servers[version]) as client:
@@ -62,7 +62,7 @@ def _check(rows: list[dict[str, str]], said: dict[int, np.ndarray], version: int
     assert [row["name"] for row in rows] == said[version].tolist()
 
 
-def test_the_current_version_is_named_so_that_none_on_trial_answers(
+def test_requests_name_the_current_version_so_that_no_canary_answers(
     rollout, score: Score, rows: Callable, said: dict
 ) -> None:
     rollout.take_turns(2, 1, 5)
@@ -75,7 +75,7 @@ def test_the_current_version_is_named_so_that_none_on_trial_answers(
     _check(rows(), said, 5)
 
 
-def test_another_version_that_becomes_current_is_not_taken_up(
+def test_a_run_does_not_switch_to_a_version_that_becomes_current(
     rollout, score: Score, rows: Callable, said: dict
 ) -> None:
     rollout.before = lambda *_: len(rollout.asked("Classify")) == 20 and setattr(rollout, "stable", 2)
@@ -85,7 +85,7 @@ def test_another_version_that_becomes_current_is_not_taken_up(
     _check(rows(), said, 1)
 
 
-def test_a_version_that_is_unloaded_stops_the_run_until_it_is_there_again(
+def test_a_run_stops_when_its_version_is_unloaded_and_resumes_once_it_is_served_again(
     rollout, score: Score, rows: Callable, said: dict, tmp_path: Path
 ) -> None:
     rollout.before = lambda *_: len(rollout.asked("Classify")) == 40 and rollout.replace(1, 2)
@@ -94,12 +94,12 @@ def test_a_version_that_is_unloaded_stops_the_run_until_it_is_there_again(
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert f"{rollout.address}: shades version 2 (" in line
     assert "came up in place of version 1 (" in line
-    assert "--resume goes on where that one is served" in line
+    assert "--resume continues once that version is served again" in line
     assert "Traceback" not in done.stderr
     kept = (tmp_path / "scores.csv.parts" / "part-000000000000.csv").read_bytes()
     done = score("--resume")
     assert done.returncode == 1
-    assert "scores.csv: begun with shades version 1, which is not there" in done.stderr
+    assert "scores.csv: started with shades version 1, which is not available" in done.stderr
     rollout.loaded.add(1)
     rollout.calls.clear()
     rollout.before = lambda *_: None
@@ -111,8 +111,8 @@ def test_a_version_that_is_unloaded_stops_the_run_until_it_is_there_again(
     assert kept.splitlines()[1] in (tmp_path / "scores.csv").read_bytes()
 
 
-def test_mixed_every_row_is_of_the_version_that_it_names(rollout, score: Score, rows: Callable, said: dict) -> None:
-    """The fifth version's labels are the first one's, and its answers are others."""
+def test_mixed_every_row_names_the_version_that_answered(rollout, score: Score, rows: Callable, said: dict) -> None:
+    """The fifth version has the same labels as the first one, but other answers."""
     rollout.take_turns(1, 5, 1)
     done = score("--mix-models", "--probabilities")
     assert done.returncode == 0, done.stderr
@@ -144,7 +144,7 @@ def test_mixed_a_version_with_other_labels_or_sizes_stops_the_run(rollout, score
     done = score("--mix-models")
     assert done.returncode == 1
     assert "shades version 2 (" in done.stderr
-    assert "came up, with other labels, size or preparation" in done.stderr
+    assert "came up, with labels, image size or preparation that differ" in done.stderr
     rollout.take_turns(1, 4)
     done = score("--mix-models", "--overwrite")
     assert done.returncode == 1

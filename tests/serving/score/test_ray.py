@@ -60,7 +60,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psu
 
 
 def _workers(family: psutil.Process) -> list[psutil.Process]:
-    return [child for child in family.children(recursive=True) if child.name().startswith("ray::_Actor")]
+    return [child for child in family.children(recursive=True) if child.name().startswith("ray::LocalClas")]
 
 
 def test_with_a_worker_killed_the_output_is_that_of_a_run_without_ray(
@@ -90,7 +90,7 @@ def test_with_a_worker_killed_the_output_is_that_of_a_run_without_ray(
     assert (tmp_path / "ray.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
 
 
-def test_a_run_without_ray_goes_on_where_one_with_ray_was_killed(
+def test_a_run_without_ray_resumes_a_run_with_ray_that_was_killed(
     cluster: tuple[str, psutil.Process], command: Callable, tmp_path: Path, digits: tuple
 ) -> None:
     address, _ = cluster
@@ -120,7 +120,7 @@ def test_a_run_without_ray_goes_on_where_one_with_ray_was_killed(
     assert (tmp_path / "s.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
-def test_a_cluster_that_is_not_there_is_told(command: Callable, tmp_path: Path) -> None:
+def test_a_cluster_that_does_not_exist_is_reported(command: Callable, tmp_path: Path) -> None:
     np.save(tmp_path / "digits.npy", np.zeros((3, 28, 28), np.uint8))
     arguments = ("digits-score", "digits.npy", "--engine", "ray", "--address", "127.0.0.1:1")
     done = command(*arguments, "--out", "s.csv", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""`digits-score` is killed, its servers go away or change their model: every image stays in the output exactly once."""
+"""`digits-score` is killed, or its servers go away or change their model: every image is in the output exactly once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Start = Callable[..., object]
 
 
 class ScoringRun:
-    """The command in a process of its own, watched through its journal."""
+    """The command in its own process, watched through its journal."""
 
     def __init__(self, folder: Path, out: str, *arguments: object) -> None:
         self._journal = folder / f"{out}.parts" / "journal.jsonl"
@@ -41,7 +41,7 @@ class ScoringRun:
         )
 
     def wait_for_parts(self, count: int) -> None:
-        """Returns once so many parts are whole."""
+        """Waits until this number of parts is finished."""
         while self._journal.read_text().count("\n") - 1 < count if self._journal.exists() else True:
             try:
                 self.process.wait(0.01)
@@ -50,21 +50,21 @@ class ScoringRun:
             pytest.fail(f"the run ended: {self.process.communicate()}")
 
     def kill(self, after_s: float) -> None:
-        """Kills it with -9 after so long, which it must not have used to end."""
+        """Kills it with SIGKILL after a time; it must still be running."""
         with pytest.raises(subprocess.TimeoutExpired):
             self.process.wait(after_s)
         self.process.kill()
         self.process.communicate()
 
     def end(self) -> tuple[int, str]:
-        """Its exit code and what it wrote to stderr."""
+        """Returns its exit code and what it wrote to stderr."""
         _, stderr = self.process.communicate(timeout=120)
         return self.process.returncode, stderr
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, digits: tuple) -> Path:
-    """A directory with images, and what an undisturbed run says of them."""
+    """A directory with images, and the output of an undisturbed run."""
     made = tmp_path_factory.mktemp("scoring")
     np.save(made / "digits.npy", np.resize(digits[0][..., 0], (COUNT, 28, 28)))
     code, stderr = ScoringRun(made, "undisturbed.csv", "--local").end()
@@ -164,9 +164,7 @@ def test_ctrl_c_keeps_the_part_that_was_being_written(folder: Path, undisturbed:
     assert (folder / "begun.csv").read_bytes() == undisturbed
 
 
-def test_a_server_that_goes_away_for_a_while_is_waited_for(
-    folder: Path, undisturbed: bytes, start_server: Start
-) -> None:
+def test_a_run_waits_for_a_server_that_restarts(folder: Path, undisturbed: bytes, start_server: Start) -> None:
     port = _free_port()
     with start_server("--port", str(port)) as first:
         run = ScoringRun(folder, "waited.csv", "--target", first.address)
@@ -227,7 +225,7 @@ def _versions(path: Path) -> list[str]:
         return [row["model_version"] for row in csv.DictReader(file)]
 
 
-def test_a_model_that_changes_in_the_middle_is_not_mixed_unless_told(
+def test_a_model_that_changes_during_a_run_is_not_mixed_by_default(
     folder: Path, start_server: Start, next_version: Callable[[], Path]
 ) -> None:
     port = _free_port()
@@ -245,13 +243,13 @@ def test_a_model_that_changes_in_the_middle_is_not_mixed_unless_told(
         assert "in place of version 1" in stderr
         code, stderr = ScoringRun(folder, "mixed.csv", "--target", second.address, "--resume").end()
         assert code == 1
-        assert "mixed.csv: begun with mnist_convnet version 1, which is not there" in stderr
-        assert "--mix-models goes on with another" in stderr
+        assert "mixed.csv: started with mnist_convnet version 1, which is not available" in stderr
+        assert "--mix-models continues with another" in stderr
         code, stderr = ScoringRun(
             folder, "mixed.csv", "--target", second.address, "--resume", "--model-version", 2
         ).end()
         assert code == 1
-        assert "begun with another model (mnist_convnet version 1" in stderr
+        assert "started with another model (mnist_convnet version 1" in stderr
         mixed = ScoringRun(folder, "mixed.csv", "--target", second.address, "--resume", "--mix-models")
         code, stderr = mixed.end()
         assert code == 0, stderr

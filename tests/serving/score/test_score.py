@@ -1,4 +1,4 @@
-"""`digits-score`: every input in, every output out, bad images as rows, and what it adds up to."""
+"""`digits-score`: every kind of input and output, bad images as rows, and the summary."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from PIL import Image
 from serving.client import Client
 from serving.images.preparation import Preparation
 from serving.score.batch import Batch, BatchLimits, ScoringModel
-from serving.score.decode import decode_batch
+from serving.score.classifier import decode_batch
 from serving.score.run import Run
 from serving.score.scorer import ScoringStopped
 
@@ -54,7 +54,7 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def _large_png(width: int) -> bytes:
-    """An image that claims to be 1,000 pixels high, and ends where its pixels should begin."""
+    """An image that claims to be 1,000 pixels high, but has no pixels."""
     chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, 1000, 8, 0, 0, 0, 0), b"IDAT")
     packed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
@@ -62,7 +62,7 @@ def _large_png(width: int) -> bytes:
 
 @pytest.fixture
 def score(command: Callable, tmp_path: Path) -> Score:
-    """Scores in the process, in a directory of its own, and returns the rows."""
+    """Scores with --local in a directory of its own, and returns the rows."""
 
     def run(*arguments: object) -> list[dict[str, str]]:
         done = command("digits-score", *arguments, "--local", "--out", "scores.csv", "--overwrite", cwd=tmp_path)
@@ -85,7 +85,7 @@ def truth(digits: tuple) -> list[str]:
 
 @pytest.fixture(scope="module")
 def expected(pixels: np.ndarray, server) -> list[str]:
-    """What a server says of the images, by the client: the labels that every way of scoring must give."""
+    """The labels that a server answers with, which every way of scoring must give."""
     with Client(server.address) as client:
         return [str(label) for label in client.classify(pixels).labels]
 
@@ -186,10 +186,10 @@ def test_every_kind_of_input_is_scored_in_its_order(
 
 
 @pytest.mark.parametrize("make", INPUTS)
-def test_every_kind_of_input_goes_on_where_a_run_ended(
+def test_every_kind_of_input_resumes_where_a_run_ended(
     make: Callable, score: Score, command: Callable, tmp_path: Path, pixels: np.ndarray, truth: list[str]
 ) -> None:
-    """As after a kill: the first two parts of a finished run are put back, the rest has to be scored again."""
+    """The run is killed after two parts; the rest is scored after it is resumed."""
     arguments = [*make(tmp_path, pixels, truth), "--batch-rows", 7, "--part-rows", 14]
     undisturbed = score(*arguments)
     begun = [*map(str, arguments), "--local", "--out", "cut.csv"]
@@ -197,14 +197,14 @@ def test_every_kind_of_input_goes_on_where_a_run_ended(
     assert len((tmp_path / "cut.csv.parts" / "journal.jsonl").read_text().splitlines()) == 3
     refused = command("digits-score", *begun, cwd=tmp_path)
     assert refused.returncode == 1
-    assert "--resume goes on with it" in refused.stderr
+    assert "--resume continues it" in refused.stderr
     done = command("digits-score", *begun, "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert _rows(tmp_path / "cut.csv") == undisturbed
 
 
 def _stop_after(parts: int, arguments: list[str], folder: Path) -> None:
-    """Runs the command in a process that ends without a word once so many parts are in the journal."""
+    """Runs the command in a process that exits once this number of parts is in the journal."""
     program = f"""
 import os, sys
 from serving.score import journal
@@ -286,25 +286,27 @@ def test_scans_are_prepared_as_servers_prepare_them(
 
 
 def test_colour_networks_get_images_of_their_size(tmp_path: Path) -> None:
-    """As the model says that it wants them: here nothing but resized."""
+    """This model needs images that are only resized."""
     Image.new("L", (40, 20), 200).save(tmp_path / "wide.png")
     images = [tmp_path / "wide.png", (tmp_path / "wide.png").read_bytes(), b""]
     batch = Batch(ids=["a", "b", "c"], images=images, expected=None)
     preparation = Preparation(kind="resize", height=16, width=12, channels=3)
-    prepared, places, errors = decode_batch(batch, preparation)
+    prepared, indices, errors = decode_batch(batch, preparation)
     assert prepared.shape == (2, 16, 12, 3)
     assert set(prepared.ravel().tolist()) == {200}
-    assert places.tolist() == [0, 1]
+    assert indices.tolist() == [0, 1]
     assert errors == {2: "no bytes"}
 
 
-def test_a_model_that_wants_images_otherwise_prepared_stops_a_run_whatever_is_mixed() -> None:
+def test_a_model_with_another_preparation_stops_a_run_even_if_models_are_mixed() -> None:
     preparation = Preparation(kind="mnist", height=28, width=28, channels=1)
     begun = ScoringModel(name="m", version=1, sha256="a", labels=("0",), preparation=preparation)
     other = replace(begun, version=2, sha256="b", preparation=replace(preparation, kind="resize"))
     run = Run(source=Mock(), scorer=Mock(model=begun), output=Mock(), limits=BatchLimits(), mix_models=True)
     run._check_model(replace(begun, version=2, sha256="b"))
-    with pytest.raises(ScoringStopped, match=r"m version 2 \(b…\) came up, with other labels, size or preparation"):
+    with pytest.raises(
+        ScoringStopped, match=r"m version 2 \(b…\) came up, with labels, image size or preparation that differ"
+    ):
         run._check_model(other)
 
 
@@ -364,8 +366,8 @@ def test_bad_members_and_rows_do_not_end_a_run(score: Score, tmp_path: Path, pix
     formats = "(PNG, JPEG, WebP, BMP, TIFF, GIF)"
     assert [row["error"] for row in rows] == [
         *("", "damaged or encrypted in its archive"),
-        *("", "no image in its row", f"not an image in a supported format {formats}"),
-        *("No such file or directory", "no path in its row"),
+        *("", "its row has no image", f"not an image in a supported format {formats}"),
+        *("No such file or directory", "its row has no path"),
     ]
 
 
@@ -380,7 +382,7 @@ def test_labels_in_folder_names_give_accuracy_confusion_and_worst_mistakes(
     assert done.returncode == 0, done.stderr
     right = sum(a == b for a, b in list(zip(truth, expected, strict=True))[2:])
     assert f"{right:,} right of 59 answers to 59 images" in done.stdout
-    assert "1 have a label that the model does not know" in done.stdout
+    assert "1 have an unknown true label" in done.stdout
     assert f"1.png  is {(int(expected[1]) + 1) % 10}, called {expected[1]}" in done.stdout
     table = [line.split() for line in done.stdout.splitlines() if line[:1].isdigit() and len(line.split()) == 11]
     assert sum(int(row[1 + int(row[0])]) for row in table) == right
@@ -440,21 +442,21 @@ def _tar_of_noise() -> bytes:
     ("name", "content", "arguments", "said"),
     [
         ("x.npy", np.zeros((2, 9, 9), np.uint8), (), "images of 9 x 9 x 1, but the model takes 28 x 28 x 1"),
-        ("x.npy", np.zeros((2, 28, 28)), (), "float64 [2, 28, 28], but images are uint8"),
-        ("x.npy", np.zeros((0, 28, 28), np.uint8), (), "no images in it"),
-        ("x.npy", b"nonsense", (), "no .npy, .npz or IDX file"),
-        ("x.npz", b"nonsense", (), "no .npy, .npz or IDX file"),
-        ("x-ubyte", b"\0\0\x0d\x03", (), "no .npy, .npz or IDX file"),
-        ("x-ubyte", struct.pack(">HBBIII", 0, 8, 3, 9, 28, 28), (), "truncated, 7072 bytes are promised"),
-        ("x.zip", b"PK", (), "no whole zip or tar archive"),
-        ("x.tar.gz", _tar_of_noise()[:5000], (), "no whole zip or tar archive"),
-        ("x.parquet", b"PAR1", (), "no Parquet file"),
-        ("x.csv", b"a,b\n1,2\n", (), "which of the columns a, b holds the images?"),
-        ("x.csv", b"a,b\n1,2\n", ("--path-column", "c"), "no column 'c'; there are a, b"),
-        ("x.csv", b"path\n", (), "no rows in it"),
-        ("x.csv", b"path\n\xff\n", (), "no CSV in UTF-8"),
+        ("x.npy", np.zeros((2, 28, 28)), (), "float64 [2, 28, 28], but images must be uint8"),
+        ("x.npy", np.zeros((0, 28, 28), np.uint8), (), "has no images"),
+        ("x.npy", b"nonsense", (), "not a .npy, .npz or IDX file"),
+        ("x.npz", b"nonsense", (), "not a .npy, .npz or IDX file"),
+        ("x-ubyte", b"\0\0\x0d\x03", (), "not a .npy, .npz or IDX file"),
+        ("x-ubyte", struct.pack(">HBBIII", 0, 8, 3, 9, 28, 28), (), "truncated: the header promises 7072 bytes"),
+        ("x.zip", b"PK", (), "not a complete zip or tar archive"),
+        ("x.tar.gz", _tar_of_noise()[:5000], (), "not a complete zip or tar archive"),
+        ("x.parquet", b"PAR1", (), "not a Parquet file"),
+        ("x.csv", b"a,b\n1,2\n", (), "which of the columns a, b has the images?"),
+        ("x.csv", b"a,b\n1,2\n", ("--path-column", "c"), "has no column 'c', only a, b"),
+        ("x.csv", b"path\n", (), "has no rows"),
+        ("x.csv", b"path\n\xff\n", (), "not CSV in UTF-8"),
         ("x.npy", np.zeros((2, 28, 28), np.uint8), ("--label-file", "x.npy"), "but there are 2 images to label"),
-        ("x.csv", b"path\na\n", ("--label-file", "x.npy"), "a file of labels goes with one"),
+        ("x.csv", b"path\na\n", ("--label-file", "x.npy"), "a label file needs exactly one .npy, .npz or IDX file"),
     ],
 )
 def test_inputs_that_are_not_what_they_should_be_are_named(
@@ -471,13 +473,13 @@ def test_inputs_that_are_not_what_they_should_be_are_named(
     assert not (tmp_path / "s.csv").exists()
 
 
-def test_an_output_that_exists_is_kept_unless_told(command: Callable, tmp_path: Path, pixels: np.ndarray) -> None:
+def test_an_output_that_exists_is_kept_by_default(command: Callable, tmp_path: Path, pixels: np.ndarray) -> None:
     np.save(tmp_path / "digits.npy", pixels)
     (tmp_path / "s.csv").write_text("precious")
     arguments = ("digits-score", "digits.npy", "--local", "--out", "s.csv")
     refused = command(*arguments, cwd=tmp_path)
     assert refused.returncode == 1
-    assert "s.csv: exists; --overwrite replaces it" in refused.stderr
+    assert "s.csv: already exists; --overwrite replaces it" in refused.stderr
     assert "not made by digits-score" in command(*arguments, "--resume", cwd=tmp_path).stderr
     assert (tmp_path / "s.csv").read_text() == "precious"
     assert command(*arguments, "--overwrite", cwd=tmp_path).returncode == 0
@@ -487,12 +489,12 @@ def test_an_output_that_exists_is_kept_unless_told(command: Callable, tmp_path: 
     assert "60 images" in again.stdout
     assert (tmp_path / "s.csv").read_bytes() == whole
     other = command(*arguments, "--resume", "--min-confidence", 0.5, cwd=tmp_path)
-    assert "begun with other options (--min-confidence 0.0, now 0.5)" in other.stderr
+    assert "started with other options (--min-confidence 0.0, now 0.5)" in other.stderr
     np.save(tmp_path / "digits.npy", pixels[:30])
-    assert "begun with other inputs" in command(*arguments, "--resume", cwd=tmp_path).stderr
+    assert "started with other inputs" in command(*arguments, "--resume", cwd=tmp_path).stderr
 
 
-def test_wrong_usage_is_told(command: Callable, tmp_path: Path) -> None:
+def test_wrong_usage_is_reported(command: Callable, tmp_path: Path) -> None:
     for arguments, said in (
         (("x", "--out", "s.txt"), "must end in .csv, .jsonl, .parquet"),
         (("x", "--out", "nowhere/s.csv"), "there is no directory nowhere"),
@@ -530,7 +532,7 @@ def test_a_terminal_gets_a_progress_bar(tmp_path: Path, pixels: np.ndarray) -> N
     assert b"6.00k/6.00k" in shown
 
 
-def test_a_disk_that_fills_keeps_what_is_whole(command: Callable, tmp_path: Path, pixels: np.ndarray) -> None:
+def test_finished_parts_survive_a_full_disk(command: Callable, tmp_path: Path, pixels: np.ndarray) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     small = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
@@ -541,7 +543,7 @@ def test_a_disk_that_fills_keeps_what_is_whole(command: Callable, tmp_path: Path
         arguments = ("digits-score", "digits.npy", "--local", "--batch-rows", "50", "--part-rows", "500", "--out")
         full = command(*arguments, "disk/s.csv", cwd=tmp_path)
         assert full.returncode == 1
-        assert "no space is left; with room made, --resume goes on" in full.stderr
+        assert "no space left on the disk; once this is fixed, --resume continues" in full.stderr
         assert len(full.stderr.splitlines()) == 1
         kept = (disk / "s.csv.parts" / "journal.jsonl").read_text().splitlines()
         assert len(kept) > 1

@@ -558,7 +558,7 @@ def test_the_commands_expect_the_name_that_they_are_told(start_server: Start, co
     [
         (["--token-file", "absent"], "can't read absent: No such file"),
         (["--tls-ca", "absent"], "can't read absent: No such file"),
-        (["--tls-certificate", "absent"], "a client's certificate and key need each other"),
+        (["--tls-certificate", "absent"], "a client certificate and its key need each other"),
         (["--target", "203.0.113.1:1"], "in plain text"),
     ],
 )

@@ -1,4 +1,4 @@
-"""From options to a scorer. What only one kind needs is imported only when that kind is asked for."""
+"""Chooses what scores: an engine in this process, servers, or Ray. Imports only what is chosen."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 from serving.client.credentials import Credentials
 from serving.errors import ModelNotFound
 from serving.score.journal import OutputConflict
-from serving.score.output import begun_model
+from serving.score.output import started_with
 from serving.score.scorer import Scorer, VersionGone
 
 
 def open_scorer(**options: Any) -> Scorer:
-    """Makes what the options of `digits-score` ask for; a run that goes on keeps its version where none is named.
+    """Makes the scorer for the options of `digits-score`. A resumed run keeps its version unless one is named.
 
     Raises:
         DigitsError: It can't be started or reached.
         ModuleNotFoundError: It needs a package that is not installed.
     """
     out: Path = options["out"]
-    begun = begun_model(out) if options["resume"] and not options["mix_models"] else None
-    if begun is None or options["model_version"] or options["model"] not in (None, begun[0]):
+    started = started_with(out) if options["resume"] and not options["mix_models"] else None
+    if started is None or options["model_version"] or options["model"] not in (None, started[0]):
         return _open(**options)
     try:
-        return _open(**{**options, "model": begun[0], "model_version": begun[1]})
+        return _open(**{**options, "model": started[0], "model_version": started[1]})
     except (VersionGone, ModelNotFound) as error:
         raise OutputConflict(
-            f"{out}: begun with {begun[0]} version {begun[1]}, which is not there ({error}); "
-            "--mix-models goes on with another, --overwrite begins anew"
+            f"{out}: started with {started[0]} version {started[1]}, which is not available ({error}); "
+            "--mix-models continues with another version, --overwrite starts again"
         ) from error
 
 
@@ -42,11 +42,11 @@ def _open(**options: Any) -> Scorer:
 
             return RayScorer(stored, provider=options["provider"], address=options["address"], actors=options["actors"])
         return LocalScorer(stored, provider=options["provider"], engines=options["engines"])
-    from serving.score.remote import Remote, RemoteScorer
+    from serving.score.remote import RemoteConfig, RemoteScorer
 
     credentials: Credentials = options["credentials"]
     return RemoteScorer(
-        Remote(
+        RemoteConfig(
             targets=options["targets"] or ("127.0.0.1:50051",),
             credentials=credentials,
             model_name=options["model"] or "",
