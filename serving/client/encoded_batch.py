@@ -12,8 +12,8 @@ from protos.digits.v1 import digits_pb2
 from serving.client.classification import UNSURE, AnswerOptions, Classification
 from serving.client.request_batch import ENVELOPE_BYTES, RequestBatch
 from serving.errors import InvalidImage
-from serving.images.preparation import Preparation, PreparedImage
 from serving.images.files import read_image_file
+from serving.images.preparation import Preparation, PreparedImage
 
 # A file's bytes; a file to read when it is sent; or why there is no image.
 EncodedImage = bytes | Path | InvalidImage

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.errors import InvalidImage
-from serving.images.preparation import Preparation
 from serving.images.files import read_image_file
+from serving.images.preparation import Preparation
 from serving.score.batch import (
     MAX_IMAGE_BYTES,
     Batch,
