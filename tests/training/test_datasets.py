@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from training import datasets
-from training.datasets import DatasetError, download_mnist, load
+from training.datasets import download_mnist, load
+from training.errors import DatasetError
 
 
 def _idx(array: np.ndarray) -> bytes:
@@ -159,8 +160,8 @@ def test_odd_and_even_are_the_digits_labels_in_two() -> None:
     ("change", "problem"),
     [
         ({"test_labels": np.zeros(3, np.int64)}, "1000 test images but 3 labels"),
-        ({"train_labels": np.full(6000, 10, np.int64)}, "a training label is 10, the names are for 0 to 9"),
-        ({"train_labels": np.full(6000, -1, np.int64)}, "a training label is -1, the names are for 0 to 9"),
+        ({"train_labels": np.full(6000, 10, np.int64)}, "a training label is 10, but names exist for 0 to 9"),
+        ({"train_labels": np.full(6000, -1, np.int64)}, "a training label is -1, but names exist for 0 to 9"),
     ],
 )
 def test_labels_that_do_not_match_are_refused(change: dict, problem: str) -> None:

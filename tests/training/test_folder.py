@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.datasets import DatasetError, load
+from training.datasets import load
+from training.errors import DatasetError
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def _clashing(folder: Path) -> str:
 def _unreadable(folder: Path) -> str:
     (folder / "cats" / "notes.txt").write_text("no image")
     (folder / "birds" / "9.png").write_bytes(b"")
-    return r"2 files are no readable images \(--skip-unreadable.*(?s:.)*9\.png(?s:.)*notes\.txt"
+    return r"2 files are not readable images \(--skip-unreadable.*(?s:.)*9\.png(?s:.)*notes\.txt"
 
 
 def _one_class(folder: Path) -> str:

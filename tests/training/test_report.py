@@ -17,8 +17,9 @@ from PIL import Image
 
 from training.comparison import Spread
 from training.datasets import load
+from training.errors import RecordError
 from training.evaluation import Evaluation
-from training.record import RecordError, RunRecord
+from training.run_record import RunRecord
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -231,7 +232,7 @@ def test_a_directory_without_a_whole_record_is_named(synthetic_run: Path, tmp_pa
         with pytest.raises(RecordError, match=r"evaluation\.npz"):
             RunRecord.read(tmp_path)
     shutil.copy(synthetic_run / "evaluation.npz", tmp_path)
-    for text, problem in (("{", "no JSON"), ("[]", "not the record")):
+    for text, problem in (("{", "not JSON"), ("[]", "not the record")):
         (tmp_path / "metrics.json").write_text(text)
         with pytest.raises(RecordError, match=problem):
             RunRecord.read(tmp_path)

@@ -61,7 +61,7 @@ def test_the_record_tells_what_was_done(synthetic_run: Path, data: Dataset) -> N
 def test_the_record_keeps_what_the_saved_model_says(synthetic_run: Path, data: Dataset) -> None:
     import keras
 
-    from training.record import RunRecord
+    from training.run_record import RunRecord
 
     record = RunRecord.read(synthetic_run)
     probabilities = keras.models.load_model(synthetic_run / "model.keras").predict(data.test_images, verbose=0)
@@ -95,7 +95,7 @@ def test_smoothing_leaves_some_probability_to_every_class() -> None:
     """Against Keras's own, for one-hot labels; without smoothing it is the plain loss."""
     import keras
 
-    from training.smoothing import SmoothedCrossentropy
+    from training.compilation import SmoothedCrossentropy
 
     labels, probabilities = np.array([0, 2]), np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]], np.float32)
     plain = keras.losses.SparseCategoricalCrossentropy()(labels, probabilities)
@@ -108,11 +108,12 @@ def test_a_recipe_may_change_the_dropout_and_nothing_that_is_exported() -> None:
     import keras
 
     from training.architectures import ARCHITECTURES
+    from training.compilation import compile_model
     from training.recipe import Recipe
 
     def rates(recipe: Recipe) -> list[float]:
         model = ARCHITECTURES["mnist_convnet"].build()
-        recipe.compile(model, images=100)
+        compile_model(model, recipe, images=100)
         assert model.count_params() == 34_826
         return [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
 
@@ -169,11 +170,12 @@ def test_an_interrupted_run_keeps_its_best_weights(data: Dataset, monkeypatch: p
 
 
 def test_a_loss_that_is_no_number_stops_the_run_at_its_step(data: Dataset) -> None:
+    from training.errors import TrainingError
     from training.recipe import Recipe
-    from training.train import TrainingError, train
+    from training.train import train
 
     wild = Recipe(name="wild", epochs=3, learning_rate=1e30, optimizer="sgd", source="a test")
-    with pytest.raises(TrainingError, match=r"the loss is no number after step [2-4] of epoch 1; no epoch had ended"):
+    with pytest.raises(TrainingError, match=r"the loss is not finite after step [2-4] of epoch 1; no epoch had ended"):
         train(data, architecture="mnist_convnet", recipe=wild, seed=0, limit=600, verbose=0)
 
 
@@ -196,9 +198,9 @@ def test_a_disk_that_can_not_take_the_model_is_told_and_leaves_no_half(tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--architecture", "resnet"], 2, "known are mnist_convnet, fully_connected"),
+        (["--architecture", "resnet"], 2, "is not one of 'mnist_convnet', 'fully_connected'"),
         (["--recipe", "magic"], 2, "'published', 'fast'"),
-        (["--data", "cifar"], 2, "'cifar' is none of mnist, synthetic, mnist-odd-even"),
+        (["--data", "cifar"], 2, "'cifar' is not one of mnist, synthetic, mnist-odd-even"),
         (["--data-dir", "/nowhere"], 2, "does not exist"),
         (["--epochs", "0"], 2, "--epochs"),
         (["--data", "synthetic", "--limit", "3"], 1, "3 training images are too few"),
@@ -206,7 +208,7 @@ def test_a_disk_that_can_not_take_the_model_is_told_and_leaves_no_half(tmp_path:
         (
             ["--recipe", "accurate", "--data", "synthetic", "--teacher", __file__],
             1,
-            "no .keras file that Keras can load",
+            "not a .keras file that Keras can load",
         ),
         (["--image-size", "28x28"], 2, "neither 'own' nor like 128x128x3"),
         (["--data", "folder:/nowhere"], 1, "/nowhere: No such file"),
