@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from export.calibration import calibrate, calibration_error, fit_temperature, softmax
+from export.calibration import calibrate, fit_temperature, softmax
 from export.convert import convert
 from export.parity import check_parity
 from export.trained_model import TrainedModel
@@ -21,6 +21,7 @@ from serving.errors import ModelRejected
 from serving.inference.engine import Engine
 from serving.repository.manifest import Calibration
 from training.datasets import Dataset
+from training.evaluation import calibration_error
 
 
 def _engine(content: bytes) -> Engine:

@@ -132,8 +132,8 @@ def test_a_canary_is_never_the_newest_version_without_a_label(repository: Path, 
     [
         (("--label", "canary"), 1, "there can be no canary, since no other version may be served beside it"),
         (("--label", "beta"), 2, "'beta' is not one of"),
-        (("--label", "stable", "--share", "0.1"), 2, "--share goes with --label canary"),
-        (("--share", "0.1"), 2, "--share goes with --label canary"),
+        (("--label", "stable", "--share", "0.1"), 2, "--share needs --label canary"),
+        (("--share", "0.1"), 2, "--share needs --label canary"),
         (("--label", "stable", "--verify", "1"), 2, "--verify publishes nothing"),
         (("--label", "canary", "--share", "2"), 2, "is not in the range"),
     ],
@@ -208,18 +208,18 @@ def _foreign_model(run: Path) -> str:
 def _other_data(run: Path) -> str:
     record = json.loads((run / "metrics.json").read_text())
     _edit_record(run, data=record["data"] | {"sha256": "0" * 64})
-    return "trained on other synthetic data"
+    return "was trained on other synthetic data"
 
 
 def _other_size(run: Path) -> str:
     _replace_network(run, (14, 14, 1), 10)
-    return "takes (14, 14, 1) and knows 10 labels, but its data are (28, 28, 1)"
+    return "takes (14, 14, 1) and has 10 labels, but its data are (28, 28, 1)"
 
 
 def _fewer_classes(run: Path) -> str:
     _replace_network(run, (28, 28, 1), 4)
     _edit_record(run, labels=[*"0123"])
-    return "knows 4 labels"
+    return "has 4 labels"
 
 
 def _strange_layer(run: Path) -> str:
