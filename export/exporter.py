@@ -153,20 +153,11 @@ class Exporter:
     def _check(
         self, trained: TrainedModel, content: bytes, data: datasets.Dataset, calibration: Calibration
     ) -> ParityReport:
-        engine = Engine(
-            content,
-            image_shape=trained.image_shape,
-            classes=len(trained.labels),
-            config=EngineConfig(provider=self._provider),
-        )
+        config, temperature = EngineConfig(provider=self._provider), calibration.temperature
+        engine = Engine(content, image_shape=trained.image_shape, classes=len(trained.labels), config=config)
         engine.start()
         return check_parity(
-            trained,
-            engine,
-            data.test_images,
-            data.test_labels,
-            temperature=calibration.temperature,
-            limits=self._limits,
+            trained, engine, data.test_images, data.test_labels, temperature=temperature, limits=self._limits
         )
 
 
@@ -179,12 +170,7 @@ def _manifest(
         model_name=name,
         sha256=hashlib.sha256(content).hexdigest(),
         labels=trained.labels,
-        input=InputSpec(
-            height=height,
-            width=width,
-            channels=channels,
-            preparation=record["input"]["preparation"],
-        ),
+        input=InputSpec(height=height, width=width, channels=channels, preparation=record["input"]["preparation"]),
         training={
             **{key: record[key] for key in _FROM_RECORD},
             # Without the path of a folder, which is private.

@@ -174,6 +174,7 @@ def _train(
     epilog=examples("digits-train summary mnist_convnet", "digits-train summary runs/first/model.keras"),
 )
 @cloup.argument("network", metavar="NAME|MODEL.keras")
+@errors_in_one_line()
 def summary(network: str) -> None:
     """Explains a network: where its shapes, its parameters and its work come from."""
     try:
@@ -200,18 +201,18 @@ def summary(network: str) -> None:
     show_default="the directory of the run; for several runs, comparison",
     help="Directory for report.html and its charts.",
 )
+@errors_in_one_line()
 def report(directories: tuple[Path, ...], out: Path | None) -> None:
     """Writes the report of a run again, or a report that compares several runs."""
-    with errors_in_one_line():
-        from training.report import write_comparison, write_report
-        from training.run_record import RunRecord
+    from training.report import write_comparison, write_report
+    from training.run_record import RunRecord
 
-        unique = len({directory.name for directory in directories}) == len(directories)
-        records = {directory.name if unique else str(directory): RunRecord.read(directory) for directory in directories}
-        if len(directories) == 1:
-            click.echo(write_report(records, out or directories[0]))
-        else:
-            write_comparison(records, out or Path("comparison"), click.echo)
+    unique = len({directory.name for directory in directories}) == len(directories)
+    records = {directory.name if unique else str(directory): RunRecord.read(directory) for directory in directories}
+    if len(directories) == 1:
+        click.echo(write_report(records, out or directories[0]))
+    else:
+        write_comparison(records, out or Path("comparison"), click.echo)
 
 
 if __name__ == "__main__":

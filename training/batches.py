@@ -56,13 +56,7 @@ class AugmentedBatches(_ShuffledBatches):
     """
 
     def __init__(
-        self,
-        images: Uint8Array,
-        labels: npt.NDArray[Any],
-        *,
-        augmentation: Augmentation,
-        batch_size: int,
-        seed: int,
+        self, images: Uint8Array, labels: npt.NDArray[Any], *, augmentation: Augmentation, batch_size: int, seed: int
     ) -> None:
         super().__init__(len(images), batch_size, seed)
         self._images = images

@@ -9,7 +9,7 @@ import tempfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +260,7 @@ def _parse_idx(content: bytes, path: Path) -> Uint8Array:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
+@cache  # drawing takes seconds
 def _synthetic() -> Dataset:
     train_images, train_labels = draw_digits(_SYNTHETIC_TRAIN, seed=1)
     test_images, test_labels = draw_digits(_SYNTHETIC_TEST, seed=2)

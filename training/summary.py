@@ -101,7 +101,7 @@ def summarise_file(path: Path) -> tuple[LayerSummary, ...]:
         if document["class_name"] != "Sequential":
             raise ValueError("not a chain of layers (keras.Sequential)")
         return summarise_config(document["config"])
-    except (zipfile.BadZipFile, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (zipfile.BadZipFile, json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
         raise ValueError("not a .keras file, or a damaged one") from error
 
 

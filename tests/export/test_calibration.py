@@ -114,11 +114,11 @@ def test_the_gate_passes_the_right_temperature_and_fails_every_other(
 
 
 @pytest.fixture(scope="module")
-def exported(synthetic_run: Path, tmp_path_factory: pytest.TempPathFactory, command: Callable) -> tuple[Path, str]:
+def exported(tmp_path_factory: pytest.TempPathFactory, digits_export: Callable) -> tuple[Path, str]:
     root = tmp_path_factory.mktemp("calibrated")
-    done = command("digits-export", synthetic_run / "model.keras", "--repository", root)
-    assert done.returncode == 0, done.stderr
-    return root, done.stdout
+    done = digits_export("--repository", root)
+    assert done.exit_code == 0, done.output
+    return root, done.output
 
 
 def test_the_export_tells_it_and_the_server_knows_it(exported: tuple[Path, str], start_server: Callable) -> None:
@@ -130,21 +130,19 @@ def test_the_export_tells_it_and_the_server_knows_it(exported: tuple[Path, str],
         assert client.get_model().temperature == manifest["temperature"] != 1
 
 
-def test_verifying_takes_the_manifest_s_temperature(
-    exported: tuple[Path, str], command: Callable, synthetic_run: Path
-) -> None:
+def test_verifying_takes_the_manifest_s_temperature(exported: tuple[Path, str], digits_export: Callable) -> None:
     root, _ = exported
-    verify = ("digits-export", synthetic_run / "model.keras", "--repository", root, "--verify", 1)
-    assert command(*verify).returncode == 0
+    verify = ("--repository", root, "--verify", 1)
+    assert digits_export(*verify).exit_code == 0
     path = root / "mnist_convnet" / "1" / "manifest.json"
     text = path.read_text()
     document = json.loads(text)
     document["calibration"]["temperature"] *= 1.5
     path.write_text(json.dumps(document))
-    refused = command(*verify)
+    refused = digits_export(*verify)
     path.write_text(text)
-    assert refused.returncode == 1
-    assert "a probability differs" in refused.stderr
+    assert refused.exit_code == 1
+    assert "a probability differs" in refused.output
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, 1000.0])

@@ -7,11 +7,11 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from training.datasets import Dataset, load
 
@@ -72,10 +72,12 @@ def test_the_record_keeps_what_the_saved_model_says(synthetic_run: Path, data: D
     assert sum(layer["trainable"] for layer in record.metrics["layers"]) == 34_826
 
 
-def test_the_saved_model_needs_nothing_of_this_package(command: Callable, tmp_path: Path) -> None:
-    """Whatever it was trained with: schedule, smoothed loss."""
-    options = ("--data", "synthetic", "--recipe", "accurate", "--limit", 300, "--epochs", 1, "--out", tmp_path)
-    assert command("digits-train", *options).returncode == 0
+def test_the_saved_model_needs_nothing_of_this_package(tmp_path: Path) -> None:
+    """Whatever it was trained with: schedule, smoothed loss, a teacher."""
+    from training.__main__ import main
+
+    options = ["--data", "synthetic", "--recipe", "accurate", "--limit", "300", "--epochs", "1", "--out", str(tmp_path)]
+    assert CliRunner().invoke(main, options).exit_code == 0
     script = (
         "import keras, sys; model = keras.models.load_model(sys.argv[1]); "
         "assert not [name for name in sys.modules if name.split('.')[0] in ('training', 'serving')]; print(model.loss)"
@@ -196,40 +198,25 @@ def test_a_disk_that_can_not_take_the_model_is_told_and_leaves_no_half(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("options", "said"),
     [
-        (["--architecture", "resnet"], 2, "is not one of 'mnist_convnet', 'fully_connected'"),
-        (["--recipe", "magic"], 2, "'published', 'fast'"),
-        (["--data", "cifar"], 2, "'cifar' is not one of mnist, synthetic, mnist-odd-even"),
-        (["--data-dir", "/nowhere"], 2, "does not exist"),
-        (["--epochs", "0"], 2, "--epochs"),
-        (["--data", "synthetic", "--limit", "3"], 1, "3 training images are too few"),
-        (["--data", "synthetic", "--teacher", __file__], 2, "the recipe fast has no teacher"),
-        (
-            ["--recipe", "accurate", "--data", "synthetic", "--teacher", __file__],
-            1,
-            "not a .keras file that Keras can load",
-        ),
-        (["--image-size", "28x28"], 2, "neither 'own' nor like 128x128x3"),
-        (["--data", "folder:/nowhere"], 1, "/nowhere: No such file"),
-        (["summary", "resnet"], 1, "neither a file nor one of mnist_convnet"),
+        (["--limit", "3"], "3 training images are too few"),
+        (["--recipe", "accurate", "--teacher", __file__], "not a .keras file that Keras can load"),
     ],
 )
-def test_wrong_usage_is_told_in_a_line(command: Callable, arguments: list[str], code: int, said: str) -> None:
-    done = command("digits-train", *arguments)
-    assert done.returncode == code
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_run_that_can_not_be_made_is_refused_in_one_line(options: list[str], said: str, tmp_path: Path) -> None:
+    """What can be told without TensorFlow is in test_start.py."""
+    from training.__main__ import main
+
+    result = CliRunner().invoke(main, ["--data", "synthetic", "--out", str(tmp_path / "run"), *options])
+    assert result.exit_code == 1
+    assert said in result.output
+    assert "Traceback" not in result.output
 
 
-def test_the_command_offers_what_there_is() -> None:
-    """Its choices are written out, since importing the modules that hold them would load TensorFlow for --help."""
-    from training import __main__ as command_line
-    from training.normalisation import NORMALISATIONS
+def test_every_recipe_can_be_chosen() -> None:
     from training.recipe import NAMES, recipe_for
 
-    assert command_line._NORMALISATIONS == NORMALISATIONS
-    assert command_line._RECIPES == NAMES
     assert [recipe_for(name, "mnist_convnet").name for name in NAMES] == list(NAMES)
     assert recipe_for(None, "mnist_convnet").name == "fast"
     assert recipe_for(None, "kaggle_stacked").name == "published"
