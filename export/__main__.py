@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         "digits-export runs/first/model.keras --repository models --verify 1 --provider cuda",
     ),
 )
-@cloup.argument("model", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@cloup.argument("model", type=click.Path(path_type=Path, dir_okay=False))
 @cloup.option_group(
     "Data",
     option("--data", "source", help="New place of a folder that was moved: folder:PATH.", show_default="as trained"),
@@ -80,6 +80,8 @@ def main(
         raise click.UsageError("--verify publishes nothing, so it excludes --label; digits-models labels versions")
     if share is not None and label != CANARY:
         raise click.UsageError("--share needs --label canary")
+    if not model.is_file():
+        raise click.BadParameter(f"{model}: no such file", param_hint="MODEL")
     with errors_in_one_line():
         import_tensorflow_quietly()
         from export.exporter import Exporter

@@ -78,7 +78,7 @@ def test_without_validation_images_it_is_one(trained: TrainedModel, data: Datase
     assert calibrate(dataclasses.replace(trained, record=record), data) == Calibration()
 
 
-def test_it_divides_logits_for_probabilities_alone(trained: TrainedModel, data: Dataset, content: bytes) -> None:
+def test_it_divides_logits_for_probabilities_only(trained: TrainedModel, data: Dataset, content: bytes) -> None:
     images = data.test_images[:50]
     plain, scaled = (_engine(made).infer(images) for made in (content, convert(trained, model_name="t", temperature=2)))
     np.testing.assert_array_equal(scaled.logits, plain.logits)
@@ -95,7 +95,7 @@ def test_the_gate_passes_the_right_temperature_and_fails_every_other(
     for made, temperature in ((warm, 1.0), (warm, 1.6), (content, 1.5)):
         report = check_parity(trained, _engine(made), images, labels, temperature=temperature)
         assert [problem[:13] for problem in report.problems] == ["a probability"]
-    # Logits that were divided themselves give the right probabilities, and are told all the same.
+    # Divided logits give the right probabilities, and are detected all the same.
     model = onnx.load_from_string(warm)
     node = next(node for node in model.graph.node if "logits" in node.output)
     divided = next(node for node in model.graph.node if "logits" in node.input)
@@ -121,7 +121,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, digits_export: Callable) 
     return root, done.output
 
 
-def test_the_export_tells_it_and_the_server_knows_it(exported: tuple[Path, str], start_server: Callable) -> None:
+def test_the_export_prints_it_and_the_server_knows_it(exported: tuple[Path, str], start_server: Callable) -> None:
     root, printed = exported
     manifest = json.loads((root / "mnist_convnet" / "1" / "manifest.json").read_text())["calibration"]
     assert f"temperature    {manifest['temperature']:.3f}, fitted on 600 validation images" in printed

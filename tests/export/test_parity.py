@@ -61,7 +61,7 @@ def test_a_tampered_weight_fails(gate: Callable, content: bytes) -> None:
     assert any("a probability differs" in problem for problem in report.problems)
 
 
-def test_swapped_outputs_fail_and_the_worst_images_are_told(gate: Callable, content: bytes, data: Dataset) -> None:
+def test_swapped_outputs_fail_and_the_worst_images_are_named(gate: Callable, content: bytes, data: Dataset) -> None:
     model = onnx.load_from_string(content)
     for tensor in model.graph.initializer:
         if tensor.dims[-1:] == [10]:

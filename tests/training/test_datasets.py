@@ -1,4 +1,4 @@
-"""MNIST's files: read, verified, downloaded; and what is said of wrong ones."""
+"""MNIST's files are read, verified and downloaded; wrong files are refused with a clear message."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_download_lands_in_the_cache_once(mirror: str, small_mnist: Path, tmp_
     cache = tmp_path / "cache"
     assert download_mnist(cache, mirrors=(mirror,)) == cache
     assert sorted(path.name for path in cache.iterdir()) == sorted(path.name for path in small_mnist.iterdir())
-    # all mirrors gone: the cache alone must do
+    # without any mirror, the cache must be enough
     assert load("mnist", data_dir=download_mnist(cache, mirrors=())).train_images.shape == (20, 28, 28, 1)
 
 

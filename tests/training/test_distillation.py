@@ -1,4 +1,4 @@
-"""What a network learns from a larger one."""
+"""Distillation: what a network learns from a larger one."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def data() -> Dataset:
 
 @pytest.fixture(scope="module")
 def teacher() -> keras.Model:
-    """One that has learnt nothing: what it says of images depends on them all the same."""
+    """An untrained network: its predictions still depend on the images."""
     keras.utils.set_random_seed(0)
     return ARCHITECTURES["mnist_convnet"].build()
 
 
-def test_targets_lie_between_the_label_and_what_the_teacher_says() -> None:
+def test_targets_lie_between_the_label_and_the_teacher_s_prediction() -> None:
     probabilities = np.array([[0.64, 0.32, 0.04], [0.01, 0.98, 0.01]], np.float32)
     targets = HALF.targets(probabilities, np.array([1, 1]))
     roots = np.sqrt(probabilities)  # a temperature of two halves the logits
@@ -80,8 +80,8 @@ def test_a_recipe_with_a_teacher_needs_one_that_fits(data: Dataset) -> None:
             train(data, architecture="mnist_convnet", recipe=accurate, seed=0, teacher=other, verbose=0)
 
 
-def test_what_the_teacher_says_is_learnt(data: Dataset, teacher) -> None:
-    """Of a teacher that knows nothing, nothing is learnt."""
+def test_the_teacher_s_predictions_are_learnt(data: Dataset, teacher) -> None:
+    """From an untrained teacher nothing is learnt."""
     recipe = Recipe(name="taught", epochs=2, source="this test", distillation=HALF)
     taught = train(data, architecture="mnist_convnet", recipe=recipe, seed=0, teacher=teacher, limit=2000, verbose=0)
     assert taught.metrics["validation"]["accuracy"] > 0.5

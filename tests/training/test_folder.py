@@ -87,7 +87,7 @@ def _no_images(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("damage", [_clashing, _unreadable, _one_class, _no_images])
-def test_a_folder_that_is_no_data_set_is_told_why(folder: Path, damage) -> None:
+def test_what_is_wrong_with_a_folder_is_named(folder: Path, damage) -> None:
     said = damage(folder)
     with pytest.raises(DatasetError, match=said):
         load(f"folder:{folder}")

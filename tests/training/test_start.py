@@ -50,7 +50,7 @@ CASES = {
     ("digits-export", "--version"): (0, f"digits-export, version {__version__}\n"),
     ("digits-export", "--help"): (0, "Examples:\n  digits-export runs/first/model.keras --repository models\n"),
     ("digits-export", "--wrong"): (2, "No such option"),
-    ("digits-export", "nope.keras", "--repository", "models"): (2, "File 'nope.keras' does not exist"),
+    ("digits-export", "nope.keras", "--repository", "models"): (2, "Invalid value for MODEL: nope.keras: no such file"),
     ("digits-export", __file__): (2, "Missing option '--repository'"),
     ("digits-export", __file__, "--repository", "models", "--share", "0.1"): (2, "--share needs --label canary"),
     # What does need TensorFlow says so, and how to install it.

@@ -58,7 +58,7 @@ def test_the_record_tells_what_was_done(synthetic_run: Path, data: Dataset) -> N
     assert metrics["model_sha256"] == hashlib.sha256((synthetic_run / "model.keras").read_bytes()).hexdigest()
 
 
-def test_the_record_keeps_what_the_saved_model_says(synthetic_run: Path, data: Dataset) -> None:
+def test_the_record_keeps_the_predictions_of_the_saved_model(synthetic_run: Path, data: Dataset) -> None:
     import keras
 
     from training.run_record import RunRecord
@@ -171,7 +171,7 @@ def test_an_interrupted_run_keeps_its_best_weights(data: Dataset, monkeypatch: p
     assert done.metrics["validation"]["loss"] == pytest.approx(best, rel=1e-4)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_at_its_step(data: Dataset) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(data: Dataset) -> None:
     from training.errors import TrainingError
     from training.recipe import Recipe
     from training.train import train
@@ -181,7 +181,7 @@ def test_a_loss_that_is_no_number_stops_the_run_at_its_step(data: Dataset) -> No
         train(data, architecture="mnist_convnet", recipe=wild, seed=0, limit=600, verbose=0)
 
 
-def test_a_disk_that_can_not_take_the_model_is_told_and_leaves_no_half(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_partial_file(tmp_path: Path) -> None:
     """A limit on the size of files, which fails a write as a full disk does."""
     arguments = ["--data", "synthetic", "--limit", "300", "--epochs", "1", "--out", str(tmp_path / "run")]
     done = subprocess.run(
@@ -205,7 +205,7 @@ def test_a_disk_that_can_not_take_the_model_is_told_and_leaves_no_half(tmp_path:
     ],
 )
 def test_a_run_that_can_not_be_made_is_refused_in_one_line(options: list[str], said: str, tmp_path: Path) -> None:
-    """What can be told without TensorFlow is in test_start.py."""
+    """Refusals that need no TensorFlow are in test_start.py."""
     from training.__main__ import main
 
     result = CliRunner().invoke(main, ["--data", "synthetic", "--out", str(tmp_path / "run"), *options])
