@@ -1,1 +1,1 @@
-"""Converts trained networks to ONNX and proves that they compute the same thing."""
+"""Converts trained networks to ONNX, proves that the result computes the same, and publishes it."""

@@ -1,7 +1,7 @@
-"""Calibration: one number, fitted on images that the training held out, makes confidences say how often they are right.
+"""Calibration by temperature scaling: makes the confidence of a prediction the probability that it is correct.
 
-Temperature scaling of Chuan Guo et al., "On Calibration of Modern Neural Networks", 2017, section 4.2: probabilities
-are softmax(logits / T), with the T that gives the held-out labels the highest likelihood. It changes no label.
+Source: Chuan Guo et al., "On Calibration of Modern Neural Networks", 2017, section 4.2. Probabilities are
+softmax(logits / T), with the T that maximises the likelihood of the held-out labels. It changes no label.
 """
 
 from __future__ import annotations
@@ -14,28 +14,27 @@ import numpy.typing as npt
 from export.trained_model import TrainedModel
 from serving.repository.manifest import Calibration
 from training.datasets import Dataset
+from training.evaluation import calibration_error
 
 FloatArray = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
-# As many as in the paper.
-BINS = 15
-# Beyond these a network is broken, not miscalibrated.
+# A network whose temperature lies outside these bounds is broken, not miscalibrated.
 _LOWEST, _HIGHEST = 0.05, 20.0
 
 
 def calibrate(trained: TrainedModel, data: Dataset) -> Calibration:
-    """Fits the temperature on the validation part, which is the end of the images that the training was given.
+    """Fits the temperature on the validation images: those at the end of the training images, held out by the training.
 
-    The test images choose nothing; they tell what came of it.
+    The test images only measure the result.
 
     Args:
-        trained: The network and its record, which says how many images were held out.
+        trained: The network, and its record with the number of held-out images.
         data: The data that it was trained on.
 
     Returns:
-        The temperature and the expected calibration error before and after, or a temperature of 1 where no images were
-        held out.
+        The temperature and the expected calibration error before and after; a temperature of 1 if no images were held
+        out.
     """
     images, labels = _validation_part(trained, data)
     if len(images) == 0:
@@ -52,16 +51,17 @@ def calibrate(trained: TrainedModel, data: Dataset) -> Calibration:
 
 
 def fit_temperature(logits: FloatArray, labels: Labels) -> float:
-    """Finds the temperature that gives labels the highest likelihood.
+    """Finds the temperature that maximises the likelihood of the labels.
 
-    The negative log-likelihood has one minimum, since it is convex in 1 / T; golden-section search finds it.
+    The negative log-likelihood is convex in 1 / T, so it has one minimum, which golden-section search finds. Written
+    out here, since these few lines are all that would need SciPy.
 
     Args:
         logits: float32 `[n, classes]`.
         labels: int64 `[n]`, the true labels.
 
     Returns:
-        The temperature, between 0.05 and 20; 1 where none is best, as where no label is ever wrong.
+        The temperature, between 0.05 and 20; 1 if there is no optimum, for example if every prediction is correct.
     """
     exact = logits.astype(np.float64)
     rows = np.arange(len(labels))
@@ -79,32 +79,15 @@ def fit_temperature(logits: FloatArray, labels: Labels) -> float:
         low, high = (low, right) if loss(left) <= loss(right) else (left, high)
     temperature = math.exp((low + high) / 2)
     at_an_end = temperature < 1.01 * _LOWEST or temperature > 0.99 * _HIGHEST
-    return 1.0 if at_an_end else float(np.float32(temperature))  # as the graph has it
+    return 1.0 if at_an_end else float(np.float32(temperature))  # as in the graph
 
 
 def softmax(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
-    """Probabilities of logits divided by a temperature, over the last axis; summed in float64, given in float32."""
+    """Divides logits by a temperature and computes their softmax over the last axis, in float64; returns float32."""
     scaled = logits.astype(np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     probabilities: FloatArray = (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
     return probabilities
-
-
-def calibration_error(probabilities: FloatArray, labels: Labels) -> float:
-    """Expected calibration error: how far confidence and accuracy are apart, in the mean over 15 bins of confidence.
-
-    Source: Guo et al., section 2, weighed by the images in each bin.
-
-    Args:
-        probabilities: float32 `[n, classes]`.
-        labels: int64 `[n]`, the true labels.
-    """
-    confidences = probabilities.max(axis=1).astype(np.float64)
-    right = probabilities.argmax(axis=1) == labels
-    # A confidence on a bound belongs to the bin below it.
-    places = np.ceil(confidences * BINS).astype(int).clip(1, BINS)
-    surplus = np.bincount(places, weights=confidences - right)
-    return float(np.abs(surplus).sum() / len(labels))
 
 
 def _validation_part(trained: TrainedModel, data: Dataset) -> tuple[npt.NDArray[np.uint8], Labels]:

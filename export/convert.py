@@ -1,8 +1,8 @@
-"""From Keras to ONNX: one static graph, uint8 in, logits and probabilities out.
+"""Conversion from Keras to ONNX: one static graph from uint8 images to logits and probabilities.
 
-tf2onnx works in NHWC at its borders and turns each convolution to NCHW. Flattening in NHWC would leave a transpose and
-a dynamic reshape in front of the dense layers. So flattening happens in NCHW here, and the weights behind it are
-permuted to match: the same sums of the same products. Global averages are taken in NCHW for the same reason.
+Keras works in NHWC, and tf2onnx converts each convolution to NCHW. To flatten in NHWC would leave a transpose and a
+dynamic reshape before the dense layers. So values are flattened in NCHW here, and the weights that follow are permuted
+to match: the sums and products are the same. Global averages are taken in NCHW for the same reason.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def convert(trained: TrainedModel, *, model_name: str, temperature: float = 1.0)
 
     Args:
         trained: The network and its record.
-        model_name: Recorded in the file's metadata.
-        temperature: What logits are divided by before the softmax; the output `logits` stays as it is.
+        model_name: Name of the model, for the file's metadata.
+        temperature: Divisor of the logits before the softmax; the output `logits` is not divided.
 
     Returns:
         A serialised ONNX model: input `images`, uint8 `[batch, height, width, channels]`; outputs `logits` and
-        `probabilities`, float32 `[batch, classes]`; metadata that explains the file by itself.
+        `probabilities`, float32 `[batch, classes]`; and metadata that describe the model.
 
     Raises:
-        UnusableModel: A layer behind a flattening that can't be permuted.
+        UnusableModel: The weights of a layer after a Flatten can't be permuted.
     """
     layers = _layers(trained.network)
 
@@ -63,10 +63,10 @@ def convert(trained: TrainedModel, *, model_name: str, temperature: float = 1.0)
 
 
 def _layers(network: keras.Sequential) -> list[Layer]:
-    """The network's layers as they are exported: the last without its softmax, those behind a flattening permuted."""
+    """Prepares the layers for export: drops the softmax of the last, permutes weights after a Flatten."""
     exported: list[Layer] = []
-    spatial = False  # whether values are NCHW in the ONNX graph, which they are behind a convolution or pooling
-    order: np.ndarray | None = None  # of the flattened values, while they are in another order than Keras's
+    spatial = False  # whether values are NCHW in the ONNX graph: they are after a convolution or pooling
+    order: np.ndarray | None = None  # of the flattened values, while it differs from Keras's
     for layer in network.layers:
         weights, config = layer.get_weights(), layer.get_config()
         spatial |= isinstance(layer, keras.layers.Conv2D | keras.layers.MaxPooling2D)
@@ -82,7 +82,7 @@ def _layers(network: keras.Sequential) -> list[Layer]:
             config["activation"] = "linear"
         if order is not None and weights:
             if not isinstance(layer, keras.layers.Dense | keras.layers.BatchNormalization):
-                raise UnusableModel(f"{layer.name}: no way is known to put a {type(layer).__name__} behind a Flatten")
+                raise UnusableModel(f"{layer.name}: a {type(layer).__name__} after a Flatten can't be converted")
             weights = [weight[order] if weight.shape[:1] == order.shape else weight for weight in weights]
         if isinstance(layer, keras.layers.Dense):
             order = None
@@ -109,7 +109,7 @@ def _average_channels_first(values: Any) -> Any:
 def _name_batch_dimension(model: onnx.ModelProto) -> None:
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = BATCH
-    del model.graph.value_info[:]  # inferred again, with the name
+    del model.graph.value_info[:]  # will be inferred again, with that name
 
 
 def _describe(model: onnx.ModelProto, trained: TrainedModel, model_name: str, temperature: float) -> None:

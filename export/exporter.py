@@ -1,4 +1,4 @@
-"""An export from end to end: convert, prove, publish. Nothing is published that did not pass."""
+"""The export: convert, prove parity, publish. A model that fails the parity gate is not published."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from serving.repository.manifest import Calibration, InputSpec, Manifest
 from serving.repository.repository import Repository
 from training import datasets
 
-# What the manifest takes over from the training's record.
-_RECORDED = ("architecture", "recipe", "normalisation", "seed", "parameters", "model_sha256")
+# Parts of the training record that the manifest contains.
+_FROM_RECORD = ("architecture", "recipe", "normalisation", "seed", "parameters", "model_sha256")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """The outcome: the gate's report, and the version where it passed.
+    """The outcome of an export.
 
     Attributes:
-        report: What the gate found.
+        report: The report of the parity gate.
         model_name: Name of the model in the repository.
-        version: The version that was published or extended; None where the gate failed.
-        calibration: What its probabilities are made with.
-        move: What became of the model's labels, where one was asked for and the gate passed.
+        version: The version that was published or verified; None if the gate failed.
+        calibration: The calibration of its probabilities.
+        label_change: The change of the model's labels, if one was asked for and the gate passed.
     """
 
     report: ParityReport
     model_name: str
     version: int | None
     calibration: Calibration
-    move: LabelChange | None = None
+    label_change: LabelChange | None = None
 
 
 class Exporter:
@@ -53,9 +53,9 @@ class Exporter:
 
     Args:
         model: The `.keras` file, with `metrics.json` beside it.
-        data_dir: Directory with MNIST's files, where it was trained on those.
-        source: Where the data are now, `folder:PATH`, where a folder was moved since the training.
-        provider: `cpu` or `cuda`: what the proof is for.
+        data_dir: Directory with MNIST's files, if it was trained on MNIST.
+        source: The new place of the data, `folder:PATH`, if their folder was moved since the training.
+        provider: The execution provider to compare with Keras: `cpu` or `cuda`.
         limits: Largest differences that pass.
     """
 
@@ -82,23 +82,23 @@ class Exporter:
         label: str | None = None,
         share: float = CANARY_SHARE,
     ) -> Export:
-        """Converts, proves and publishes the next version.
+        """Converts the model, proves parity and publishes the next version.
 
         Args:
-            repository: Where it is published.
-            model_name: Its name there; the architecture's by default.
-            label: `stable` or `canary`, which it gets; None leaves the labels alone.
-            share: The canary's, of the calls that name no version.
+            repository: The model repository.
+            model_name: Name of the model there; by default that of the architecture.
+            label: `stable` or `canary` for the new version; None leaves the labels as they are.
+            share: Share of the canary in the calls that name no version.
 
         Raises:
             UnusableModel: The model can't be exported.
-            DatasetError: The data that it was trained on are not to be had.
+            DatasetError: The data that it was trained on can't be loaded.
             DigitsError: The engine refuses the file, or the repository can't be written.
         """
         trained = load_trained(self._model)
         data = self._data_of(trained)
         name = model_name or trained.record["architecture"]
-        repository.versions(name)  # an impossible name fails here, before the work, and so does a label
+        repository.versions(name)  # fails early on an impossible name
         if label is not None:
             RepositoryEditor(repository).check_publish(name, label, share)
         try:
@@ -109,17 +109,17 @@ class Exporter:
         except Exception as error:
             raise UnusableModel(f"{self._model}: can't be converted to ONNX ({type(error).__name__})") from error
         report = self._check(trained, content, data, calibration)
-        if not report.figures.passed:
-            return Export(report=report, model_name=name, version=None, calibration=calibration)
-        manifest, move = _manifest(trained, name, content, report, calibration), None
-        if label is None:
-            version = repository.publish(content, manifest)
-        else:
-            version, move = RepositoryEditor(repository).publish(content, manifest, label=label, share=share)
-        return Export(report=report, model_name=name, version=version, calibration=calibration, move=move)
+        version = change = None
+        if report.figures.passed:
+            manifest = _manifest(trained, name, content, report, calibration)
+            if label is None:
+                version = repository.publish(content, manifest)
+            else:
+                version, change = RepositoryEditor(repository).publish(content, manifest, label=label, share=share)
+        return Export(report=report, model_name=name, version=version, calibration=calibration, label_change=change)
 
     def verify(self, repository: Repository, *, version: int, model_name: str | None = None) -> Export:
-        """Proves a published version on the provider and adds the figures to its manifest.
+        """Proves parity of a published version on the provider and adds the figures to its manifest.
 
         Raises:
             UnusableModel: The version was made from another model.
@@ -133,19 +133,19 @@ class Exporter:
             raise UnusableModel(f"{self._model}: version {version} of {name} was made from another model")
         calibration = stored.manifest.calibration
         report = self._check(trained, stored.content, data, calibration)
-        if not report.figures.passed:
-            return Export(report=report, model_name=name, version=None, calibration=calibration)
-        repository.replace_manifest(version, stored.manifest.with_parity(report.provider, report.figures))
-        return Export(report=report, model_name=name, version=version, calibration=calibration)
+        passed = report.figures.passed
+        if passed:
+            repository.replace_manifest(version, stored.manifest.with_parity(report.provider, report.figures))
+        return Export(report=report, model_name=name, version=version if passed else None, calibration=calibration)
 
     def _data_of(self, trained: TrainedModel) -> datasets.Dataset:
         recorded = trained.record["data"]
         data = datasets.load(self._source or recorded["source"], data_dir=self._data_dir, **recorded["options"])
         if data.sha256 != recorded["sha256"]:
-            raise UnusableModel(f"{self._model}: trained on other {recorded['source']} data than are here")
+            raise UnusableModel(f"{self._model}: was trained on other {recorded['source']} data than these")
         if data.image_shape != trained.image_shape or data.label_names != trained.labels:
             raise UnusableModel(
-                f"{self._model}: takes {trained.image_shape} and knows {len(trained.labels)} labels, but its data are "
+                f"{self._model}: takes {trained.image_shape} and has {len(trained.labels)} labels, but its data are "
                 f"{data.image_shape} with {len(data.label_names)}, or with other names"
             )
         return data
@@ -153,20 +153,11 @@ class Exporter:
     def _check(
         self, trained: TrainedModel, content: bytes, data: datasets.Dataset, calibration: Calibration
     ) -> ParityReport:
-        engine = Engine(
-            content,
-            image_shape=trained.image_shape,
-            classes=len(trained.labels),
-            config=EngineConfig(provider=self._provider),
-        )
+        config, temperature = EngineConfig(provider=self._provider), calibration.temperature
+        engine = Engine(content, image_shape=trained.image_shape, classes=len(trained.labels), config=config)
         engine.start()
         return check_parity(
-            trained,
-            engine,
-            data.test_images,
-            data.test_labels,
-            temperature=calibration.temperature,
-            limits=self._limits,
+            trained, engine, data.test_images, data.test_labels, temperature=temperature, limits=self._limits
         )
 
 
@@ -179,15 +170,10 @@ def _manifest(
         model_name=name,
         sha256=hashlib.sha256(content).hexdigest(),
         labels=trained.labels,
-        input=InputSpec(
-            height=height,
-            width=width,
-            channels=channels,
-            preparation=record["input"]["preparation"],
-        ),
+        input=InputSpec(height=height, width=width, channels=channels, preparation=record["input"]["preparation"]),
         training={
-            **{key: record[key] for key in _RECORDED},
-            # The kind of data alone: where a folder lies is nobody else's business.
+            **{key: record[key] for key in _FROM_RECORD},
+            # Without the path of a folder, which is private.
             "data": {**record["data"], "source": record["data"]["source"].partition(":")[0]},
         },
         accuracy=report.accuracy,

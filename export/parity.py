@@ -1,6 +1,6 @@
-"""The parity gate: Keras against the engine that will serve, on every test image, at several batch sizes.
+"""The parity gate compares Keras with the engine that will serve: every test image, several batch sizes.
 
-First names, types and shapes, which the engine itself checks when it starts; then values; then labels.
+The engine checks names, types and shapes when it starts. The gate then compares values and labels.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class ParityLimits:
     """Largest absolute differences that pass.
 
     Attributes:
-        probabilities: For a probability. float32 sums in another order differ by about 1e-6.
-        logits: For a logit. Logits of digits reach about 30, where one unit in the last place is 2e-6.
+        probabilities: Of a probability. float32 sums in another order differ by about 1e-6.
+        logits: Of a logit. Logits of digits reach about 30, where one unit in the last place is 2e-6.
     """
 
     probabilities: float = 1e-5
@@ -40,13 +40,13 @@ class ParityLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class WorstImage:
-    """An image on which the two disagree most.
+    """An image with one of the largest differences.
 
     Attributes:
-        index: Its place among the test images.
+        index: Its position among the test images.
         label: Its true label.
-        keras_label: Keras's answer.
-        onnx_label: The engine's answer.
+        keras_label: The label that Keras predicts.
+        onnx_label: The label that the engine predicts.
         difference: Largest absolute difference of one of its probabilities.
     """
 
@@ -59,13 +59,13 @@ class WorstImage:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport:
-    """What the gate found.
+    """The result of the gate.
 
     Attributes:
-        provider: The execution provider that this holds for.
-        figures: As they go into the manifest; `figures.passed` is the verdict.
-        accuracy: Of both sides, on the images compared.
-        problems: Why it failed; empty where it passed.
+        provider: The execution provider that was compared.
+        figures: The figures for the manifest; `figures.passed` is the verdict.
+        accuracy: Accuracy of Keras and of the engine on these images.
+        problems: Why it failed; empty if it passed.
         worst: The images with the largest differences, worst first.
     """
 
@@ -90,10 +90,10 @@ def check_parity(
     Args:
         trained: The network, run by Keras.
         engine: A started engine with the exported model.
-        images: uint8 `[n, height, width, channels]`; at batch sizes 1, 7, 64, 256 and n.
+        images: uint8 `[n, height, width, channels]`; run at batch sizes 1, 7, 64, 256 and n.
         labels: int64 `[n]`, the true labels.
-        temperature: What the exported model divides logits by; its probabilities are compared with
-            softmax(Keras's logits / temperature), its logits with Keras's own.
+        temperature: Divisor of the logits in the exported model. Its probabilities are compared with
+            softmax(Keras's logits / temperature), its logits with Keras's logits.
         limits: Largest differences that pass.
     """
     limits = limits or ParityLimits()
@@ -117,38 +117,41 @@ def check_parity(
         probabilities_sum += float(of_probabilities.mean(dtype=np.float64))
         onnx_labels = probabilities.argmax(axis=1)
         equal &= onnx_labels == keras_labels
-    problems = _problems(
-        trained,
-        engine,
-        finite=finite,
-        labels_equal=int(equal.sum()),
-        images=len(images),
-        logits=float(logits_difference.max()),
-        probabilities=float(probabilities_difference.max()),
-        limits=limits,
-    )
+    logits_max, probabilities_max = float(logits_difference.max()), float(probabilities_difference.max())
+    problems = []
+    if _labels_in_file(engine) != trained.labels:
+        problems.append("the labels in the file are not those of the training, or their order differs")
+    if not finite:
+        problems.append("the engine's outputs are not all finite")
+    # "not <=" instead of ">", so that NaN fails
+    if not logits_max <= limits.logits:
+        problems.append(f"a logit differs by {logits_max:.2e}, the limit is {limits.logits:.0e}")
+    if not probabilities_max <= limits.probabilities:
+        problems.append(f"a probability differs by {probabilities_max:.2e}, the limit is {limits.probabilities:.0e}")
+    if not equal.all():
+        problems.append(f"{(~equal).sum()} of {len(images)} labels differ")
     figures = ParityFigures(
         passed=not problems,
         images=len(images),
         batch_sizes=batch_sizes,
         labels_equal=int(equal.sum()),
-        logits_max_difference=float(logits_difference.max()),
+        logits_max_difference=logits_max,
         logits_mean_difference=logits_sum / len(batch_sizes),
-        probabilities_max_difference=float(probabilities_difference.max()),
+        probabilities_max_difference=probabilities_max,
         probabilities_mean_difference=probabilities_sum / len(batch_sizes),
         logits_limit=limits.logits,
         probabilities_limit=limits.probabilities,
         onnxruntime=RUNTIME_VERSION,
         verified=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    # Unequal labels first: where those are, the size of the difference matters less.
+    # Images with unequal labels come first, then the largest differences.
     order = np.lexsort((-np.nan_to_num(probabilities_difference, nan=np.inf), equal))[:_WORST]
     names = trained.labels
     return ParityReport(
         provider=engine.provider,
         figures=figures,
         accuracy=Accuracy(keras=float((keras_labels == labels).mean()), onnx=float((onnx_labels == labels).mean())),
-        problems=problems,
+        problems=tuple(problems),
         worst=tuple(
             WorstImage(
                 index=int(index),
@@ -167,34 +170,8 @@ def _run(engine: Engine, images: npt.NDArray[np.uint8], size: int) -> tuple[Floa
     return np.concatenate([part.logits for part in parts]), np.concatenate([part.probabilities for part in parts])
 
 
-def _problems(
-    trained: TrainedModel,
-    engine: Engine,
-    *,
-    finite: bool,
-    labels_equal: int,
-    images: int,
-    logits: float,
-    probabilities: float,
-    limits: ParityLimits,
-) -> tuple[str, ...]:
-    problems = []
-    if _labels_in_file(engine) != trained.labels:
-        problems.append("the labels in the file are not those of the training, or in another order")
-    if not finite:
-        problems.append("the engine's answers are not all finite")
-    # "not <=" and not ">": NaN must fail
-    if not logits <= limits.logits:
-        problems.append(f"a logit differs by {logits:.2e}, the limit is {limits.logits:.0e}")
-    if not probabilities <= limits.probabilities:
-        problems.append(f"a probability differs by {probabilities:.2e}, the limit is {limits.probabilities:.0e}")
-    if labels_equal != images:
-        problems.append(f"{images - labels_equal} of {images} labels differ")
-    return tuple(problems)
-
-
 def _labels_in_file(engine: Engine) -> Sequence[str]:
     try:
         return tuple(json.loads(engine.metadata["labels"]))
     except (KeyError, ValueError, TypeError) as error:
-        raise DigitsError("the ONNX file's metadata holds no labels") from error
+        raise DigitsError("the ONNX file's metadata contains no labels") from error

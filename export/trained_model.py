@@ -1,4 +1,4 @@
-"""A trained network as the export takes it: `model.keras` and the `metrics.json` that training wrote beside it."""
+"""A trained network for export: `model.keras` and the `metrics.json` that training wrote beside it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+
+from serving.errors import DigitsError
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -31,8 +33,8 @@ _RECORDED: dict[str, type] = {
 }
 
 
-class UnusableModel(Exception):
-    """A model that can't be exported: unreadable, without its record, or of a kind that is not known here."""
+class UnusableModel(DigitsError):
+    """The model can't be exported: it is unreadable, without its record, or of an unsupported kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class TrainedModel:
 
     Attributes:
         network: From uint8 `[batch, height, width, channels]` to probabilities `[batch, classes]`, a chain of layers.
-        record: What `metrics.json` holds.
+        record: The content of `metrics.json`.
     """
 
     network: keras.Model
@@ -54,14 +56,14 @@ class TrainedModel:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width, channels."""
+        """Height, width and channels."""
         height, width, channels = self.network.input_shape[1:]
         return height, width, channels
 
     def predict(self, images: npt.NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
-        """Runs Keras itself.
+        """Runs the network in Keras.
 
-        The network ends in a softmax, so its logits are taken from what goes into the last layer.
+        The network ends in a softmax, so its logits are computed from the input of the last layer.
 
         Args:
             images: uint8 `[n, height, width, channels]`.
@@ -80,8 +82,8 @@ def load_trained(path: Path) -> TrainedModel:
     """Reads a `.keras` file and the `metrics.json` beside it.
 
     Raises:
-        UnusableModel: One of them is missing or damaged, they are not of one run, or the network is no chain of layers
-            from uint8 images to a softmax over the labels.
+        UnusableModel: A file is missing or damaged, the two are not from the same run, or the network is not a chain of
+            layers from uint8 images to a softmax over the labels.
     """
     record = _read_record(path.parent / "metrics.json")
     try:
@@ -110,7 +112,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise UnusableModel(f"{path}: not JSON") from error
     for name, kind in _RECORDED.items():
         if not isinstance(record, dict) or not isinstance(record.get(name), kind):
-            raise UnusableModel(f"{path}: {name} is missing or no {kind.__name__}")
+            raise UnusableModel(f"{path}: {name} is missing or not a {kind.__name__}")
     for section, name, kind in (
         ("data", "source", str),
         ("data", "sha256", str),
@@ -120,7 +122,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         ("test", "accuracy", float),
     ):
         if not isinstance(record[section].get(name), kind):
-            raise UnusableModel(f"{path}: {section}.{name} is missing or no {kind.__name__}")
+            raise UnusableModel(f"{path}: {section}.{name} is missing or not a {kind.__name__}")
     if not all(isinstance(label, str) for label in record["labels"]):
         raise UnusableModel(f"{path}: labels must be text")
     return record
@@ -138,6 +140,6 @@ def _check_network(trained: TrainedModel, path: Path) -> None:
         or last.activation is not keras.activations.softmax
         or not last.use_bias
     ):
-        raise UnusableModel(f"{path}: the last layer is no dense layer with a bias and softmax")
+        raise UnusableModel(f"{path}: the last layer is not a dense layer with bias and softmax")
     if last.units != len(trained.labels):
         raise UnusableModel(f"{path}: {last.units} outputs, but {len(trained.labels)} labels in its record")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
 
 from serving.client import Client
+from training import datasets
 from training.architectures import ARCHITECTURES
 
 SHAPES = ("ellipse", "rectangle", "triangle")
@@ -42,6 +44,18 @@ def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def few_digits() -> Iterator[None]:
+    """Makes the set of drawn digits small; its test part still fills every batch size of the parity gate."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "_SYNTHETIC_TRAIN", 400)
+        patch.setattr(datasets, "_SYNTHETIC_TEST", 260)
+        datasets._synthetic.cache_clear()
+        yield
+    datasets._synthetic.cache_clear()
+
+
+@pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_network_trains_exports_and_answers_with_its_own_labels(
     name: str, drawn_folder: Path, tmp_path: Path, start_server: Callable
@@ -49,22 +63,17 @@ def test_a_network_trains_exports_and_answers_with_its_own_labels(
     from export.exporter import Exporter
     from export.trained_model import load_trained
     from serving.repository.repository import Repository
-    from training.datasets import load
     from training.recipe import recipe_for
     from training.train import train
 
     architecture = ARCHITECTURES[name]
-    mnist = Path(os.environ["MNIST_DIR"]) if os.environ.get("MNIST_DIR") else None
-    digits = "mnist" if mnist else "synthetic"
-    kind = {"convnet_5x5_binary": f"{digits}-odd-even"}.get(name, digits)
-    if name.startswith("color_128"):
-        kind = f"folder:{drawn_folder}"
-    data = load(kind, data_dir=mnist, image_shape=architecture.image_shape)
+    kind = {10: "synthetic", 2: "synthetic-odd-even", 13: f"folder:{drawn_folder}"}[architecture.classes]
+    data = datasets.load(kind, image_shape=architecture.image_shape)
     recipe = recipe_for("published", name).with_epochs(1)
-    run = train(data, architecture=name, recipe=recipe, seed=0, normalisation="standardise", limit=1000, verbose=0)
+    run = train(data, architecture=name, recipe=recipe, seed=0, normalisation="standardise", verbose=0)
     assert run.metrics["parameters"] == architecture.parameters
     model = run.save(tmp_path / "run")
-    export = Exporter(model, data_dir=mnist).publish(Repository(tmp_path / "models"))
+    export = Exporter(model, data_dir=None).publish(Repository(tmp_path / "models"))
     assert export.report.problems == ()
     images = data.test_images[:200]
     logits, _ = load_trained(model).predict(images)
@@ -81,24 +90,29 @@ def test_a_network_trains_exports_and_answers_with_its_own_labels(
     assert np.array_equal(answer.labels, logits.argmax(axis=1))
 
 
-def test_a_folder_that_moved_is_named_at_export(drawn_folder: Path, tmp_path: Path, command: Callable) -> None:
-    """The command line's way with a folder: train, move the folder, export with its new place."""
+def test_a_folder_that_moved_is_named_at_export(drawn_folder: Path, tmp_path: Path) -> None:
+    """The commands for a folder: train, move the folder, export with its new place."""
     import shutil
+
+    from export.__main__ import main as digits_export
+    from training.__main__ import main as digits_train
+
+    def run(command: click.Command, *arguments: object) -> Result:
+        return CliRunner().invoke(command, [*map(str, arguments)])
 
     first, moved = tmp_path / "first", tmp_path / "moved"
     for name in ("red ellipse", "nothing"):
         shutil.copytree(drawn_folder / name, first / name)
-    trained = command(
-        "digits-train", "--data", f"folder:{first}", "--image-size", "32x32x3", "--epochs", 1, "--out", tmp_path / "run"
-    )
-    assert trained.returncode == 0, trained.stderr
+    options = ("--data", f"folder:{first}", "--image-size", "32x32x3", "--epochs", 1, "--out", tmp_path / "run")
+    trained = run(digits_train, *options)
+    assert trained.exit_code == 0, trained.output
     first.rename(moved)
-    arguments = ("digits-export", tmp_path / "run" / "model.keras", "--repository", tmp_path / "models")
-    refused = command(*arguments)
-    assert refused.returncode == 1
-    assert f"{first}: No such file" in refused.stderr
-    exported = command(*arguments, "--data", f"folder:{moved}")
-    assert exported.returncode == 0, exported.stderr
+    arguments = (tmp_path / "run" / "model.keras", "--repository", tmp_path / "models")
+    refused = run(digits_export, *arguments)
+    assert refused.exit_code == 1
+    assert f"{first}: No such file" in refused.output
+    exported = run(digits_export, *arguments, "--data", f"folder:{moved}")
+    assert exported.exit_code == 0, exported.output
     manifest = (tmp_path / "models" / "mnist_convnet" / "1" / "manifest.json").read_text()
     assert '"source": "folder"' in manifest
     assert str(tmp_path) not in manifest

@@ -98,11 +98,11 @@ ROOMS = {
 # Of `serving`, the importing packages beside it may use these rooms only.
 TRAINING = Room(
     rooms={"images", "errors"},
-    packages={"keras", "tensorflow", "numpy", "PIL", "click", "pooch"},
+    packages={"keras", "tensorflow", "numpy", "PIL", "click", "cloup", "pooch"},
     some={"evaluation": {"sklearn"}, "charts": {"matplotlib"}, "report": {"matplotlib", "jinja2"}},
 )
-EXPORT = Room(rooms=CORE, packages={"training", "keras", "tensorflow", "tf2onnx", "onnx", "numpy", "click"})
-FROM_TRAINING = {"training.datasets", "training.tensorflow_log"}
+EXPORT = Room(rooms=CORE, packages={"training", "keras", "tensorflow", "tf2onnx", "onnx", "numpy", "click", "cloup"})
+FROM_TRAINING = {"training.command_line", "training.datasets", "training.evaluation"}
 
 
 def _modules(package: str) -> list[Path]:

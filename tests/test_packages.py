@@ -71,16 +71,16 @@ def test_the_server_s_environment_stays_small(wheel: Path, environment: Callable
     assert not (_site_packages(home) / "pip").exists()
     said = subprocess.run([home / "bin" / "digits-train"], capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode == 1
-    assert "pip install 'digits-serving[train,cpu]'" in said.stderr
+    assert "pip install '.[train,cpu]'" in said.stderr
     said = subprocess.run(
-        [home / "bin" / "digits-export", "m.keras", "--repository", "r"],
+        [home / "bin" / "digits-export", ROOT / "README.md", "--repository", "r"],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
     assert said.returncode == 1
-    assert "pip install 'digits-serving[train,cpu]'" in said.stderr
+    assert "pip install '.[train,cpu]'" in said.stderr
 
 
 def test_the_base_package_is_a_client_and_works_next_to_tritonclient(
@@ -102,4 +102,4 @@ with Client(sys.argv[1]) as client:
     assert not (_site_packages(home) / "onnxruntime").exists()
     said = subprocess.run([home / "bin" / "digits-serve"], capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode == 1
-    assert "pip install 'digits-serving[cpu]'" in said.stderr
+    assert "pip install '.[cpu]'" in said.stderr

@@ -1,21 +1,32 @@
 """The catalogue of networks, each as published, from raw uint8 pixels to class probabilities.
 
-A builder stacks the layers behind the normalisation; `build` puts the input and the normalisation in front, so that a
-network takes raw pixels wherever it runs. Layers are named after what they are and their place: `conv_1`, `dense_2`.
+A network is described by the Keras classes and arguments of its layers. `Architecture.build` makes the Keras model of
+that description, `training.summary` explains it; only the first imports Keras.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
-from keras import layers
+if TYPE_CHECKING:
+    import keras
 
 ImageShape = tuple[int, int, int]
-# From the number of classes to the layers between normalisation and output.
-Builder = Callable[[int], list[keras.layers.Layer]]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer.
+
+    Attributes:
+        kind: Its class in `keras.layers`.
+        config: The arguments of that class, as in Keras's own `get_config`.
+    """
+
+    kind: str
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,22 +34,36 @@ class Architecture:
     """One network of the catalogue.
 
     Attributes:
-        name: What `--architecture` calls it.
-        summary: What it is, in a line.
+        name: Its name for `--architecture`.
+        summary: What it is, in one line.
         source: Where it comes from.
+        parameters: Number of parameters at the size that it was published with.
+        body: The layers between the normalisation and the output.
         image_shape: Height, width and channels that it was published with.
         classes: Number of classes that it was published with.
-        parameters: Number of parameters at that size.
-        layers: Makes its layers for a number of classes.
     """
 
     name: str
     summary: str
     source: str
-    image_shape: ImageShape
-    classes: int
     parameters: int
-    layers: Builder
+    body: tuple[Layer, ...]
+    image_shape: ImageShape = (28, 28, 1)
+    classes: int = 10
+
+    def layers(self, classes: int | None = None) -> tuple[Layer, ...]:
+        """Describes all layers, each named by its kind and number: `conv_1`, `dense_2`.
+
+        Args:
+            classes: Number of classes; as published by default.
+        """
+        numbers: Counter[str] = Counter()
+        named = [Layer("Rescaling", {"scale": 1 / 255, "name": "normalisation"})]
+        for layer in (*self.body, _dense(classes or self.classes, "softmax")):
+            prefix = _PREFIXES.get(layer.kind, layer.kind.lower())
+            numbers[prefix] += 1
+            named.append(Layer(layer.kind, {**layer.config, "name": f"{prefix}_{numbers[prefix]}"}))
+        return tuple(named)
 
     def build(
         self,
@@ -47,7 +72,7 @@ class Architecture:
         *,
         normalisation: keras.layers.Layer | None = None,
     ) -> keras.Sequential:
-        """Makes the network, with new weights.
+        """Makes the Keras model, with new weights.
 
         Args:
             image_shape: Height, width and channels of the images; as published by default.
@@ -57,151 +82,61 @@ class Architecture:
         Returns:
             A model from uint8 `[batch, height, width, channels]` to float32 probabilities `[batch, classes]`.
         """
-        return keras.Sequential(
-            [
-                keras.Input(image_shape or self.image_shape, dtype="uint8", name="images"),
-                normalisation or layers.Rescaling(1 / 255, name="normalisation"),
-                *_named(self.layers(classes or self.classes)),
-            ],
-            name=self.name,
-        )
+        import keras
+
+        # Twice, the first time in vain: each layer draws a number from the seed when it is made, and a seed must keep
+        # giving the network that was measured with it.
+        for _ in range(2):
+            first, *others = (getattr(keras.layers, layer.kind)(**layer.config) for layer in self.layers(classes))
+        images = keras.Input(image_shape or self.image_shape, dtype="uint8", name="images")
+        return keras.Sequential([images, normalisation or first, *others], name=self.name)
 
 
 _PREFIXES = {
     "Conv2D": "conv",
     "MaxPooling2D": "pool",
     "BatchNormalization": "batch_norm",
-    "Activation": "activation",
     "GlobalAveragePooling2D": "global_average_pool",
 }
 
 
-def _named(stack: Sequence[keras.layers.Layer]) -> list[keras.layers.Layer]:
-    """The same layers, each named by its kind and its place among its kind."""
-    counts: dict[str, int] = {}
-    named = []
-    for layer in stack:
-        kind = type(layer).__name__
-        prefix = _PREFIXES.get(kind, kind.lower())
-        counts[prefix] = counts.get(prefix, 0) + 1
-        named.append(type(layer).from_config({**layer.get_config(), "name": f"{prefix}_{counts[prefix]}"}))
-    return named
+def _conv(filters: int, size: int = 3, *, padding: str = "valid", activation: str = "relu") -> Layer:
+    config = {"filters": filters, "kernel_size": (size, size), "strides": (1, 1), "padding": padding}
+    return Layer("Conv2D", {**config, "activation": activation, "use_bias": True})
 
 
-def _conv(filters: int, size: int = 3, *, padding: str = "valid", activation: str | None = "relu") -> Any:
-    return layers.Conv2D(filters, size, padding=padding, activation=activation)
+def _dense(units: int, activation: str) -> Layer:
+    return Layer("Dense", {"units": units, "activation": activation, "use_bias": True})
 
 
-def _output(classes: int) -> Any:
-    return layers.Dense(classes, activation="softmax")
+def _dropout(rate: float) -> Layer:
+    return Layer("Dropout", {"rate": rate})
 
 
-def _mnist_convnet(classes: int) -> list[Any]:
-    return [
-        _conv(32),
-        layers.MaxPooling2D(2),
-        _conv(64),
-        layers.MaxPooling2D(2),
-        layers.Flatten(),
-        layers.Dropout(0.5),
-        _output(classes),
-    ]
+_POOL = Layer("MaxPooling2D", {"pool_size": (2, 2), "strides": (2, 2), "padding": "valid"})
+_BATCH_NORM = Layer("BatchNormalization", {})
+_RELU = Layer("Activation", {"activation": "relu"})
+_FLATTEN = Layer("Flatten", {})
+_AVERAGE = Layer("GlobalAveragePooling2D", {})
 
 
-def _fully_connected(classes: int) -> list[Any]:
-    hidden = [
-        layer
-        for units in (500, 50)
-        for layer in (
-            layers.Dense(units),
-            layers.BatchNormalization(),
-            layers.Dropout(0.5),
-            layers.Activation("relu"),
-        )
-    ]
-    return [layers.Flatten(), *hidden, _output(classes)]
+def _conv_batch_norm(filters: int) -> tuple[Layer, ...]:
+    return (_conv(filters, padding="same", activation="linear"), _BATCH_NORM, _RELU)
 
 
-def _convnet_one_layer(classes: int) -> list[Any]:
-    return [_conv(32, padding="same"), layers.Flatten(), _output(classes)]
+def _dense_batch_norm(units: int) -> tuple[Layer, ...]:
+    return (_dense(units, "linear"), _BATCH_NORM, _dropout(0.5), _RELU)
 
 
-def _convnet_batchnorm(classes: int) -> list[Any]:
-    blocks: list[Any] = []
-    for filters in (32, 64):
-        for _ in range(2):
-            blocks += [
-                _conv(filters, padding="same", activation=None),
-                layers.BatchNormalization(),
-                layers.Activation("relu"),
-            ]
-        blocks.append(layers.MaxPooling2D(2))
-    return [
-        *blocks,
-        layers.Flatten(),
-        layers.Dense(200),
-        layers.BatchNormalization(),
-        layers.Dropout(0.5),
-        layers.Activation("relu"),
-        _output(classes),
-    ]
+def _stacked(filters: int, size: int, *, convolutions: int) -> tuple[Layer, ...]:
+    return (*[_conv(filters, size, padding="same")] * convolutions, _POOL, _dropout(0.25))
 
 
-def _convnet_5x5_binary(classes: int) -> list[Any]:
-    return [
-        _conv(32, 5),
-        layers.MaxPooling2D(2),
-        _conv(64, 5),
-        layers.MaxPooling2D(2),
-        layers.Dropout(0.25),
-        layers.Flatten(),
-        layers.Dense(100, activation="relu"),
-        layers.Dropout(0.5),
-        _output(classes),
-    ]
-
-
-def _kaggle_three_pools(classes: int) -> list[Any]:
-    blocks = [
-        layer
-        for filters in (32, 64, 64)
-        for layer in (_conv(filters, padding="same"), layers.MaxPooling2D(2), layers.Dropout(0.25))
-    ]
-    return [*blocks, layers.Flatten(), layers.Dense(64, activation="relu"), layers.Dropout(0.5), _output(classes)]
-
-
-def _kaggle_stacked(classes: int) -> list[Any]:
-    blocks = [
-        layer
-        for filters, size in ((32, 5), (64, 3))
-        for layer in (
-            _conv(filters, size, padding="same"),
-            _conv(filters, size, padding="same"),
-            layers.MaxPooling2D(2, strides=2),
-            layers.Dropout(0.25),
-        )
-    ]
-    return [*blocks, layers.Flatten(), layers.Dense(256, activation="relu"), layers.Dropout(0.5), _output(classes)]
-
-
-def _color_128_body() -> list[Any]:
-    blocks = [
-        layer
-        for filters in (32, 64, 128)
-        for layer in (layers.BatchNormalization(), _conv(filters, padding="same"), layers.MaxPooling2D(2))
-    ]
-    return [*blocks, layers.BatchNormalization(), _conv(64, padding="same")]
-
-
-def _color_128_gap(classes: int) -> list[Any]:
-    return [*_color_128_body(), layers.GlobalAveragePooling2D(), _output(classes)]
-
-
-def _color_128_dense(classes: int) -> list[Any]:
-    return [*_color_128_body(), layers.Flatten(), _output(classes)]
-
-
-_MNIST: ImageShape = (28, 28, 1)
+_COLOR_128 = (
+    *(layer for filters in (32, 64, 128) for layer in (_BATCH_NORM, _conv(filters, padding="same"), _POOL)),
+    _BATCH_NORM,
+    _conv(64, padding="same"),
+)
 
 ARCHITECTURES = {
     architecture.name: architecture
@@ -210,64 +145,64 @@ ARCHITECTURES = {
             name="mnist_convnet",
             summary="two convolutions, each with pooling, dropout, one dense layer",
             source="Keras's Simple MNIST convnet, keras.io/examples/vision/mnist_convnet",
-            image_shape=_MNIST,
-            classes=10,
             parameters=34_826,
-            layers=_mnist_convnet,
+            body=(_conv(32), _POOL, _conv(64), _POOL, _FLATTEN, _dropout(0.5)),
         ),
         Architecture(
             name="fully_connected",
             summary="dense layers of 500 and 50 with batch normalisation, no convolution",
             source="users' questions; the dropout rate, 0.5, is ours",
-            image_shape=_MNIST,
-            classes=10,
             parameters=420_260,
-            layers=_fully_connected,
+            body=(_FLATTEN, *_dense_batch_norm(500), *_dense_batch_norm(50)),
         ),
         Architecture(
             name="convnet_one_layer",
             summary="one convolution and one dense layer",
             source="users' questions",
-            image_shape=_MNIST,
-            classes=10,
             parameters=251_210,
-            layers=_convnet_one_layer,
+            body=(_conv(32, padding="same"), _FLATTEN),
         ),
         Architecture(
             name="convnet_batchnorm",
             summary="two times two convolutions with batch normalisation, dense 200",
             source="users' questions; the dropout rate, 0.5, is ours",
-            image_shape=_MNIST,
-            classes=10,
             parameters=695_970,
-            layers=_convnet_batchnorm,
+            body=(
+                *(layer for n in (32, 64) for layer in (*_conv_batch_norm(n), *_conv_batch_norm(n), _POOL)),
+                _FLATTEN,
+                *_dense_batch_norm(200),
+            ),
         ),
         Architecture(
             name="convnet_5x5_binary",
             summary="two 5 x 5 convolutions with pooling, dense 100, two classes",
             source="users' questions",
-            image_shape=_MNIST,
             classes=2,
             parameters=154_798,
-            layers=_convnet_5x5_binary,
+            body=(
+                *(_conv(32, 5), _POOL, _conv(64, 5), _POOL, _dropout(0.25)),
+                *(_FLATTEN, _dense(100, "relu"), _dropout(0.5)),
+            ),
         ),
         Architecture(
             name="kaggle_three_pools",
             summary="three convolutions, each with pooling and dropout, dense 64",
             source="notebooks of Kaggle's Digit Recognizer",
-            image_shape=_MNIST,
-            classes=10,
             parameters=93_322,
-            layers=_kaggle_three_pools,
+            body=(
+                *(layer for filters in (32, 64, 64) for layer in _stacked(filters, 3, convolutions=1)),
+                *(_FLATTEN, _dense(64, "relu"), _dropout(0.5)),
+            ),
         ),
         Architecture(
             name="kaggle_stacked",
             summary="two times two convolutions before each pooling, dense 256",
             source="notebooks of Kaggle's Digit Recognizer",
-            image_shape=_MNIST,
-            classes=10,
             parameters=887_530,
-            layers=_kaggle_stacked,
+            body=(
+                *(*_stacked(32, 5, convolutions=2), *_stacked(64, 3, convolutions=2)),
+                *(_FLATTEN, _dense(256, "relu"), _dropout(0.5)),
+            ),
         ),
         Architecture(
             name="color_128_gap",
@@ -276,7 +211,7 @@ ARCHITECTURES = {
             image_shape=(128, 128, 3),
             classes=13,
             parameters=168_793,
-            layers=_color_128_gap,
+            body=(*_COLOR_128, _AVERAGE),
         ),
         Architecture(
             name="color_128_dense",
@@ -285,7 +220,7 @@ ARCHITECTURES = {
             image_shape=(128, 128, 3),
             classes=13,
             parameters=380_953,
-            layers=_color_128_dense,
+            body=(*_COLOR_128, _FLATTEN),
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""The pictures of a report, drawn by matplotlib without a display."""
+"""The charts of a report, drawn by matplotlib without a display."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from training.evaluation import RELIABILITY_BINS, Evaluation
-from training.record import RunRecord
+from training.run_record import RunRecord
 
 _DPI = 110
 _COLUMNS = 8
 
 
 def curves(runs: Mapping[str, RunRecord]) -> Figure:
-    """Loss and accuracy by epoch, training dashed and validation solid, one colour for each run."""
+    """Draws loss and accuracy by epoch: training dashed, validation solid, one colour per run."""
     figure = _figure(11, 4.2)
     loss, accuracy = figure.subplots(1, 2)
     for index, (name, run) in enumerate(runs.items()):
@@ -41,7 +41,7 @@ def curves(runs: Mapping[str, RunRecord]) -> Figure:
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     handles, labels = loss.get_legend_handles_labels()
     if len(runs) > 1:
-        # Below the axes: the names of many runs would hide the curves.
+        # Below the axes, since the names of many runs would hide the curves.
         figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small")
     else:
         loss.legend(fontsize="small")
@@ -49,7 +49,7 @@ def curves(runs: Mapping[str, RunRecord]) -> Figure:
 
 
 def confusion(evaluation: Evaluation) -> Figure:
-    """True classes against answers; right answers are left uncoloured so that mistakes show."""
+    """Draws true against predicted classes; correct predictions stay uncoloured so that mistakes stand out."""
     counts = evaluation.confusion()
     names = [_plain(name) for name in evaluation.label_names]
     side = max(5.0, 0.55 * len(names) + 1.5)
@@ -65,17 +65,17 @@ def confusion(evaluation: Evaluation) -> Figure:
             axes.text(column, row, str(count), ha="center", va="center", fontsize=8, weight=weight, color=colour)
     axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="answer", ylabel="true class")
+    axes.set(xlabel="predicted class", ylabel="true class")
     return figure
 
 
 def calibration(evaluation: Evaluation) -> Figure:
-    """Accuracy against confidence, and how many answers have which confidence."""
+    """Draws accuracy against confidence, and the number of predictions at each confidence."""
     bins = evaluation.reliability()
     figure = _figure(5.5, 5.5)
     curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     confidence = [row.confidence for row in bins]
-    curve.plot([0, 1], [0, 1], linestyle="--", color="grey", label="as confident as right")
+    curve.plot([0, 1], [0, 1], linestyle="--", color="grey", label="perfect calibration")
     curve.plot(confidence, [row.accuracy for row in bins], marker="o", label="this network")
     curve.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.03))
     curve.legend(loc="upper left", fontsize="small")
@@ -87,7 +87,7 @@ def calibration(evaluation: Evaluation) -> Figure:
 
 
 def mistakes(evaluation: Evaluation) -> Figure:
-    """The kept mistakes as pictures, each with its true class, the answer and its confidence."""
+    """Draws the worst mistakes, each with its true class, the predicted class and the confidence."""
     rows = max(1, math.ceil(len(evaluation.mistakes) / _COLUMNS))
     figure = _figure(1.4 * _COLUMNS, 1.9 * rows)
     grid: list[Axes] = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
@@ -97,13 +97,13 @@ def mistakes(evaluation: Evaluation) -> Figure:
     predictions, confidences = evaluation.predictions, evaluation.confidences
     for axes, position, image in zip(grid, evaluation.mistakes, evaluation.mistake_images, strict=False):
         axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
-        true, answer = names[evaluation.labels[position]], names[predictions[position]]
-        axes.set_title(f"is {true}\nsaid {answer}, {confidences[position]:.0%}", fontsize=7, wrap=True)
+        true, predicted = names[evaluation.labels[position]], names[predictions[position]]
+        axes.set_title(f"true {true}\npredicted {predicted}, {confidences[position]:.0%}", fontsize=7, wrap=True)
     return figure
 
 
 def _plain(name: str) -> str:
-    """The name of a class or a run as text: matplotlib would read what stands between dollars as a formula."""
+    """Escapes the name of a class or run: matplotlib would set text between dollar signs as a formula."""
     return name.replace("$", r"\$")
 
 

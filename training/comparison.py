@@ -1,4 +1,4 @@
-"""Runs side by side: those that differ in nothing but the seed together, with mean and spread."""
+"""Comparing runs: those that differ only in their seed form a group with mean and spread."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from training.record import RunRecord
+from training.run_record import RunRecord
 
 _SAME = ("architecture", "recipe", "normalisation", "data", "stopped")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Some figures of one kind.
+    """Mean and spread of some values.
 
     Attributes:
         mean: Their mean.
         minimum: The lowest.
-        deviation: Their sample standard deviation; None for a single one.
+        deviation: Their sample standard deviation; None for a single value.
     """
 
     mean: float
@@ -28,14 +28,14 @@ class Spread:
 
     @classmethod
     def of(cls, figures: Sequence[float]) -> Spread:
-        """Of at least one figure."""
+        """Computes it for at least one value."""
         deviation = statistics.stdev(figures) if len(figures) > 1 else None
         return cls(mean=statistics.fmean(figures), minimum=min(figures), deviation=deviation)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Runs of one network by one recipe on the same data, over several seeds.
+    """Runs that differ only in their seed.
 
     Attributes:
         runs: The records, one or more.
@@ -45,7 +45,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        """Network, recipe and normalisation."""
+        """Names of network, recipe and normalisation."""
         metrics = self.runs[0].metrics
         return f"{metrics['architecture']}, {metrics['recipe']['name']}, {metrics['normalisation']}"
 
@@ -56,22 +56,22 @@ class Group:
 
     @property
     def test(self) -> Spread:
-        """Accuracy on the test part."""
+        """Accuracy on the test set."""
         return Spread.of([run.metrics["test"]["accuracy"] for run in self.runs])
 
     @property
     def validation(self) -> Spread:
-        """Accuracy on the validation part."""
+        """Accuracy on the validation set."""
         return Spread.of([run.metrics["validation"]["accuracy"] for run in self.runs])
 
     @property
     def seconds(self) -> Spread:
-        """Time of training."""
+        """Duration of training."""
         return Spread.of([run.metrics["seconds"] for run in self.runs])
 
 
 def group(runs: Sequence[RunRecord]) -> tuple[Group, ...]:
-    """Puts those together that differ in nothing but the seed, in the order in which they first appear."""
+    """Groups runs that differ only in their seed, in the order in which they first appear."""
     groups: dict[str, list[RunRecord]] = {}
     for run in runs:
         groups.setdefault(json.dumps([run.metrics[key] for key in _SAME], sort_keys=True), []).append(run)
@@ -79,5 +79,5 @@ def group(runs: Sequence[RunRecord]) -> tuple[Group, ...]:
 
 
 def same_test(runs: Sequence[RunRecord]) -> bool:
-    """Whether all were tested on the same images, so that their accuracies may be compared."""
+    """Tells whether all runs used the same data, so that their accuracies can be compared."""
     return len({run.metrics["data"]["sha256"] for run in runs}) == 1

@@ -1,4 +1,4 @@
-"""Data sets in memory: MNIST from its IDX files, digits drawn here, or a folder of your own images."""
+"""Data sets in memory: MNIST from its IDX files, digits drawn by the project, or a folder of your own images."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import tempfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from training.folder import FolderError, read_folder
+from training.errors import DatasetError
+from training.folder import read_folder
 from training.synthetic import draw_digits
 
 Uint8Array = npt.NDArray[np.uint8]
@@ -41,26 +42,22 @@ _DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 _SYNTHETIC_TRAIN, _SYNTHETIC_TEST = 6_000, 1_000
 
 
-class DatasetError(Exception):
-    """Data that can't be had or is not what it should be. Names the file and says what to do."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """Images and labels of one classification problem, training and test part apart.
+    """Images and labels of one classification problem, split into a training and a test set.
 
     Attributes:
-        source: How to load it again, of the form of one of `SOURCES`.
-        options: What else `load` was given that decides what the data are.
-        preparation: How other images are made into such, as the manifest has it: `mnist` or `resize`.
+        source: The name that loads it again, of the form of one of `SOURCES`.
+        preparation: How a server prepares images for such a network, as in the manifest: `mnist` or `resize`.
         train_images: uint8 `[n, height, width, channels]`.
         train_labels: int64 `[n]`, indices into `label_names`.
         test_images: uint8 `[m, height, width, channels]`.
         test_labels: int64 `[m]`.
         label_names: Name of each class, in the order of the network's outputs.
+        options: Further arguments of `load` that decide the content of the data.
 
     Raises:
-        DatasetError: Labels that don't match the images or the names.
+        DatasetError: The labels don't match the images or the names.
     """
 
     source: str
@@ -82,17 +79,17 @@ class Dataset:
             strange = labels[(labels < 0) | (labels >= len(self.label_names))]
             if len(strange):
                 known = f"0 to {len(self.label_names) - 1}"
-                raise DatasetError(f"{self.source}: a {part} label is {strange[0]}, the names are for {known}")
+                raise DatasetError(f"{self.source}: a {part} label is {strange[0]}, but names exist for {known}")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width, channels."""
+        """Height, width and channels."""
         height, width, channels = self.train_images.shape[1:]
         return height, width, channels
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of every shape, pixel and label: equal for equal data, however it was stored."""
+        """Digest of all shapes, pixels and labels: equal for equal data, however they were stored."""
         digest = hashlib.sha256()
         for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -110,16 +107,16 @@ def load(
     """Loads a data set by name.
 
     Args:
-        source: `mnist` or `synthetic`, either with `-odd-even` behind it for these two classes; or `folder:` and the
-            path of a directory with a sub-directory of images for each class.
-        data_dir: Directory with MNIST's four IDX files, plain or gzipped. Without it they are downloaded once into
-            the user's cache directory.
-        image_shape: Height, width and channels that a folder's images are brought to; by default their own, which must
-            be the same for all.
-        skip_unreadable: Leave a folder's unreadable files out, with a warning, in place of refusing it.
+        source: `mnist` or `synthetic`; each with the suffix `-odd-even` for these two classes; or `folder:PATH`, a
+            directory with a sub-directory of images for each class.
+        data_dir: Directory with MNIST's four IDX files, plain or gzipped. By default they are downloaded once into the
+            user's cache directory.
+        image_shape: Height, width and channels to which a folder's images are resized; by default they keep their own,
+            which must be the same for all.
+        skip_unreadable: Leave out unreadable files of a folder, with a warning, instead of refusing the folder.
 
     Raises:
-        DatasetError: An unknown name, a file that is missing, damaged or not MNIST's, or a folder that is no data set.
+        DatasetError: The name is unknown, a file is missing, damaged or not MNIST's, or the folder is not a data set.
     """
     family, odd_even = source.removesuffix("-odd-even"), source.endswith("-odd-even")
     if source.startswith("folder:"):
@@ -142,17 +139,17 @@ def load(
 
 
 def download_mnist(cache_dir: Path | None = None, *, mirrors: tuple[str, ...] = MIRRORS) -> Path:
-    """Downloads what is missing of MNIST's four files; each appears in the cache whole and verified, or not at all.
+    """Downloads those of MNIST's four files that are missing; only complete, verified files reach the cache.
 
     Args:
-        cache_dir: Where the files are kept; the user's cache directory by default.
-        mirrors: Base addresses, tried in turn.
+        cache_dir: Directory for the files; by default in the user's cache directory.
+        mirrors: Base URLs, tried in turn.
 
     Returns:
-        The directory that now holds the four gzipped files.
+        The directory with the four gzipped files.
 
     Raises:
-        DatasetError: No mirror gave the right bytes. Names the option that reads local files instead.
+        DatasetError: No mirror has the right bytes. Names the option that reads local files.
     """
     import pooch
 
@@ -193,7 +190,7 @@ def _download(name: str, directory: Path, mirrors: tuple[str, ...]) -> None:
             return
     raise DatasetError(
         f"could not download {name}.gz from {' or '.join(failures)}; if you have MNIST's four files, "
-        "name their directory with --data-dir or MNIST_DIR, or train with --data synthetic"
+        "name their directory with --data-dir or MNIST_DIR; or train with --data synthetic"
     )
 
 
@@ -214,12 +211,8 @@ def _mnist(directory: Path) -> Dataset:
 
 
 def _folder(source: str, image_shape: tuple[int, int, int] | None, skip_unreadable: bool) -> Dataset:
-    try:
-        folder = read_folder(
-            Path(source.removeprefix("folder:")), image_shape=image_shape, skip_unreadable=skip_unreadable
-        )
-    except FolderError as error:
-        raise DatasetError(str(error)) from error
+    path = Path(source.removeprefix("folder:"))
+    folder = read_folder(path, image_shape=image_shape, skip_unreadable=skip_unreadable)
     train_images, train_labels, test_images, test_labels = folder.split()
     return Dataset(
         source=source,
@@ -237,7 +230,9 @@ def _find(directory: Path, name: str) -> Path:
     for candidate in (directory / name, directory / f"{name}.gz"):
         if candidate.is_file():
             return candidate
-    raise DatasetError(f"{directory}: neither {name} nor {name}.gz is there (--data-dir or MNIST_DIR names the place)")
+    raise DatasetError(
+        f"{directory}: neither {name} nor {name}.gz is there; name the right directory with --data-dir or MNIST_DIR"
+    )
 
 
 def _read_verified(path: Path, name: str) -> bytes:
@@ -246,7 +241,7 @@ def _read_verified(path: Path, name: str) -> bytes:
         if path.suffix == ".gz":
             content = gzip.decompress(content)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DatasetError(f"{path}: truncated or no gzip file; delete it and fetch it again") from error
+        raise DatasetError(f"{path}: truncated or not a gzip file; delete it and fetch it again") from error
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}") from error
     if hashlib.sha256(content).hexdigest() != MNIST_SHA256[name]:
@@ -257,14 +252,15 @@ def _read_verified(path: Path, name: str) -> bytes:
 
 
 def _parse_idx(content: bytes, path: Path) -> Uint8Array:
-    """The IDX format: two zero bytes, the type (8 = uint8), the rank, big-endian sizes, then the bytes."""
+    """Parses the IDX format: two zero bytes, the type (8 = uint8), the rank, big-endian sizes, then the bytes."""
     zeros, kind, rank = struct.unpack_from(">HBB", content)
     if zeros or kind != 8:
-        raise DatasetError(f"{path}: no IDX file of bytes")
+        raise DatasetError(f"{path}: not an IDX file of bytes")
     shape = struct.unpack_from(f">{rank}I", content, 4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
+@cache  # drawing takes seconds
 def _synthetic() -> Dataset:
     train_images, train_labels = draw_digits(_SYNTHETIC_TRAIN, seed=1)
     test_images, test_labels = draw_digits(_SYNTHETIC_TEST, seed=2)

@@ -1,4 +1,4 @@
-"""What a trained network said of every test image, and the figures that follow from it."""
+"""A trained network's predictions for the test set, and the metrics that follow from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 MISTAKES_KEPT = 40
 RELIABILITY_BINS = 15
@@ -17,12 +16,12 @@ RELIABILITY_BINS = 15
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFigures:
-    """One class: how often the network was right when it said so, and how much of the class it found.
+    """Precision and recall of one class.
 
     Attributes:
         name: The label's name.
-        precision: Of the images that were called so, the share that are.
-        recall: Of the images that are so, the share that were called so.
+        precision: Share of the images predicted as this class that belong to it.
+        recall: Share of the images of this class that were predicted as it.
         images: Number of images of the class.
     """
 
@@ -34,12 +33,12 @@ class ClassFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityBin:
-    """The answers whose confidence falls between two bounds.
+    """The predictions whose confidence lies between two bounds.
 
     Attributes:
         images: Their number, at least 1.
         confidence: Their mean confidence.
-        accuracy: Share of right ones.
+        accuracy: Share of correct ones.
     """
 
     images: int
@@ -49,14 +48,14 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """A network's answers on the test part of its data.
+    """A network's predictions for the test set.
 
     Attributes:
         label_names: Name of each class.
         labels: int64 `[n]`, the true classes.
         probabilities: float32 `[n, classes]`.
-        mistakes: int64 `[k]`, positions of the worst mistakes: where the true class got the least, first.
-        mistake_images: uint8 `[k, height, width, channels]`, the pictures at these positions.
+        mistakes: int64 `[k]`, positions of the worst mistakes; the lowest probability of the true class comes first.
+        mistake_images: uint8 `[k, height, width, channels]`, the images at these positions.
     """
 
     label_names: tuple[str, ...]
@@ -74,7 +73,7 @@ class Evaluation:
         labels: npt.NDArray[np.int64],
         label_names: tuple[str, ...],
     ) -> Evaluation:
-        """Evaluates the answers for `images`, uint8 `[n, height, width, channels]`, and keeps the worst mistakes."""
+        """Evaluates predictions for `images`, uint8 `[n, height, width, channels]`, and keeps the worst mistakes."""
         wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
         order = np.argsort(probabilities[wrong, labels[wrong]], kind="stable")
         mistakes = wrong[order][:MISTAKES_KEPT]
@@ -100,23 +99,27 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers."""
+        """Share of correct predictions."""
         return float((self.predictions == self.labels).mean())
 
     @property
     def mistake_count(self) -> int:
-        """Number of wrong answers, the kept ones and the others."""
+        """Number of wrong predictions, not only those that are kept."""
         return int((self.predictions != self.labels).sum())
 
     def confusion(self) -> npt.NDArray[np.int64]:
-        """Number of images by true class (row) and answer (column), int64 `[classes, classes]`."""
+        """Counts images by true class (row) and predicted class (column): int64 `[classes, classes]`."""
+        from sklearn.metrics import confusion_matrix
+
         counts: npt.NDArray[np.int64] = confusion_matrix(
             self.labels, self.predictions, labels=np.arange(len(self.label_names))
         )
         return counts
 
     def by_class(self) -> tuple[ClassFigures, ...]:
-        """Precision and recall of each class; 0 where there is nothing to divide by."""
+        """Computes precision and recall of each class; 0 if there is nothing to divide by."""
+        from sklearn.metrics import precision_recall_fscore_support
+
         precision, recall, _, images = precision_recall_fscore_support(
             self.labels, self.predictions, labels=np.arange(len(self.label_names)), zero_division=0
         )
@@ -127,14 +130,13 @@ class Evaluation:
         )
 
     def reliability(self) -> tuple[ReliabilityBin, ...]:
-        """Confidence against accuracy in bins of equal width between 0 and 1; empty ones are left out.
+        """Compares confidence and accuracy in bins of equal width between 0 and 1; empty bins are left out.
 
         Source: Chuan Guo et al., "On Calibration of Modern Neural Networks", 2017, section 2; 15 bins as there.
         """
         right = self.predictions == self.labels
-        # A confidence on a bound belongs to the bin below it.
-        places = np.ceil(self.confidences * RELIABILITY_BINS).astype(int).clip(1, RELIABILITY_BINS)
-        members = (places == place for place in range(1, RELIABILITY_BINS + 1))
+        bins = _bins(self.confidences)
+        members = (bins == number for number in np.unique(bins))
         return tuple(
             ReliabilityBin(
                 images=int(chosen.sum()),
@@ -142,43 +144,46 @@ class Evaluation:
                 accuracy=float(right[chosen].mean()),
             )
             for chosen in members
-            if chosen.any()
         )
 
     def calibration_error(self) -> float:
-        """Expected calibration error: the bins' mean distance of confidence and accuracy, weighed by their images.
-
-        Source: as for `reliability`.
-        """
-        return sum(row.images / len(self.labels) * abs(row.accuracy - row.confidence) for row in self.reliability())
+        """Expected calibration error of these predictions."""
+        return calibration_error(self.probabilities, self.labels)
 
     def save(self, path: Path) -> None:
         """Writes everything to one .npz file."""
-        np.savez_compressed(
-            path,
-            label_names=np.array(self.label_names),
-            labels=self.labels,
-            probabilities=self.probabilities,
-            mistakes=self.mistakes,
-            mistake_images=self.mistake_images,
-        )
+        np.savez_compressed(path, **vars(self))
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
-        """Reads what `save` wrote.
+        """Reads the file that `save` wrote.
 
         Raises:
             OSError: The file can't be read.
-            ValueError: It holds something else.
+            ValueError: It is damaged or of another content.
         """
         try:
             with np.load(path, allow_pickle=False) as stored:
-                return cls(
-                    label_names=tuple(stored["label_names"].tolist()),
-                    labels=stored["labels"],
-                    probabilities=stored["probabilities"],
-                    mistakes=stored["mistakes"],
-                    mistake_images=stored["mistake_images"],
-                )
-        except (KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                return cls(**{**stored, "label_names": tuple(stored["label_names"].tolist())})
+        except (KeyError, TypeError, AttributeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path}: damaged, or not written by digits-train") from error
+
+
+def calibration_error(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
+    """Computes the expected calibration error: mean distance of confidence and accuracy in 15 bins of confidence.
+
+    Source: as for `Evaluation.reliability`; bins are weighted by their images.
+
+    Args:
+        probabilities: float32 `[n, classes]`.
+        labels: int64 `[n]`, the true labels.
+    """
+    confidences = probabilities.max(axis=1).astype(np.float64)
+    surplus = np.bincount(_bins(confidences), weights=confidences - (probabilities.argmax(axis=1) == labels))
+    return float(np.abs(surplus).sum() / len(labels))
+
+
+def _bins(confidences: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    """Numbers of the bins, from 1; a confidence on a bound belongs to the bin below it."""
+    bins: npt.NDArray[np.int64] = np.ceil(confidences * RELIABILITY_BINS).astype(np.int64).clip(1, RELIABILITY_BINS)
+    return bins

@@ -1,4 +1,4 @@
-"""A folder of images as a data set: one sub-folder for each class, named after it."""
+"""A folder of images as a data set, with one sub-folder for each class, named after the class."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from serving.errors import InvalidImage
 from serving.images.decoding import Uint8Array, load_image
 from serving.images.geometry import resize
+from training.errors import DatasetError
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -22,10 +23,6 @@ _LISTED = 5
 _logger = logging.getLogger(__name__)
 
 
-class FolderError(Exception):
-    """A folder that is no data set, or files in it that are no images. Names them."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageFolder:
     """A folder's images.
@@ -33,7 +30,7 @@ class ImageFolder:
     Attributes:
         images: uint8 `[n, height, width, channels]`.
         labels: int64 `[n]`, indices into `label_names`.
-        paths: Of each image, relative to the folder.
+        paths: Path of each image, relative to the folder.
         label_names: Names of the sub-folders, sorted.
     """
 
@@ -43,10 +40,10 @@ class ImageFolder:
     label_names: tuple[str, ...]
 
     def split(self) -> tuple[Uint8Array, Int64Array, Uint8Array, Int64Array]:
-        """Splits into training and test part, the same way wherever and whenever the same files are read.
+        """Splits into a training and a test set; the same files always give the same split.
 
-        An image's place is decided by the digest of its path: within each class the last fifth, at least one image, is
-        the test part. The training part is shuffled by the same digests, so that its end, too, holds every class.
+        Images are sorted by the digest of their path. The last fifth of each class, at least one image, is the test
+        set. The training set keeps that order, so that its end, which validates, contains every class.
 
         Returns:
             Training images and labels, test images and labels.
@@ -67,19 +64,19 @@ def read_folder(
 
     Args:
         path: The folder.
-        image_shape: Height, width and channels that images are brought to, by plain resizing; by default they keep
-            their size, which must be the same for all, and are gray where all of them are.
-        skip_unreadable: Leave out files that are no images, with a warning, in place of refusing the folder.
+        image_shape: Height, width and channels to which images are resized, without keeping their proportions. By
+            default they keep their own, which must be the same for all.
+        skip_unreadable: Leave out files that are not images, with a warning, instead of refusing the folder.
 
     Raises:
-        FolderError: Fewer than two classes, a class with fewer than two images, unreadable files or clashing sizes.
+        DatasetError: Fewer than two classes, a class with fewer than two images, unreadable files or different sizes.
     """
     try:
         classes = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
-        raise FolderError(f"{path}: {error.strerror}") from error
+        raise DatasetError(f"{path}: {error.strerror}") from error
     if len(classes) < 2:
-        raise FolderError(f"{path}: {len(classes)} sub-folders, but a data set needs at least two, one for each class")
+        raise DatasetError(f"{path}: {len(classes)} sub-folders, but a data set needs at least two, one for each class")
     images: list[Uint8Array] = []
     labels: list[int] = []
     paths: list[str] = []
@@ -97,7 +94,7 @@ def read_folder(
     _check_readable(path, unreadable, skip_unreadable)
     for label, directory in enumerate(classes):
         if labels.count(label) < 2:
-            raise FolderError(f"{directory}: {labels.count(label)} images, but a class needs at least two")
+            raise DatasetError(f"{directory}: {labels.count(label)} images, but a class needs at least two")
     return ImageFolder(
         images=_stacked(images, paths, path),
         labels=np.array(labels, dtype=np.int64),
@@ -111,19 +108,19 @@ def _check_readable(path: Path, unreadable: list[str], skip: bool) -> None:
         return
     listed = "\n  ".join([*unreadable[:_LISTED], *(["…"] if len(unreadable) > _LISTED else [])])
     if not skip:
-        raise FolderError(
-            f"{path}: {len(unreadable)} files are no readable images (--skip-unreadable leaves them out):\n  {listed}"
+        raise DatasetError(
+            f"{path}: {len(unreadable)} files are not readable images (--skip-unreadable leaves them out):\n  {listed}"
         )
-    _logger.warning("%s: left out %d files that are no readable images:\n  %s", path, len(unreadable), listed)
+    _logger.warning("%s: left out %d files that are not readable images:\n  %s", path, len(unreadable), listed)
 
 
 def _stacked(images: list[Uint8Array], paths: list[str], folder: Path) -> Uint8Array:
     first = images[0].shape
     for image, path in zip(images, paths, strict=True):
         if image.shape != first:
-            raise FolderError(
+            raise DatasetError(
                 f"{folder}: images of different sizes: {paths[0]} has {_size(first)}, {path} has {_size(image.shape)}; "
-                "--image-size HEIGHTxWIDTHxCHANNELS brings them to one"
+                "--image-size HEIGHTxWIDTHxCHANNELS resizes them all"
             )
     return np.stack(images)
 

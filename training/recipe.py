@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
-
-import keras
 
 from training.augmentation import Augmentation
 from training.distillation import Distillation
-from training.schedule import OneCycle
-from training.smoothing import SmoothedCrossentropy
 
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "one_cycle", "inverse_time")
@@ -21,21 +16,21 @@ class Recipe:
     """How a network is trained.
 
     Attributes:
-        name: What `--recipe` calls it.
+        name: Its name for `--recipe`.
         epochs: Passes over the training part.
-        batch_size: Images a step.
-        learning_rate: The optimizer's; of a schedule, the highest.
+        batch_size: Images per step.
+        learning_rate: Of the optimizer; the highest one of a schedule.
         source: Where the recipe comes from.
         validation_fraction: Share of the training set that is held out, taken from its end.
         optimizer: `adam`, or `sgd` with Nesterov momentum of 0.9.
-        schedule: `constant`; `one_cycle`, up and down over the whole run; `inverse_time`, Keras's former `decay`: the
-            rate of step t is `learning_rate / (1 + decay * t)`.
-        decay: Of `inverse_time`.
+        schedule: `constant`; `one_cycle`, up and down over the whole run; or `inverse_time`, Keras's former `decay`:
+            the rate at step t is `learning_rate / (1 + decay * t)`.
+        decay: Decay of `inverse_time`.
         augmentation: Random changes of the training images.
-        label_smoothing: Probability that the loss spreads over all classes; the history's losses contain it.
-        dropout: Rate of all of the network's dropout layers; None leaves them as the network has them. They act during
-            training alone: what is exported is the same.
-        distillation: A larger network to learn from; None for none.
+        label_smoothing: Probability that the loss spreads over all classes; the losses in the history include it.
+        dropout: Rate of all dropout layers of the network; None keeps the network's own rates. Dropout acts only during
+            training: the exported network is the same.
+        distillation: How a larger network teaches this one; None for no teacher.
     """
 
     name: str
@@ -62,39 +57,13 @@ class Recipe:
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError("dropout must be at least 0 and below 1")
         if self.distillation and self.label_smoothing:
-            raise ValueError("a teacher's targets are not smoothed besides")
+            raise ValueError("label_smoothing does not apply to a teacher's targets: leave it 0")
         if self.optimizer not in OPTIMIZERS or self.schedule not in SCHEDULES:
-            raise ValueError(f"optimizer must be of {OPTIMIZERS}, schedule of {SCHEDULES}")
+            raise ValueError(f"optimizer must be one of {OPTIMIZERS}, schedule one of {SCHEDULES}")
 
     def with_epochs(self, epochs: int | None) -> Recipe:
-        """The same recipe over another number of epochs; itself where that is None."""
+        """Returns the recipe with another number of epochs; None changes nothing."""
         return self if epochs is None else replace(self, epochs=epochs)
-
-    def compile(self, model: keras.Model, *, images: int) -> None:
-        """Gives the model its optimizer, loss, metrics and rate of dropout.
-
-        Args:
-            model: The network.
-            images: Number of images that it will be fitted to; decides the length of a schedule.
-        """
-        rate = self._rate(steps=self.epochs * math.ceil(images / self.batch_size))
-        if self.optimizer == "sgd":
-            optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
-        else:
-            optimizer = keras.optimizers.Adam(rate)
-        for layer in model.layers:
-            if isinstance(layer, keras.layers.Dropout) and self.dropout is not None:
-                layer.rate = self.dropout
-        loss: str | SmoothedCrossentropy
-        loss = "categorical_crossentropy" if self.distillation else SmoothedCrossentropy(self.label_smoothing)
-        model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
-
-    def _rate(self, steps: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
-        if self.schedule == "one_cycle":
-            return OneCycle(self.learning_rate, steps)
-        if self.schedule == "inverse_time":
-            return keras.optimizers.schedules.InverseTimeDecay(self.learning_rate, decay_steps=1, decay_rate=self.decay)
-        return self.learning_rate
 
 
 PUBLISHED = Recipe(name="published", epochs=15, source="keras.io/examples/vision/mnist_convnet")
@@ -120,7 +89,7 @@ ACCURATE = Recipe(
     source="ours: one long cycle, small batches, random shifts, rotations and sizes, label smoothing",
 )
 
-# Where an architecture was published with a recipe of its own.
+# Architectures that were published with a recipe of their own.
 _PUBLISHED_WITH = {
     "convnet_5x5_binary": Recipe(
         name="published",
@@ -133,8 +102,8 @@ _PUBLISHED_WITH = {
     ),
 }
 
-# Networks that the general recipe does not suit. The smallest one learns more from a larger one, with little dropout;
-# with batch normalisation, larger batches and fewer epochs do.
+# Networks that the general recipe does not suit. The smallest network learns most from a larger one and with little
+# dropout. A network with batch normalisation needs fewer epochs and larger batches.
 _ACCURATE_WITH = {
     "mnist_convnet": replace(
         ACCURATE,
@@ -161,11 +130,11 @@ def recipe_for(name: str | None, architecture: str) -> Recipe:
     """Finds a recipe.
 
     Args:
-        name: One of `NAMES`; None for the network's default: `fast` where that is better, else `published`.
-        architecture: The network; `published` and `accurate` differ between them.
+        name: One of `NAMES`; None for the default of the network: `fast` for `mnist_convnet`, else `published`.
+        architecture: Name of the network; `published` and `accurate` differ between networks.
 
     Raises:
-        KeyError: No such recipe.
+        KeyError: There is no such recipe.
     """
     name = name or ("fast" if architecture == "mnist_convnet" else "published")
     if name == "published":

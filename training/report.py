@@ -1,10 +1,10 @@
-"""The report of one run or of several: a self-contained HTML page, and its pictures as PNG files beside it."""
+"""The report of one or several runs: a self-contained HTML page, and its charts as PNG files beside it."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jinja2
@@ -12,24 +12,27 @@ from matplotlib.figure import Figure
 
 from training import charts
 from training.comparison import group, same_test
-from training.record import RunRecord
+from training.run_record import RunRecord
 
 PAGE_FILE = "report.html"
 
+# Prints a line for the user.
+Echo = Callable[[object], object]
+
 
 def write_report(runs: Mapping[str, RunRecord], directory: Path) -> Path:
-    """Writes `report.html` and the pictures that it holds, and returns the page's path.
+    """Writes `report.html` and its charts, and returns the path of the page.
 
-    The page loads nothing: its pictures are part of it. For one run it has learning curves, confusion matrix, precision
-    and recall by class, the worst mistakes, calibration and the parameters of each layer; for several the curves
-    together, the figures side by side, mean and spread over seeds, and the parameters of each network.
+    The page embeds its charts and loads nothing. For one run it shows learning curves, confusion matrix, precision and
+    recall by class, the worst mistakes, calibration and the parameters of each layer. For several runs it shows their
+    learning curves and metrics together, mean and spread over seeds, and the parameters of each network.
 
     Args:
-        runs: One record or more, by the name that the page calls it.
-        directory: Is made where it is missing.
+        runs: One or more records, by the name that the page shows.
+        directory: Directory for the files; created if missing.
 
     Raises:
-        OSError: Can't write there.
+        OSError: The files can't be written.
     """
     records = list(runs.values())
     single = records[0] if len(records) == 1 else None
@@ -43,7 +46,7 @@ def write_report(runs: Mapping[str, RunRecord], directory: Path) -> Path:
     groups = group(records)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # names of classes are names of folders, which may hold anything
+        autoescape=True,  # class names are folder names, which may contain anything
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -65,8 +68,20 @@ def write_report(runs: Mapping[str, RunRecord], directory: Path) -> Path:
     return path
 
 
+def write_comparison(runs: Mapping[str, RunRecord], directory: Path, echo: Echo) -> None:
+    """Prints mean and spread of runs that differ only in their seed, and writes the report that compares all runs."""
+    for each in group(list(runs.values())):
+        if len(each.runs) > 1:
+            echo(
+                f"{each.title}, seeds {', '.join(map(str, each.seeds))}: test accuracy mean {each.test.mean:.3%}, "
+                f"lowest {each.test.minimum:.2%}, standard deviation {each.test.deviation:.3%}; "
+                f"validation mean {each.validation.mean:.3%}; {each.seconds.mean:.0f} s each"
+            )
+    echo(write_report(runs, directory))
+
+
 def _one_of_each_network(records: list[RunRecord]) -> list[RunRecord]:
-    """Networks that differ in normalisation or weights only have the same table."""
+    """Networks that differ only in normalisation or weights have the same table."""
     first: dict[tuple[str, int], RunRecord] = {}
     for record in records:
         first.setdefault((record.metrics["architecture"], record.metrics["parameters"]), record)

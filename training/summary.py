@@ -1,14 +1,18 @@
-"""A network explained: for each layer where its shape, its parameters and its work come from, numbers in place."""
+"""A network explained: for each layer, where its shape, parameters and work come from, with the numbers filled in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
-import keras
-from keras import layers
+from training.architectures import Layer
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,18 +22,18 @@ class LayerSummary:
     Attributes:
         name: The layer's name.
         kind: Its Keras class.
-        shape: Its output's shape without the batch: height, width, channels, or units.
-        shape_reason: How the shape comes about; empty where it is the input's.
+        shape: Shape of its output without the batch: height, width, channels, or units.
+        shape_reason: How the shape is computed; empty if it is the input's.
         trainable: Parameters that training changes by gradient.
         non_trainable: Parameters that it does not.
-        formula: How both together are computed; empty where there are none.
-        note: Why it has no parameters, or why some are not trainable; empty where nothing needs saying.
+        formula: How both together are counted; empty if there are none.
+        note: Why it has no parameters, or why some are not trainable; empty if nothing needs saying.
         macs: Multiply-accumulates for one image.
     """
 
     name: str
     kind: str
-    shape: tuple[int, ...]
+    shape: Shape
     shape_reason: str = ""
     trainable: int = 0
     non_trainable: int = 0
@@ -39,21 +43,70 @@ class LayerSummary:
 
     @property
     def parameters(self) -> int:
-        """Trainable and not."""
+        """All parameters, trainable or not."""
         return self.trainable + self.non_trainable
 
 
-def summarise(model: keras.Model) -> tuple[LayerSummary, ...]:
-    """Explains every layer of a network of the catalogue's kinds.
+def summarise(layers: Iterable[Layer], image_shape: Shape) -> tuple[LayerSummary, ...]:
+    """Explains every layer of a network. Does not import Keras.
+
+    Args:
+        layers: The layers, from first to last.
+        image_shape: Height, width and channels of the images.
 
     Raises:
-        TypeError: A layer of a kind that is not known here.
+        ValueError: A layer of a kind, or with an option, that has no explanation here.
     """
-    return tuple(_explain(layer) for layer in model.layers)
+    rows, shape = [], image_shape
+    for layer in layers:
+        name = layer.config["name"]
+        if layer.kind not in _EXPLAINERS:
+            raise ValueError(f"{name}: no explanation is known for a {layer.kind}")
+        explain, required = _EXPLAINERS[layer.kind]
+        for option, value in required.items():
+            found = layer.config.get(option, value)
+            if (list(found) if isinstance(found, tuple) else found) != value:
+                raise ValueError(f"{name}: no explanation is known for a {layer.kind} with {option} = {found}")
+        rows.append(LayerSummary(name=name, kind=layer.kind, **{"shape": shape, **explain(layer.config, shape)}))
+        shape = rows[-1].shape
+    return tuple(rows)
+
+
+def summarise_config(config: Mapping[str, Any]) -> tuple[LayerSummary, ...]:
+    """Explains a Keras model by its configuration.
+
+    Args:
+        config: `get_config()` of a `keras.Sequential`.
+
+    Raises:
+        ValueError: As for `summarise`.
+    """
+    images, *layers = config["layers"]
+    _, *image_shape = images["config"].get("batch_shape") or [None, None]
+    if None in image_shape:
+        raise ValueError("the network does not state the size of its images")
+    return summarise((Layer(layer["class_name"], layer["config"]) for layer in layers), tuple(image_shape))
+
+
+def summarise_file(path: Path) -> tuple[LayerSummary, ...]:
+    """Explains a `.keras` file by the configuration in it.
+
+    Raises:
+        OSError: The file can't be read.
+        ValueError: It is not a `.keras` file of a `keras.Sequential`; or as for `summarise`.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            document = json.loads(archive.read("config.json"))
+        if document["class_name"] != "Sequential":
+            raise ValueError("not a chain of layers (keras.Sequential)")
+        return summarise_config(document["config"])
+    except (zipfile.BadZipFile, json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
+        raise ValueError("not a .keras file, or a damaged one") from error
 
 
 def render(summaries: tuple[LayerSummary, ...]) -> str:
-    """Lays the explanation out as a table with totals."""
+    """Renders the explanation as a table with totals."""
     total = sum(row.parameters for row in summaries)
     cells = [("layer", "output", "parameters", "share", "multiply-adds", "why")]
     for row in summaries:
@@ -62,17 +115,8 @@ def render(summaries: tuple[LayerSummary, ...]) -> str:
         macs = f"{row.macs:,}" if row.macs else ""
         cells.append((f"{row.name} ({row.kind})", _times(row.shape), f"{row.parameters:,}", share, macs, why))
     widths = [max(len(line[column]) for line in cells) for column in range(5)]
-    lines = [
-        "  ".join(
-            [
-                f"{line[0]:<{widths[0]}}",
-                f"{line[1]:<{widths[1]}}",
-                *(f"{line[column]:>{widths[column]}}" for column in (2, 3, 4)),
-                line[5],
-            ]
-        ).rstrip()
-        for line in cells
-    ]
+    form = "  ".join(f"{{:{align}{width}}}" for align, width in zip("<<>>>", widths, strict=True)) + "  {}"
+    lines = [form.format(*line).rstrip() for line in cells]
     trainable = sum(row.trainable for row in summaries)
     largest = max(summaries, key=lambda row: row.parameters)
     return "\n".join(
@@ -80,106 +124,108 @@ def render(summaries: tuple[LayerSummary, ...]) -> str:
             *lines,
             "",
             f"parameters: {total:,}, trainable {trainable:,}, not trainable {total - trainable:,}",
-            f"most of them: {largest.name} with {largest.parameters:,}, {largest.parameters / total:.1%}",
+            f"most of them: {largest.name} with {largest.parameters:,}, {largest.parameters / (total or 1):.1%}",
             f"multiply-adds for one image: {sum(row.macs for row in summaries):,}",
         ]
     )
 
 
-def _explain(layer: Any) -> LayerSummary:
-    for kind, explain in _EXPLAINERS.items():
-        if isinstance(layer, kind):
-            shape = tuple(layer.output.shape[1:])
-            return LayerSummary(name=layer.name, kind=type(layer).__name__, shape=shape, **explain(layer))
-    raise TypeError(f"{layer.name}: no explanation is known for a {type(layer).__name__}")
-
-
-def _conv(layer: Any) -> dict[str, Any]:
-    height, width = layer.kernel_size
-    channels, filters = layer.input.shape[-1], layer.filters
-    bias = " + 1" if layer.use_bias else ""
+def _conv(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    (height, width), channels, filters = config["kernel_size"], shape[-1], config["filters"]
+    size, reason = _window(shape, config["kernel_size"], config["strides"], config["padding"])
+    bias = " + 1" if config["use_bias"] else ""
     inputs = height * width * channels
-    count = (inputs + layer.use_bias) * filters
+    count = (inputs + config["use_bias"]) * filters
     return {
+        "shape": (*size, filters),
         "formula": f"({height}·{width}·{channels}{bias})·{filters} = {count:,}",
-        "shape_reason": _window(layer.input.shape[1:3], layer.kernel_size, layer.strides, layer.padding),
+        "shape_reason": reason,
         "trainable": count,
-        "macs": inputs * filters * prod(layer.output.shape[1:3]),
+        "macs": inputs * filters * prod(size),
     }
 
 
-def _dense(layer: Any) -> dict[str, Any]:
-    inputs, units = layer.input.shape[-1], layer.units
-    bias = " + 1" if layer.use_bias else ""
-    count = (inputs + layer.use_bias) * units
-    return {"formula": f"({inputs}{bias})·{units} = {count:,}", "trainable": count, "macs": inputs * units}
+def _dense(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    inputs, units = shape[-1], config["units"]
+    bias = " + 1" if config["use_bias"] else ""
+    count = (inputs + config["use_bias"]) * units
+    return {
+        "shape": (*shape[:-1], units),
+        "formula": f"({inputs}{bias})·{units} = {count:,}",
+        "trainable": count,
+        "macs": inputs * units,
+    }
 
 
-def _batch_norm(layer: Any) -> dict[str, Any]:
-    channels = layer.input.shape[layer.axis]
+def _batch_norm(_: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    channels = shape[-1]
     return {
         "formula": f"4·{channels} = {4 * channels:,}",
         "note": f"{2 * channels:,} trained (scale and offset), {2 * channels:,} not (moving mean and variance follow "
         "the batches, no gradient reaches them)",
         "trainable": 2 * channels,
         "non_trainable": 2 * channels,
-        "macs": prod(layer.output.shape[1:]),
+        "macs": prod(shape),
     }
 
 
-def _pool(layer: Any) -> dict[str, Any]:
-    reason = _window(layer.input.shape[1:3], layer.pool_size, layer.strides, layer.padding)
-    return {"shape_reason": reason, "note": "takes the largest, learns nothing"}
+def _pool(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    size, reason = _window(shape, config["pool_size"], config["strides"], config["padding"])
+    return {"shape": (*size, shape[-1]), "shape_reason": reason, "note": "takes the largest, learns nothing"}
 
 
-def _flatten(layer: Any) -> dict[str, Any]:
-    shape = layer.input.shape[1:]
-    return {"shape_reason": f"{'·'.join(map(str, shape))} = {prod(shape):,}", "note": "only arranges values"}
+def _flatten(_: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    reason = f"{'·'.join(map(str, shape))} = {prod(shape):,}"
+    return {"shape": (prod(shape),), "shape_reason": reason, "note": "only arranges values"}
 
 
-def _average(layer: Any) -> dict[str, Any]:
-    height, width, channels = layer.input.shape[1:]
-    return {"shape_reason": f"the mean of {height}·{width} values for each of {channels} channels"}
+def _average(_: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    height, width, channels = shape
+    reason = f"the mean of {height}·{width} values for each of {channels} channels"
+    return {"shape": (channels,), "shape_reason": reason}
 
 
-def _rescaling(_: Any) -> dict[str, Any]:
+def _rescaling(_: Mapping[str, Any], __: Shape) -> dict[str, Any]:
     return {"note": "constants, not parameters"}
 
 
-def _dropout(layer: Any) -> dict[str, Any]:
-    return {"note": f"drops {layer.rate:.0%} of the values while training, has nothing to learn"}
+def _dropout(config: Mapping[str, Any], _: Shape) -> dict[str, Any]:
+    return {"note": f"drops {config['rate']:.0%} of the values while training, has nothing to learn"}
 
 
-def _activation(_: Any) -> dict[str, Any]:
+def _activation(_: Mapping[str, Any], __: Shape) -> dict[str, Any]:
     return {"note": "a fixed function"}
 
 
-def _window(size: Any, window: Any, strides: Any, padding: str) -> str:
-    """How a convolution or pooling changes height and width; one text where both change alike."""
-    texts = []
-    for side, length, stride in zip(size, window, strides, strict=True):
+def _window(shape: Shape, window: Any, strides: Any, padding: str) -> tuple[Shape, str]:
+    """How a convolution or pooling changes height and width, and why; one reason if it is the same for both."""
+    results, reasons = [], []
+    for side, length, stride in zip(shape[:2], window, strides, strict=True):
         if padding == "same":
             result = -(-side // stride)
-            texts.append(f"same: {side}" if stride == 1 else f"same: ⌈{side} / {stride}⌉ = {result}")
-        elif stride == 1:
-            texts.append(f"valid: {side} − {length} + 1 = {side - length + 1}")
+            reasons.append(f"same: {side}" if stride == 1 else f"same: ⌈{side} / {stride}⌉ = {result}")
         else:
-            texts.append(f"valid: ⌊({side} − {length}) / {stride}⌋ + 1 = {(side - length) // stride + 1}")
-    return texts[0] if texts[0] == texts[1] else f"{texts[0]} high, {texts[1]} wide"
+            result = (side - length) // stride + 1
+            quotient = f"{side} − {length}" if stride == 1 else f"⌊({side} − {length}) / {stride}⌋"
+            reasons.append(f"valid: {quotient} + 1 = {result}")
+        results.append(result)
+    return tuple(results), reasons[0] if reasons[0] == reasons[1] else f"{reasons[0]} high, {reasons[1]} wide"
 
 
-def _times(shape: tuple[int, ...]) -> str:
+def _times(shape: Shape) -> str:
     return " x ".join(map(str, shape))
 
 
-_EXPLAINERS: dict[Any, Callable[[Any], dict[str, Any]]] = {
-    layers.Conv2D: _conv,
-    layers.Dense: _dense,
-    layers.BatchNormalization: _batch_norm,
-    layers.MaxPooling2D: _pool,
-    layers.Flatten: _flatten,
-    layers.GlobalAveragePooling2D: _average,
-    layers.Rescaling: _rescaling,
-    layers.Dropout: _dropout,
-    layers.Activation: _activation,
+# By kind of layer: what explains it, and the only values of options for which that explanation is true.
+_NHWC = {"data_format": "channels_last"}
+_EXPLAINERS: dict[str, tuple[Callable[[Mapping[str, Any], Shape], dict[str, Any]], dict[str, Any]]] = {
+    "Conv2D": (_conv, {**_NHWC, "dilation_rate": [1, 1], "groups": 1}),
+    "Dense": (_dense, {}),
+    "BatchNormalization": (_batch_norm, {"axis": -1, "center": True, "scale": True}),
+    "MaxPooling2D": (_pool, _NHWC),
+    "Flatten": (_flatten, _NHWC),
+    "GlobalAveragePooling2D": (_average, {**_NHWC, "keepdims": False}),
+    "Rescaling": (_rescaling, {}),
+    "Dropout": (_dropout, {}),
+    "Activation": (_activation, {}),
 }

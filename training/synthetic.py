@@ -1,7 +1,7 @@
-"""Digits drawn by the project itself, so that the whole path runs where no data set can be had.
+"""Digits drawn by the project, so that training, export and serving can run without a data set.
 
-Each digit is a few strokes through control points. The points are shifted, the figure slanted, turned and stretched
-by a seeded generator, the strokes drawn large and laid out as MNIST does.
+Each digit is a few strokes through control points. A seeded generator shifts the points and slants, turns and stretches
+the figure. The strokes are drawn large, then scaled and centred as in MNIST.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CANVAS = 96
 _FloatArray = npt.NDArray[np.float64]
 _Strokes = list[list[tuple[float, float]]]
 
-# For each digit the ways in which people write it: strokes as control points, x to the right and y down, in 0 to 1.
+# The ways in which people write each digit: control points of strokes, x to the right, y down, from 0 to 1.
 _SHAPES: dict[int, list[_Strokes]] = {
     0: [[[(0.55, 0.0), (0.15, 0.2), (0.1, 0.7), (0.45, 1.0), (0.85, 0.75), (0.85, 0.25), (0.55, 0.0), (0.4, 0.05)]]],
     1: [
@@ -73,11 +73,11 @@ _SHAPES: dict[int, list[_Strokes]] = {
 
 
 def draw_digit(digit: int, generator: np.random.Generator) -> Uint8Array:
-    """Draws one digit in a hand of its own.
+    """Draws one digit with random variation.
 
     Args:
         digit: 0 to 9.
-        generator: Source of the variation; the same state draws the same digit.
+        generator: Source of the variation; the same state gives the same digit.
 
     Returns:
         uint8 `[28, 28]`, light ink on black.
@@ -105,7 +105,7 @@ def draw_digits(count: int, *, seed: int) -> tuple[Uint8Array, npt.NDArray[np.in
 
     Args:
         count: Number of images.
-        seed: The same seed draws the same images with the same release of Pillow.
+        seed: The same seed and the same release of Pillow give the same images.
 
     Returns:
         Images, uint8 `[count, 28, 28, 1]`, and labels, int64 `[count]`.
@@ -117,7 +117,7 @@ def draw_digits(count: int, *, seed: int) -> tuple[Uint8Array, npt.NDArray[np.in
 
 
 def _smooth(points: _FloatArray, steps: int = 8) -> _FloatArray:
-    """A Catmull-Rom spline through the points (Catmull and Rom, 1974), `steps` points between each two."""
+    """Interpolates a Catmull-Rom spline (Catmull and Rom, 1974), with `steps` points between neighbouring points."""
     padded = np.vstack([2 * points[0] - points[1], points, 2 * points[-1] - points[-2]])
     before, start, end, after = padded[:-3, None], padded[1:-2, None], padded[2:-1, None], padded[3:, None]
     t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]

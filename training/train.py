@@ -1,4 +1,4 @@
-"""One training run, from a data set to a directory with the model and its record."""
+"""One training run: from a data set to a directory with the model and its record."""
 
 from __future__ import annotations
 
@@ -18,30 +18,28 @@ import numpy.typing as npt
 import tensorflow
 
 from training.architectures import ARCHITECTURES
-from training.augmentation import AugmentedBatches
+from training.batches import AugmentedBatches, DistillationBatches
+from training.callbacks import BestWeights, NonFiniteLoss
+from training.compilation import compile_model
 from training.datasets import Dataset
-from training.distillation import TaughtBatches, one_hot
+from training.distillation import one_hot
+from training.errors import TrainingError
 from training.evaluation import Evaluation
 from training.normalisation import normalisation_layer
 from training.recipe import Recipe
-from training.record import EVALUATION_FILE, METRICS_FILE, RunRecord
-from training.safekeeping import BestWeights, LossNotANumber
-from training.summary import summarise
+from training.run_record import EVALUATION_FILE, METRICS_FILE, RunRecord
+from training.summary import summarise_config
 
 MODEL_FILE = "model.keras"
 
 
-class TrainingError(Exception):
-    """A run that can't be made as asked."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingRun:
-    """A finished run: the network and everything that is known about how it came about.
+    """A finished run.
 
     Attributes:
         model: From uint8 `[batch, height, width, channels]` to probabilities `[batch, classes]`.
-        record: What was done and what came of it, the digest of the saved model aside.
+        record: How it was trained and how well it does; without the digest of the saved model.
     """
 
     model: keras.Model
@@ -49,11 +47,11 @@ class TrainingRun:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The record's metrics."""
+        """The metrics in the record."""
         return self.record.metrics
 
     def save(self, directory: Path) -> Path:
-        """Writes `model.keras` and the record, each file whole or not at all, and returns the model's path."""
+        """Writes `model.keras` and the record, each file completely or not at all; returns the path of the model."""
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory, prefix=".saving-") as name:
             scratch = Path(name)
@@ -76,24 +74,24 @@ def train(
     teacher: keras.Model | None = None,
     verbose: int = 2,
 ) -> TrainingRun:
-    """Trains one network. The test part is used once, after the last step, and chooses nothing.
+    """Trains one network. The test set is used once, after the last step, and decides nothing.
 
     Args:
-        dataset: What to learn.
+        dataset: The data.
         architecture: A name in `ARCHITECTURES`.
         recipe: Epochs, batch size, optimizer.
-        seed: Seeds Python, NumPy and TensorFlow: initial weights, dropout and the order of the images.
+        seed: Seed of Python, NumPy and TensorFlow: initial weights, dropout and the order of the images.
         normalisation: What the first layer does, one of `NORMALISATIONS`.
-        limit: Use only the first so many training images.
-        teacher: What a recipe with a distillation learns from; must not have learnt the images that are held out.
-        verbose: Keras's progress: 0 none, 1 a bar, 2 a line for each epoch.
+        limit: Use only this many training images, the first ones; None for all.
+        teacher: The teacher of a recipe with distillation. It must not have been trained on the held-out images.
+        verbose: Progress that Keras shows: 0 none, 1 a bar, 2 a line per epoch.
 
-    A run that is interrupted (KeyboardInterrupt) or whose loss stops being a number ends with the weights of its best
-    epoch, and `metrics["stopped"]` says so.
+    A run that is interrupted (KeyboardInterrupt) or whose loss is no longer finite ends with the weights of its best
+    epoch; `metrics["stopped"]` then says why.
 
     Raises:
-        TrainingError: Too few images for the recipe, a teacher of other images or classes, or stopped before the first
-            epoch had ended.
+        TrainingError: There are too few images for the recipe, the teacher is for other images or classes, or the run
+            stopped before the first epoch ended.
     """
     keras.utils.set_random_seed(seed)
     images, labels = dataset.train_images[:limit], dataset.train_labels[:limit]
@@ -106,7 +104,7 @@ def train(
         classes,
         normalisation=normalisation_layer(normalisation, images[:fitted]),
     )
-    recipe.compile(model, images=fitted)
+    compile_model(model, recipe, images=fitted)
     started = time.monotonic()
     batches = _batches(recipe, images[:fitted], labels[:fitted], classes, teacher, seed)
     held_out_labels = one_hot(labels[fitted:], classes) if recipe.distillation else labels[fitted:]
@@ -120,13 +118,13 @@ def train(
             callbacks=[best],
             verbose=verbose,
         )
-    except (KeyboardInterrupt, LossNotANumber) as interruption:
+    except (KeyboardInterrupt, NonFiniteLoss) as interruption:
         stopped = str(interruption) or f"interrupted after {len(best.history.get('loss', []))} epochs"
         if not best.best_epoch:
-            raise TrainingError(f"{stopped}; no epoch had ended, so there are no weights to keep") from interruption
+            raise TrainingError(f"{stopped}; no epoch had ended, so no weights are kept") from interruption
         best.restore()
     seconds = time.monotonic() - started
-    # With the plain loss the figures of all recipes compare, and the saved file loads without this package.
+    # The plain loss makes the losses of all recipes comparable, and the saved file loads without this package.
     model.compile(optimizer="sgd", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     validation = _evaluate(model, images[fitted:], labels[fitted:])
     test = _evaluate(model, dataset.test_images, dataset.test_labels)
@@ -137,7 +135,7 @@ def train(
         "seed": seed,
         "teacher": None if teacher is None else {"name": teacher.name, "parameters": teacher.count_params()},
         "parameters": model.count_params(),
-        "layers": [dataclasses.asdict(layer) for layer in summarise(model)],
+        "layers": [dataclasses.asdict(layer) for layer in summarise_config(model.get_config())],
         "data": {
             "source": dataset.source,
             "options": dict(dataset.options),
@@ -152,7 +150,7 @@ def train(
             "preparation": dataset.preparation,
         },
         "history": best.history,
-        # Why the run ended before its time, with the weights of its best epoch; null where it ended as it should.
+        # Why the run ended early, with the weights of its best epoch; null if it ran to its end.
         "stopped": stopped,
         "validation": validation,
         "test": test,
@@ -186,13 +184,13 @@ def _batches(
     if recipe.distillation is None:
         return AugmentedBatches(images, labels, **changes)
     if teacher is None:
-        raise TrainingError(f"the recipe {recipe.name} needs a teacher, a {recipe.distillation.teacher}")
+        raise TrainingError(f"the recipe {recipe.name} needs a teacher, {recipe.distillation.teacher}")
     if teacher.input_shape[1:] != images.shape[1:] or teacher.output_shape[1:] != (classes,):
         raise TrainingError(
-            f"the teacher takes images of {teacher.input_shape[1:]} and knows {teacher.output_shape[-1]} classes, "
+            f"the teacher takes images of {teacher.input_shape[1:]} and has {teacher.output_shape[-1]} classes, "
             f"the data have images of {images.shape[1:]} and {classes} classes"
         )
-    return TaughtBatches(images, labels, teacher=teacher, distillation=recipe.distillation, **changes)
+    return DistillationBatches(images, labels, teacher=teacher, distillation=recipe.distillation, **changes)
 
 
 def _evaluate(model: keras.Model, images: Any, labels: Any) -> dict[str, float]:

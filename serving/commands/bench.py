@@ -222,8 +222,7 @@ def _require(*modules: str) -> None:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise click.ClickException(
-                f"{error.name} is not installed; digits-bench needs the extra bench: "
-                "pip install 'digits-serving[bench]'"
+                f"{error.name} is not installed; digits-bench needs the extra bench: pip install '.[bench]'"
             ) from error
 
 

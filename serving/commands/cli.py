@@ -71,7 +71,7 @@ def errors_in_one_line(what: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise click.ClickException(
-            f"{error.name} is not installed; {what} needs the extra cpu or gpu: pip install 'digits-serving[cpu]'"
+            f"{error.name} is not installed; {what} needs the extra cpu or gpu: pip install '.[cpu]'"
         ) from error
     except ImportError as error:
         raise click.ClickException(f"an installed package can't be imported: {error}") from error

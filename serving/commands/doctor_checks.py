@@ -91,7 +91,7 @@ def _packages() -> Iterator[Finding]:
         text = f"onnxruntime imports as {RUNTIME_VERSION}, but {installed or 'none'} is installed"
         yield Finding("packages", NOTE, text)
     if not versions["uvloop"]:
-        text = "without uvloop, each call takes a third more processor time: pip install 'digits-serving[uvloop]'"
+        text = "without uvloop, each call takes a third more processor time: pip install '.[uvloop]'"
         yield Finding("packages", NOTE, text)
 
 

@@ -191,7 +191,7 @@ def main(**options: Any) -> None:
     except ModuleNotFoundError as error:
         extra = {"onnxruntime": "cpu", "ray": "ray"}.get(error.name or "", "score")
         raise click.ClickException(
-            f"{error.name} is not installed; this needs the extra {extra}: pip install 'digits-serving[{extra}]'"
+            f"{error.name} is not installed; this needs the extra {extra}: pip install '.[{extra}]'"
         ) from error
     except KeyboardInterrupt:
         raise click.ClickException("interrupted; --resume continues the run") from None

@@ -44,7 +44,7 @@ def unavailable_reason() -> str | None:
         )
     if missing := [name for name in LIBRARIES if not _loads(name)]:
         return (
-            f"libraries are missing: {', '.join(missing)}; pip install 'digits-serving[gpu]' installs them, "
+            f"libraries are missing: {', '.join(missing)}; pip install '.[gpu]' installs them, "
             "or install CUDA 13 and cuDNN 9 yourself"
         )
     return None

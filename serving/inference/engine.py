@@ -215,7 +215,7 @@ def open_buckets(session: onnxruntime.InferenceSession, *, device: tuple[str, in
 def cuda_unavailable_reason() -> str | None:
     """Returns one sentence on why CUDA can't run here and how to fix it, or None if it can."""
     if CUDA not in onnxruntime.get_available_providers():
-        return "the installed onnxruntime is the CPU wheel; in a new environment, pip install 'digits-serving[gpu]'"
+        return "the installed onnxruntime is the CPU wheel; in a new environment, pip install '.[gpu]'"
     onnxruntime.preload_dlls()  # the loader does not search the CUDA libraries' wheels
     return cuda.unavailable_reason()
 

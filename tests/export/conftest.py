@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
+
+
+@pytest.fixture(scope="session")
+def digits_export(synthetic_run: Path) -> Callable[..., Result]:
+    """Runs the command in this process: starting TensorFlow anew for each would take most of the time."""
+    from export.__main__ import main
+
+    def run(*arguments: object, model: Path = synthetic_run / "model.keras") -> Result:
+        return CliRunner().invoke(main, [str(model), *map(str, arguments)])
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from export.calibration import calibrate, calibration_error, fit_temperature, softmax
+from export.calibration import calibrate, fit_temperature, softmax
 from export.convert import convert
 from export.parity import check_parity
 from export.trained_model import TrainedModel
@@ -21,6 +21,7 @@ from serving.errors import ModelRejected
 from serving.inference.engine import Engine
 from serving.repository.manifest import Calibration
 from training.datasets import Dataset
+from training.evaluation import calibration_error
 
 
 def _engine(content: bytes) -> Engine:
@@ -77,7 +78,7 @@ def test_without_validation_images_it_is_one(trained: TrainedModel, data: Datase
     assert calibrate(dataclasses.replace(trained, record=record), data) == Calibration()
 
 
-def test_it_divides_logits_for_probabilities_alone(trained: TrainedModel, data: Dataset, content: bytes) -> None:
+def test_it_divides_logits_for_probabilities_only(trained: TrainedModel, data: Dataset, content: bytes) -> None:
     images = data.test_images[:50]
     plain, scaled = (_engine(made).infer(images) for made in (content, convert(trained, model_name="t", temperature=2)))
     np.testing.assert_array_equal(scaled.logits, plain.logits)
@@ -94,7 +95,7 @@ def test_the_gate_passes_the_right_temperature_and_fails_every_other(
     for made, temperature in ((warm, 1.0), (warm, 1.6), (content, 1.5)):
         report = check_parity(trained, _engine(made), images, labels, temperature=temperature)
         assert [problem[:13] for problem in report.problems] == ["a probability"]
-    # Logits that were divided themselves give the right probabilities, and are told all the same.
+    # Divided logits give the right probabilities, and are detected all the same.
     model = onnx.load_from_string(warm)
     node = next(node for node in model.graph.node if "logits" in node.output)
     divided = next(node for node in model.graph.node if "logits" in node.input)
@@ -113,14 +114,14 @@ def test_the_gate_passes_the_right_temperature_and_fails_every_other(
 
 
 @pytest.fixture(scope="module")
-def exported(synthetic_run: Path, tmp_path_factory: pytest.TempPathFactory, command: Callable) -> tuple[Path, str]:
+def exported(tmp_path_factory: pytest.TempPathFactory, digits_export: Callable) -> tuple[Path, str]:
     root = tmp_path_factory.mktemp("calibrated")
-    done = command("digits-export", synthetic_run / "model.keras", "--repository", root)
-    assert done.returncode == 0, done.stderr
-    return root, done.stdout
+    done = digits_export("--repository", root)
+    assert done.exit_code == 0, done.output
+    return root, done.output
 
 
-def test_the_export_tells_it_and_the_server_knows_it(exported: tuple[Path, str], start_server: Callable) -> None:
+def test_the_export_prints_it_and_the_server_knows_it(exported: tuple[Path, str], start_server: Callable) -> None:
     root, printed = exported
     manifest = json.loads((root / "mnist_convnet" / "1" / "manifest.json").read_text())["calibration"]
     assert f"temperature    {manifest['temperature']:.3f}, fitted on 600 validation images" in printed
@@ -129,21 +130,19 @@ def test_the_export_tells_it_and_the_server_knows_it(exported: tuple[Path, str],
         assert client.get_model().temperature == manifest["temperature"] != 1
 
 
-def test_verifying_takes_the_manifest_s_temperature(
-    exported: tuple[Path, str], command: Callable, synthetic_run: Path
-) -> None:
+def test_verifying_takes_the_manifest_s_temperature(exported: tuple[Path, str], digits_export: Callable) -> None:
     root, _ = exported
-    verify = ("digits-export", synthetic_run / "model.keras", "--repository", root, "--verify", 1)
-    assert command(*verify).returncode == 0
+    verify = ("--repository", root, "--verify", 1)
+    assert digits_export(*verify).exit_code == 0
     path = root / "mnist_convnet" / "1" / "manifest.json"
     text = path.read_text()
     document = json.loads(text)
     document["calibration"]["temperature"] *= 1.5
     path.write_text(json.dumps(document))
-    refused = command(*verify)
+    refused = digits_export(*verify)
     path.write_text(text)
-    assert refused.returncode == 1
-    assert "a probability differs" in refused.stderr
+    assert refused.exit_code == 1
+    assert "a probability differs" in refused.output
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, 1000.0])

@@ -19,14 +19,14 @@ from serving.repository.repository import Repository
 
 
 @pytest.fixture(scope="module")
-def repository(synthetic_run: Path, tmp_path_factory: pytest.TempPathFactory, command: Callable) -> Path:
+def repository(tmp_path_factory: pytest.TempPathFactory, digits_export: Callable) -> Path:
     """A repository with two versions, both published by the command."""
     root = tmp_path_factory.mktemp("models")
     for version in (1, 2):
-        done = command("digits-export", synthetic_run / "model.keras", "--repository", root)
-        assert done.returncode == 0, done.stderr
-        assert f"published {root / 'mnist_convnet' / str(version)}" in done.stdout
-        assert "1,000 of 1,000" in done.stdout
+        done = digits_export("--repository", root)
+        assert done.exit_code == 0, done.output
+        assert f"published {root / 'mnist_convnet' / str(version)}" in done.output
+        assert "1,000 of 1,000" in done.output
     return root
 
 
@@ -41,53 +41,43 @@ def test_the_published_version_can_be_loaded_and_tells_its_origin(repository: Pa
     assert [path.name for path in (repository / "mnist_convnet").iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_failed_gate_publishes_nothing_and_shows_the_worst(
-    command: Callable, synthetic_run: Path, tmp_path: Path
-) -> None:
-    done = command("digits-export", synthetic_run / "model.keras", "--repository", tmp_path / "m", "--limit", "1e-12")
-    assert done.returncode == 1
+def test_a_failed_gate_publishes_nothing_and_shows_the_worst(digits_export: Callable, tmp_path: Path) -> None:
+    done = digits_export("--repository", tmp_path / "m", "--limit", "1e-12")
+    assert done.exit_code == 1
     assert "nothing published: a probability differs by" in done.stderr
     assert done.stdout.count("image ") == 10
     assert not (tmp_path / "m").exists()
 
 
-def test_verify_renews_the_proof_of_a_published_version(
-    repository: Path, command: Callable, synthetic_run: Path
-) -> None:
+def test_verify_renews_the_proof_of_a_published_version(repository: Path, digits_export: Callable) -> None:
     manifest = repository / "mnist_convnet" / "1" / "manifest.json"
     document = json.loads(manifest.read_text())
     figures = document["parity"].pop("CPUExecutionProvider")
     document["parity"]["CUDAExecutionProvider"] = figures
     manifest.write_text(json.dumps(document))
-    done = command("digits-export", synthetic_run / "model.keras", "--repository", repository, "--verify", 1)
-    assert done.returncode == 0, done.stderr
+    done = digits_export("--repository", repository, "--verify", 1)
+    assert done.exit_code == 0, done.output
     parity = json.loads(manifest.read_text())["parity"]
     assert set(parity) == {"CPUExecutionProvider", "CUDAExecutionProvider"}
     assert Repository(repository).versions("mnist_convnet") == [1, 2]
 
 
-def test_cuda_can_not_be_proven_where_it_does_not_run(command: Callable, synthetic_run: Path, tmp_path: Path) -> None:
-    done = command("digits-export", synthetic_run / "model.keras", "--repository", tmp_path / "m", "--provider", "cuda")
-    if done.returncode == 0:
+def test_cuda_can_not_be_proven_where_it_does_not_run(digits_export: Callable, tmp_path: Path) -> None:
+    done = digits_export("--repository", tmp_path / "m", "--provider", "cuda")
+    if done.exit_code == 0:
         pytest.skip("CUDA runs here")
-    assert "digits-serving[gpu]" in done.stderr or "driver" in done.stderr
+    assert ".[gpu]" in done.stderr or "driver" in done.stderr
     assert not (tmp_path / "m").exists()
 
 
 def test_the_new_version_gets_the_label_that_was_asked_for(
-    repository: Path, synthetic_run: Path, tmp_path: Path
+    repository: Path, digits_export: Callable, tmp_path: Path
 ) -> None:
-    """In this process: starting TensorFlow anew for each would take most of the time."""
-    from click.testing import CliRunner
-
-    from export.__main__ import main
-
     models = Repository(tmp_path / "models")
     shutil.copytree(repository, models.root)
 
     def export(*options: str, code: int = 0) -> str:
-        arguments = [str(synthetic_run / "model.keras"), "--repository", str(models.root), *options]
-        result = CliRunner().invoke(main, arguments)
+        result = digits_export("--repository", models.root, *options)
         assert result.exit_code == code, result.output
         return result.output
 
@@ -132,36 +122,26 @@ def test_a_canary_is_never_the_newest_version_without_a_label(repository: Path, 
     [
         (("--label", "canary"), 1, "there can be no canary, because no other version can be served"),
         (("--label", "beta"), 2, "'beta' is not one of"),
-        (("--label", "stable", "--share", "0.1"), 2, "--share goes with --label canary"),
-        (("--share", "0.1"), 2, "--share goes with --label canary"),
+        (("--label", "stable", "--share", "0.1"), 2, "--share needs --label canary"),
+        (("--share", "0.1"), 2, "--share needs --label canary"),
         (("--label", "stable", "--verify", "1"), 2, "--verify publishes nothing"),
         (("--label", "canary", "--share", "2"), 2, "is not in the range"),
     ],
 )
 def test_a_label_that_can_not_be_given_is_refused_before_the_work(
-    synthetic_run: Path, tmp_path: Path, options: tuple[str, ...], code: int, said: str
+    digits_export: Callable, tmp_path: Path, options: tuple[str, ...], code: int, said: str
 ) -> None:
-    from click.testing import CliRunner
-
-    from export.__main__ import main
-
-    arguments = [str(synthetic_run / "model.keras"), "--repository", str(tmp_path / "models"), *options]
-    result = CliRunner().invoke(main, arguments)
+    result = digits_export("--repository", tmp_path / "models", *options)
     assert result.exit_code == code
     assert said in result.output
     assert "Keras" not in result.output
     assert not (tmp_path / "models").exists()
 
 
-def test_damaged_labels_are_refused_before_the_work(repository: Path, synthetic_run: Path, tmp_path: Path) -> None:
-    from click.testing import CliRunner
-
-    from export.__main__ import main
-
+def test_damaged_labels_are_refused_before_the_work(repository: Path, digits_export: Callable, tmp_path: Path) -> None:
     shutil.copytree(repository, tmp_path / "models")
     (tmp_path / "models" / "mnist_convnet" / "labels.json").write_text("{")
-    arguments = [str(synthetic_run / "model.keras"), "--repository", str(tmp_path / "models"), "--label", "stable"]
-    result = CliRunner().invoke(main, arguments)
+    result = digits_export("--repository", tmp_path / "models", "--label", "stable")
     assert result.exit_code == 1
     assert "labels.json: not JSON" in result.output
     assert Repository(tmp_path / "models").versions("mnist_convnet") == [1, 2]
@@ -208,18 +188,18 @@ def _foreign_model(run: Path) -> str:
 def _other_data(run: Path) -> str:
     record = json.loads((run / "metrics.json").read_text())
     _edit_record(run, data=record["data"] | {"sha256": "0" * 64})
-    return "trained on other synthetic data"
+    return "was trained on other synthetic data"
 
 
 def _other_size(run: Path) -> str:
     _replace_network(run, (14, 14, 1), 10)
-    return "takes (14, 14, 1) and knows 10 labels, but its data are (28, 28, 1)"
+    return "takes (14, 14, 1) and has 10 labels, but its data are (28, 28, 1)"
 
 
 def _fewer_classes(run: Path) -> str:
     _replace_network(run, (28, 28, 1), 4)
     _edit_record(run, labels=[*"0123"])
-    return "knows 4 labels"
+    return "has 4 labels"
 
 
 def _strange_layer(run: Path) -> str:
@@ -268,29 +248,19 @@ def _edit_record(run: Path, **changes: object) -> None:
     ],
 )
 def test_a_model_that_can_not_be_exported_is_named_with_the_reason(
-    synthetic_run: Path, tmp_path: Path, damage: Callable[[Path], str]
+    synthetic_run: Path, tmp_path: Path, digits_export: Callable, damage: Callable[[Path], str]
 ) -> None:
-    """In this process: starting TensorFlow anew for each would take most of the time."""
-    from click.testing import CliRunner
-
-    from export.__main__ import main
-
     run = tmp_path / "run"
     shutil.copytree(synthetic_run, run)
     said = damage(run)
-    result = CliRunner().invoke(main, [str(run / "model.keras"), "--repository", str(tmp_path / "models")])
+    result = digits_export("--repository", tmp_path / "models", model=run / "model.keras")
     assert result.exit_code == 1
     assert said in result.output
     assert str(run) in result.output
     assert not (tmp_path / "models").exists()
 
 
-def test_an_impossible_name_is_refused(synthetic_run: Path, tmp_path: Path) -> None:
-    from click.testing import CliRunner
-
-    from export.__main__ import main
-
-    arguments = [str(synthetic_run / "model.keras"), "--repository", str(tmp_path / "models"), "--name", "../up"]
-    result = CliRunner().invoke(main, arguments)
+def test_an_impossible_name_is_refused(digits_export: Callable, tmp_path: Path) -> None:
+    result = digits_export("--repository", tmp_path / "models", "--name", "../up")
     assert result.exit_code == 1
     assert "is not a valid model name" in result.output

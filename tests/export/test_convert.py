@@ -49,7 +49,7 @@ def test_the_bare_file_explains_itself(content: bytes, trained: TrainedModel) ->
 
 
 @pytest.mark.parametrize(
-    ("shape", "behind"),
+    ("shape", "following"),
     [
         ((28, 28, 1), [keras.layers.Dropout(0.5)]),
         ((12, 20, 3), [keras.layers.BatchNormalization(), keras.layers.Activation("relu")]),
@@ -57,8 +57,8 @@ def test_the_bare_file_explains_itself(content: bytes, trained: TrainedModel) ->
     ],
     ids=["dropout", "batch norm, colour", "two dense, colour"],
 )
-def test_permuted_weights_compute_the_same(shape: tuple[int, int, int], behind: list[keras.Layer]) -> None:
-    """Whatever stands behind a flattening, ONNX must answer as Keras does: height, width and channels all differ."""
+def test_permuted_weights_compute_the_same(shape: tuple[int, int, int], following: list[keras.Layer]) -> None:
+    """Whatever follows a Flatten, ONNX must compute what Keras does: height, width and channels all differ."""
     keras.utils.set_random_seed(1)
     network = keras.Sequential(
         [
@@ -66,7 +66,7 @@ def test_permuted_weights_compute_the_same(shape: tuple[int, int, int], behind: 
             keras.layers.Rescaling(1 / 255),
             keras.layers.Conv2D(4, 3, activation="relu"),
             keras.layers.Flatten(),
-            *behind,
+            *following,
             keras.layers.Dense(3, activation="softmax"),
         ]
     )

@@ -61,7 +61,7 @@ def test_a_tampered_weight_fails(gate: Callable, content: bytes) -> None:
     assert any("a probability differs" in problem for problem in report.problems)
 
 
-def test_swapped_outputs_fail_and_the_worst_images_are_told(gate: Callable, content: bytes, data: Dataset) -> None:
+def test_swapped_outputs_fail_and_the_worst_images_are_named(gate: Callable, content: bytes, data: Dataset) -> None:
     model = onnx.load_from_string(content)
     for tensor in model.graph.initializer:
         if tensor.dims[-1:] == [10]:
@@ -84,7 +84,7 @@ def test_swapped_label_names_fail(gate: Callable, content: bytes) -> None:
         if entry.key == "labels":
             entry.value = json.dumps([*"0128456739"])
     report = gate(model.SerializeToString())
-    assert report.problems == ("the labels in the file are not those of the training, or in another order",)
+    assert report.problems == ("the labels in the file are not those of the training, or their order differs",)
 
 
 def test_a_wrong_normalisation_fails(gate: Callable, content: bytes) -> None:
@@ -104,7 +104,7 @@ def test_not_a_number_fails(gate: Callable, content: bytes) -> None:
     _change(kernel, np.full((1600, 10), np.nan))
     report = gate(model.SerializeToString())
     assert not report.figures.passed
-    assert "the engine's answers are not all finite" in report.problems
+    assert "the engine's outputs are not all finite" in report.problems
 
 
 def test_the_limit_is_what_decides(gate: Callable, content: bytes) -> None:

@@ -13,12 +13,13 @@ import click
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from export.calibration import calibration_error, softmax
+from export.calibration import softmax
 from serving.config import PRETRAINED, EngineConfig
 from serving.images.geometry import centre_by_mass
 from serving.inference.engine import Engine
 from serving.repository.repository import Repository
 from training.datasets import load
+from training.evaluation import calibration_error
 
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 COUNT = 2000

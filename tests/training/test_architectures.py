@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from training.architectures import ARCHITECTURES
 from training.normalisation import NORMALISATIONS, normalisation_layer
-from training.summary import render, summarise
+from training.summary import LayerSummary, render, summarise, summarise_config
 
 # name: parameters, trainable ones, and some layers' own
 PUBLISHED = {
@@ -37,6 +38,10 @@ def networks() -> dict[str, keras.Model]:
     return {name: architecture.build() for name, architecture in ARCHITECTURES.items()}
 
 
+def _explained(name: str) -> tuple[LayerSummary, ...]:
+    return summarise(ARCHITECTURES[name].layers(), ARCHITECTURES[name].image_shape)
+
+
 def test_the_catalogue_is_the_published_one() -> None:
     assert ARCHITECTURES.keys() == PUBLISHED.keys()
     assert {name: architecture.parameters for name, architecture in ARCHITECTURES.items()} == {
@@ -55,7 +60,8 @@ def test_parameters_are_as_published(networks: dict[str, keras.Model], name: str
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_formula_computes_keras_s_own_count(networks: dict[str, keras.Model], name: str) -> None:
     network = networks[name]
-    for layer, row in zip(network.layers, summarise(network), strict=True):
+    assert _explained(name) == summarise_config(network.get_config())
+    for layer, row in zip(network.layers, _explained(name), strict=True):
         assert row.parameters == layer.count_params()
         assert row.trainable == sum(math.prod(weight.shape) for weight in layer.trainable_weights)
         assert row.shape == tuple(layer.output.shape[1:])
@@ -68,25 +74,57 @@ def test_every_formula_computes_keras_s_own_count(networks: dict[str, keras.Mode
                 assert eval(python, {"floor": math.floor, "ceil": math.ceil}) == int(written[2].replace(",", "")), text
 
 
-def test_the_explanation_has_the_numbers_in_place(networks: dict[str, keras.Model]) -> None:
-    text = render(summarise(networks["convnet_5x5_binary"]))
+def test_the_explanation_has_the_numbers_in_place() -> None:
+    text = render(_explained("convnet_5x5_binary"))
     assert "(5·5·32 + 1)·64 = 51,264" in text
     assert "valid: 28 − 5 + 1 = 24" in text
     assert "valid: ⌊(24 − 2) / 2⌋ + 1 = 12" in text
     assert "most of them: dense_1 with 102,500, 66.2%" in text
-    text = render(summarise(networks["color_128_gap"]))
+    text = render(_explained("color_128_gap"))
     assert "trainable 168,339, not trainable 454" in text
     assert "moving mean and variance" in text
     assert "same: 128" in text
     assert "the mean of 16·16 values for each of 64 channels" in text
 
 
-def test_the_work_of_a_layer_is_counted(networks: dict[str, keras.Model]) -> None:
-    macs = {row.name: row.macs for row in summarise(networks["mnist_convnet"])}
+def test_the_work_of_a_layer_is_counted() -> None:
+    macs = {row.name: row.macs for row in _explained("mnist_convnet")}
     assert macs["conv_1"] == 26 * 26 * 32 * 9
     assert macs["conv_2"] == 11 * 11 * 64 * 9 * 32
     assert macs["dense_1"] == 16_000
     assert macs["pool_1"] == macs["dropout_1"] == 0
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("strides", [1, 2, (2, 3)])
+def test_shapes_and_counts_are_keras_s_own_for_other_networks_too(padding: str, strides: int | tuple[int, int]) -> None:
+    network = keras.Sequential(
+        [
+            keras.Input((23, 17, 3)),
+            keras.layers.Conv2D(5, (4, 3), strides=strides, padding=padding, use_bias=False),
+            keras.layers.MaxPooling2D(3, strides=strides, padding=padding),
+            keras.layers.Flatten(),
+            keras.layers.Dense(4, use_bias=False),
+        ]
+    )
+    for layer, row in zip(network.layers, summarise_config(network.get_config()), strict=True):
+        assert row.shape == tuple(layer.output.shape[1:])
+        assert row.parameters == layer.count_params()
+
+
+@pytest.mark.parametrize(
+    ("layers", "problem"),
+    [
+        ([keras.layers.Conv2D(4, 3, groups=2)], "Conv2D with groups = 2"),
+        ([keras.layers.Conv2D(4, 3, dilation_rate=2)], r"Conv2D with dilation_rate = \(2, 2\)"),
+        ([keras.layers.BatchNormalization(scale=False)], "BatchNormalization with scale = False"),
+        ([keras.layers.RandomRotation(0.1)], "no explanation is known for a RandomRotation"),
+    ],
+)
+def test_what_the_explanation_would_be_wrong_for_is_refused(layers: list[keras.Layer], problem: str) -> None:
+    network = keras.Sequential([keras.Input((8, 8, 2)), *layers])
+    with pytest.raises(ValueError, match=problem):
+        summarise_config(network.get_config())
 
 
 def test_a_saved_network_is_explained_too(synthetic_run: Path, command: Callable) -> None:
@@ -96,10 +134,20 @@ def test_a_saved_network_is_explained_too(synthetic_run: Path, command: Callable
     assert "parameters: 34,826, trainable 34,826, not trainable 0" in done.stdout
 
 
-def test_the_list_names_all(command: Callable) -> None:
-    done = command("digits-train", "--list")
-    assert [line.split()[0] for line in done.stdout.splitlines()] == list(PUBLISHED)
-    assert done.stderr == ""  # TensorFlow's chatter would hide what matters
+@pytest.mark.parametrize("damage", ["not a zip", "no config", "a graph"])
+def test_a_file_without_a_network_to_explain_is_named(damage: str, tmp_path: Path, command: Callable) -> None:
+    file, problem = tmp_path / "model.keras", "not a .keras file, or a damaged one"
+    if damage == "not a zip":
+        file.write_text("nonsense")
+    elif damage == "no config":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("other", "text")
+    else:
+        images = keras.Input((4,))
+        keras.Model(images, keras.layers.Dense(2)(images)).save(file)
+        problem = "not a chain of layers (keras.Sequential)"
+    done = command("digits-train", "summary", file)
+    assert (done.returncode, done.stderr) == (1, f"Error: {file}: {problem}\n")
 
 
 @pytest.mark.parametrize("kind", NORMALISATIONS)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.augmentation import Augmentation, AugmentedBatches
-from training.schedule import OneCycle
+from training.augmentation import Augmentation
+from training.batches import AugmentedBatches
+from training.compilation import OneCycle
 from training.synthetic import draw_digits
 
 

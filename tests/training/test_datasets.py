@@ -1,4 +1,4 @@
-"""MNIST's files: read, verified, downloaded; and what is said of wrong ones."""
+"""MNIST's files are read, verified and downloaded; wrong files are refused with a clear message."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from training import datasets
-from training.datasets import DatasetError, download_mnist, load
+from training.datasets import download_mnist, load
+from training.errors import DatasetError
 
 
 def _idx(array: np.ndarray) -> bytes:
@@ -109,7 +110,7 @@ def test_a_download_lands_in_the_cache_once(mirror: str, small_mnist: Path, tmp_
     cache = tmp_path / "cache"
     assert download_mnist(cache, mirrors=(mirror,)) == cache
     assert sorted(path.name for path in cache.iterdir()) == sorted(path.name for path in small_mnist.iterdir())
-    # all mirrors gone: the cache alone must do
+    # without any mirror, the cache must be enough
     assert load("mnist", data_dir=download_mnist(cache, mirrors=())).train_images.shape == (20, 28, 28, 1)
 
 
@@ -159,8 +160,8 @@ def test_odd_and_even_are_the_digits_labels_in_two() -> None:
     ("change", "problem"),
     [
         ({"test_labels": np.zeros(3, np.int64)}, "1000 test images but 3 labels"),
-        ({"train_labels": np.full(6000, 10, np.int64)}, "a training label is 10, the names are for 0 to 9"),
-        ({"train_labels": np.full(6000, -1, np.int64)}, "a training label is -1, the names are for 0 to 9"),
+        ({"train_labels": np.full(6000, 10, np.int64)}, "a training label is 10, but names exist for 0 to 9"),
+        ({"train_labels": np.full(6000, -1, np.int64)}, "a training label is -1, but names exist for 0 to 9"),
     ],
 )
 def test_labels_that_do_not_match_are_refused(change: dict, problem: str) -> None:

@@ -1,4 +1,4 @@
-"""What a network learns from a larger one."""
+"""Distillation: what a network learns from a larger one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import pytest
 
 from training.architectures import ARCHITECTURES
 from training.augmentation import Augmentation
+from training.batches import DistillationBatches
 from training.datasets import Dataset, load
-from training.distillation import Distillation, TaughtBatches
+from training.distillation import Distillation
+from training.errors import TrainingError
 from training.recipe import Recipe, recipe_for
-from training.train import TrainingError, train
+from training.train import train
 
 HALF = Distillation(teacher="mnist_convnet", share=0.5, temperature=2.0, copies=3)
 
@@ -26,12 +28,12 @@ def data() -> Dataset:
 
 @pytest.fixture(scope="module")
 def teacher() -> keras.Model:
-    """One that has learnt nothing: what it says of images depends on them all the same."""
+    """An untrained network: its predictions still depend on the images."""
     keras.utils.set_random_seed(0)
     return ARCHITECTURES["mnist_convnet"].build()
 
 
-def test_targets_lie_between_the_label_and_what_the_teacher_says() -> None:
+def test_targets_lie_between_the_label_and_the_teacher_s_prediction() -> None:
     probabilities = np.array([[0.64, 0.32, 0.04], [0.01, 0.98, 0.01]], np.float32)
     targets = HALF.targets(probabilities, np.array([1, 1]))
     roots = np.sqrt(probabilities)  # a temperature of two halves the logits
@@ -42,7 +44,7 @@ def test_targets_lie_between_the_label_and_what_the_teacher_says() -> None:
 
 def test_each_epoch_has_every_image_once_as_another_copy_with_its_own_target(data: Dataset, teacher) -> None:
     images, labels = data.train_images[:50], np.arange(50) % 10
-    batches = TaughtBatches(
+    batches = DistillationBatches(
         images,
         labels,
         teacher=teacher,
@@ -68,18 +70,18 @@ def test_each_epoch_has_every_image_once_as_another_copy_with_its_own_target(dat
 
 def test_a_recipe_with_a_teacher_needs_one_that_fits(data: Dataset) -> None:
     accurate = recipe_for("accurate", "mnist_convnet")
-    with pytest.raises(TrainingError, match="needs a teacher, a convnet_batchnorm"):
+    with pytest.raises(TrainingError, match="needs a teacher, convnet_batchnorm"):
         train(data, architecture="mnist_convnet", recipe=accurate, seed=0, verbose=0)
     theirs = r"the data have images of \(28, 28, 1\) and 10 classes"
     for shape, classes in [((32, 32, 1), 10), ((28, 28, 1), 9), ((28, 28, 1), 12)]:
         other = ARCHITECTURES["mnist_convnet"].build(shape, classes)
-        said = rf"the teacher takes images of {re.escape(str(shape))} and knows {classes} classes, {theirs}"
+        said = rf"the teacher takes images of {re.escape(str(shape))} and has {classes} classes, {theirs}"
         with pytest.raises(TrainingError, match=said):
             train(data, architecture="mnist_convnet", recipe=accurate, seed=0, teacher=other, verbose=0)
 
 
-def test_what_the_teacher_says_is_learnt(data: Dataset, teacher) -> None:
-    """Of a teacher that knows nothing, nothing is learnt."""
+def test_the_teacher_s_predictions_are_learnt(data: Dataset, teacher) -> None:
+    """From an untrained teacher nothing is learnt."""
     recipe = Recipe(name="taught", epochs=2, source="this test", distillation=HALF)
     taught = train(data, architecture="mnist_convnet", recipe=recipe, seed=0, teacher=teacher, limit=2000, verbose=0)
     assert taught.metrics["validation"]["accuracy"] > 0.5

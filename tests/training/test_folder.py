@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.datasets import DatasetError, load
+from training.datasets import load
+from training.errors import DatasetError
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def _clashing(folder: Path) -> str:
 def _unreadable(folder: Path) -> str:
     (folder / "cats" / "notes.txt").write_text("no image")
     (folder / "birds" / "9.png").write_bytes(b"")
-    return r"2 files are no readable images \(--skip-unreadable.*(?s:.)*9\.png(?s:.)*notes\.txt"
+    return r"2 files are not readable images \(--skip-unreadable.*(?s:.)*9\.png(?s:.)*notes\.txt"
 
 
 def _one_class(folder: Path) -> str:
@@ -86,7 +87,7 @@ def _no_images(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("damage", [_clashing, _unreadable, _one_class, _no_images])
-def test_a_folder_that_is_no_data_set_is_told_why(folder: Path, damage) -> None:
+def test_what_is_wrong_with_a_folder_is_named(folder: Path, damage) -> None:
     said = damage(folder)
     with pytest.raises(DatasetError, match=said):
         load(f"folder:{folder}")

@@ -13,12 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from training.__main__ import main
 from training.comparison import Spread
 from training.datasets import load
+from training.errors import RecordError
 from training.evaluation import Evaluation
-from training.record import RecordError, RunRecord
+from training.run_record import RunRecord
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -48,15 +51,21 @@ def record(synthetic_run: Path) -> RunRecord:
 
 
 @pytest.fixture(scope="module")
-def two_seeds(tmp_path_factory: pytest.TempPathFactory, command: Callable) -> Path:
+def two_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("seeds")
-    done = command(
-        "digits-train", "--data", "synthetic", "--recipe", "published", "--limit", 600, "--epochs", 1,
+    printed = _digits_train(
+        "--data", "synthetic", "--recipe", "published", "--limit", 600, "--epochs", 1,
         "--seed", 4, "--seeds", 2, "--out", out,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (out / "stdout").write_text(done.stdout)
+    (out / "stdout").write_text(printed)
     return out
+
+
+def _digits_train(*arguments: object) -> str:
+    """Runs the command in this process, which has imported TensorFlow already; returns what it printed."""
+    done = CliRunner().invoke(main, [*map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 def _show(page: Path, scratch: Path) -> dict:
@@ -133,21 +142,16 @@ def test_a_seed_gives_the_same_network_alone_and_after_another(two_seeds: Path) 
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_runs_of_different_networks_are_compared(
-    two_seeds: Path, synthetic_run: Path, tmp_path: Path, command: Callable
-) -> None:
-    done = command(
-        "digits-train", "report", synthetic_run, two_seeds / "seed-4", two_seeds / "seed-5", "--out", tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"{tmp_path / 'report.html'}" in done.stdout
+def test_runs_of_different_networks_are_compared(two_seeds: Path, synthetic_run: Path, tmp_path: Path) -> None:
+    printed = _digits_train("report", synthetic_run, two_seeds / "seed-4", two_seeds / "seed-5", "--out", tmp_path)
+    assert f"{tmp_path / 'report.html'}" in printed
     seen = _show(tmp_path / "report.html", tmp_path)
     assert [row[0] for row in seen["rows"]["figures"][1:]] == ["synthetic", "seed-4", "seed-5"]
     assert [row[1] for row in seen["rows"]["spread"][1:]] == ["3", "4, 5"]
     assert "different data" not in seen["text"]
 
 
-def test_names_of_classes_are_shown_as_they_are(tmp_path: Path, command: Callable) -> None:
+def test_names_of_classes_are_shown_as_they_are(tmp_path: Path) -> None:
     """A folder's name may hold anything, so may the page's text, but no name becomes part of the page."""
     names = ["<b id=bold>one", "$x^$ & {{ 7 * 7 }}"]
     generator = np.random.default_rng(0)
@@ -156,11 +160,8 @@ def test_names_of_classes_are_shown_as_they_are(tmp_path: Path, command: Callabl
         for number in range(20):
             picture = generator.integers(0, 100, (28, 28), np.uint8) + np.uint8(100 * index)
             Image.fromarray(picture).save(tmp_path / "data" / name / f"{number}.png")
-    done = command(
-        "digits-train", "--data", f"folder:{tmp_path / 'data'}", "--image-size", "28x28x1", "--epochs", 1,
-        "--out", tmp_path / "run",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    data = ("--data", f"folder:{tmp_path / 'data'}", "--image-size", "28x28x1")
+    _digits_train(*data, "--epochs", 1, "--out", tmp_path / "run")
     seen = _show(tmp_path / "run" / "report.html", tmp_path)
     assert {row[0] for row in seen["rows"]["classes"][1:]} == set(names)
 
@@ -231,7 +232,7 @@ def test_a_directory_without_a_whole_record_is_named(synthetic_run: Path, tmp_pa
         with pytest.raises(RecordError, match=r"evaluation\.npz"):
             RunRecord.read(tmp_path)
     shutil.copy(synthetic_run / "evaluation.npz", tmp_path)
-    for text, problem in (("{", "no JSON"), ("[]", "not the record")):
+    for text, problem in (("{", "not JSON"), ("[]", "not the record")):
         (tmp_path / "metrics.json").write_text(text)
         with pytest.raises(RecordError, match=problem):
             RunRecord.read(tmp_path)

@@ -7,11 +7,11 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from training.datasets import Dataset, load
 
@@ -58,10 +58,10 @@ def test_the_record_tells_what_was_done(synthetic_run: Path, data: Dataset) -> N
     assert metrics["model_sha256"] == hashlib.sha256((synthetic_run / "model.keras").read_bytes()).hexdigest()
 
 
-def test_the_record_keeps_what_the_saved_model_says(synthetic_run: Path, data: Dataset) -> None:
+def test_the_record_keeps_the_predictions_of_the_saved_model(synthetic_run: Path, data: Dataset) -> None:
     import keras
 
-    from training.record import RunRecord
+    from training.run_record import RunRecord
 
     record = RunRecord.read(synthetic_run)
     probabilities = keras.models.load_model(synthetic_run / "model.keras").predict(data.test_images, verbose=0)
@@ -72,10 +72,12 @@ def test_the_record_keeps_what_the_saved_model_says(synthetic_run: Path, data: D
     assert sum(layer["trainable"] for layer in record.metrics["layers"]) == 34_826
 
 
-def test_the_saved_model_needs_nothing_of_this_package(command: Callable, tmp_path: Path) -> None:
-    """Whatever it was trained with: schedule, smoothed loss."""
-    options = ("--data", "synthetic", "--recipe", "accurate", "--limit", 300, "--epochs", 1, "--out", tmp_path)
-    assert command("digits-train", *options).returncode == 0
+def test_the_saved_model_needs_nothing_of_this_package(tmp_path: Path) -> None:
+    """Whatever it was trained with: schedule, smoothed loss, a teacher."""
+    from training.__main__ import main
+
+    options = ["--data", "synthetic", "--recipe", "accurate", "--limit", "300", "--epochs", "1", "--out", str(tmp_path)]
+    assert CliRunner().invoke(main, options).exit_code == 0
     script = (
         "import keras, sys; model = keras.models.load_model(sys.argv[1]); "
         "assert not [name for name in sys.modules if name.split('.')[0] in ('training', 'serving')]; print(model.loss)"
@@ -95,7 +97,7 @@ def test_smoothing_leaves_some_probability_to_every_class() -> None:
     """Against Keras's own, for one-hot labels; without smoothing it is the plain loss."""
     import keras
 
-    from training.smoothing import SmoothedCrossentropy
+    from training.compilation import SmoothedCrossentropy
 
     labels, probabilities = np.array([0, 2]), np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]], np.float32)
     plain = keras.losses.SparseCategoricalCrossentropy()(labels, probabilities)
@@ -108,11 +110,12 @@ def test_a_recipe_may_change_the_dropout_and_nothing_that_is_exported() -> None:
     import keras
 
     from training.architectures import ARCHITECTURES
+    from training.compilation import compile_model
     from training.recipe import Recipe
 
     def rates(recipe: Recipe) -> list[float]:
         model = ARCHITECTURES["mnist_convnet"].build()
-        recipe.compile(model, images=100)
+        compile_model(model, recipe, images=100)
         assert model.count_params() == 34_826
         return [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
 
@@ -168,16 +171,17 @@ def test_an_interrupted_run_keeps_its_best_weights(data: Dataset, monkeypatch: p
     assert done.metrics["validation"]["loss"] == pytest.approx(best, rel=1e-4)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_at_its_step(data: Dataset) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(data: Dataset) -> None:
+    from training.errors import TrainingError
     from training.recipe import Recipe
-    from training.train import TrainingError, train
+    from training.train import train
 
     wild = Recipe(name="wild", epochs=3, learning_rate=1e30, optimizer="sgd", source="a test")
-    with pytest.raises(TrainingError, match=r"the loss is no number after step [2-4] of epoch 1; no epoch had ended"):
+    with pytest.raises(TrainingError, match=r"the loss is not finite after step [2-4] of epoch 1; no epoch had ended"):
         train(data, architecture="mnist_convnet", recipe=wild, seed=0, limit=600, verbose=0)
 
 
-def test_a_disk_that_can_not_take_the_model_is_told_and_leaves_no_half(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_partial_file(tmp_path: Path) -> None:
     """A limit on the size of files, which fails a write as a full disk does."""
     arguments = ["--data", "synthetic", "--limit", "300", "--epochs", "1", "--out", str(tmp_path / "run")]
     done = subprocess.run(
@@ -194,40 +198,25 @@ def test_a_disk_that_can_not_take_the_model_is_told_and_leaves_no_half(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("options", "said"),
     [
-        (["--architecture", "resnet"], 2, "known are mnist_convnet, fully_connected"),
-        (["--recipe", "magic"], 2, "'published', 'fast'"),
-        (["--data", "cifar"], 2, "'cifar' is none of mnist, synthetic, mnist-odd-even"),
-        (["--data-dir", "/nowhere"], 2, "does not exist"),
-        (["--epochs", "0"], 2, "--epochs"),
-        (["--data", "synthetic", "--limit", "3"], 1, "3 training images are too few"),
-        (["--data", "synthetic", "--teacher", __file__], 2, "the recipe fast has no teacher"),
-        (
-            ["--recipe", "accurate", "--data", "synthetic", "--teacher", __file__],
-            1,
-            "no .keras file that Keras can load",
-        ),
-        (["--image-size", "28x28"], 2, "neither 'own' nor like 128x128x3"),
-        (["--data", "folder:/nowhere"], 1, "/nowhere: No such file"),
-        (["summary", "resnet"], 1, "neither a file nor one of mnist_convnet"),
+        (["--limit", "3"], "3 training images are too few"),
+        (["--recipe", "accurate", "--teacher", __file__], "not a .keras file that Keras can load"),
     ],
 )
-def test_wrong_usage_is_told_in_a_line(command: Callable, arguments: list[str], code: int, said: str) -> None:
-    done = command("digits-train", *arguments)
-    assert done.returncode == code
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_run_that_can_not_be_made_is_refused_in_one_line(options: list[str], said: str, tmp_path: Path) -> None:
+    """Refusals that need no TensorFlow are in test_start.py."""
+    from training.__main__ import main
+
+    result = CliRunner().invoke(main, ["--data", "synthetic", "--out", str(tmp_path / "run"), *options])
+    assert result.exit_code == 1
+    assert said in result.output
+    assert "Traceback" not in result.output
 
 
-def test_the_command_offers_what_there_is() -> None:
-    """Its choices are written out, since importing the modules that hold them would load TensorFlow for --help."""
-    from training import __main__ as command_line
-    from training.normalisation import NORMALISATIONS
+def test_every_recipe_can_be_chosen() -> None:
     from training.recipe import NAMES, recipe_for
 
-    assert command_line._NORMALISATIONS == NORMALISATIONS
-    assert command_line._RECIPES == NAMES
     assert [recipe_for(name, "mnist_convnet").name for name in NAMES] == list(NAMES)
     assert recipe_for(None, "mnist_convnet").name == "fast"
     assert recipe_for(None, "kaggle_stacked").name == "published"

@@ -327,7 +327,7 @@ def test_a_missing_package_is_told_before_anything_starts(
     code, _, stderr = bench(*options, env={"PYTHONPATH": path})
     assert code == 1
     assert stderr == f"Error: {package} is not installed; digits-bench needs the extra bench: pip install " + (
-        "'digits-serving[bench]'\n"
+        "'.[bench]'\n"
     )
 
 

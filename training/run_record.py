@@ -1,4 +1,4 @@
-"""The record of a training run: what was done and what came of it, in files beside the model."""
+"""The record of a training run, in two files beside the model: how it was trained and how well it does."""
 
 from __future__ import annotations
 
@@ -7,26 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.errors import RecordError
 from training.evaluation import Evaluation
 
 METRICS_FILE = "metrics.json"
 EVALUATION_FILE = "evaluation.npz"
 
-# A validation loss that ends this much above its lowest point is overfitting, not noise.
+# If the validation loss ends this much above its lowest point, that is overfitting, not noise.
 _OVERFITTING_RISE = 0.05
-
-
-class RecordError(Exception):
-    """A directory that holds no whole record of a run. Names the file."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunRecord:
-    """Everything that is known about a finished run, the weights aside.
+    """Everything that is known about a finished run, except the weights.
 
     Attributes:
-        metrics: Network, recipe, seed, data, history, figures, versions; what `metrics.json` holds.
-        evaluation: The answers for the test part.
+        metrics: Network, recipe, seed, data, history, metrics, versions: the content of `metrics.json`.
+        evaluation: The predictions for the test set.
     """
 
     metrics: dict[str, Any]
@@ -40,10 +37,10 @@ class RunRecord:
 
     @classmethod
     def read(cls, directory: Path) -> RunRecord:
-        """Reads what `write` wrote.
+        """Reads the files that `write` wrote.
 
         Raises:
-            RecordError: A file is missing, unreadable or holds something else.
+            RecordError: A file is missing, unreadable or of another content.
         """
         try:
             metrics = json.loads((directory / METRICS_FILE).read_text(encoding="utf-8"))
@@ -51,7 +48,7 @@ class RunRecord:
         except OSError as error:
             raise RecordError(f"{error.filename}: {error.strerror}") from error
         except json.JSONDecodeError as error:
-            raise RecordError(f"{directory / METRICS_FILE}: no JSON") from error
+            raise RecordError(f"{directory / METRICS_FILE}: not JSON") from error
         except ValueError as error:
             raise RecordError(str(error)) from error
         if not isinstance(metrics, dict) or not metrics.keys() >= {"architecture", "recipe", "history", "layers"}:
@@ -60,15 +57,15 @@ class RunRecord:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates for one image."""
+        """Multiply-accumulates per image."""
         return sum(layer["macs"] for layer in self.metrics["layers"])
 
     @property
     def overfitting_epoch(self) -> int | None:
-        """The epoch, counted from 1, after which the network only learns its training images by heart.
+        """The epoch, counted from 1, after which the network overfits; None if it does not.
 
-        It is the one with the lowest validation loss, where that rises by 5 % or more until the end while the training
-        loss goes on falling; else None.
+        It is the epoch with the lowest validation loss, if that loss then rises by 5 % or more until the end while the
+        training loss keeps falling.
         """
         training, validation = self.metrics["history"]["loss"], self.metrics["history"]["val_loss"]
         best = validation.index(min(validation))

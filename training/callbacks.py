@@ -1,4 +1,7 @@
-"""Safekeeping: the best weights so far, for a run that ends before its time."""
+"""The Keras callback of every run: it keeps the best weights and stops a run whose loss is no longer finite.
+
+Keras's own EarlyStopping, TerminateOnNaN and History do not give back the best weights of a run that is interrupted.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,16 @@ from typing import Any
 import keras
 
 
-class LossNotANumber(Exception):
-    """The loss stopped being a finite number. Says at which step."""
+class NonFiniteLoss(Exception):
+    """The loss became NaN or infinite. Says at which step."""
 
 
 class BestWeights(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the weights of the epoch with the lowest validation loss, and stops a run whose loss is no number.
+    """Keeps the weights of the epoch with the lowest validation loss.
 
     Attributes:
-        history: Figures of each finished epoch, as Keras reports them.
-        best_epoch: The epoch whose weights are kept, counted from 1; 0 before the first has ended.
+        history: Metrics of each finished epoch, as Keras reports them.
+        best_epoch: The epoch whose weights are kept, counted from 1; 0 before the first epoch ends.
     """
 
     def __init__(self) -> None:
@@ -28,16 +31,16 @@ class BestWeights(keras.callbacks.Callback):  # type: ignore[misc]
         self._weights: list[Any] = []
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Remembers which epoch runs."""
+        """Notes the number of the epoch."""
         self._epoch = epoch + 1
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Stops at the first step after which the mean loss is no finite number."""
+        """Stops at the first step after which the mean loss is not finite."""
         if logs and not math.isfinite(logs["loss"]):
-            raise LossNotANumber(f"the loss is no number after step {batch + 1} of epoch {self._epoch}")
+            raise NonFiniteLoss(f"the loss is not finite after step {batch + 1} of epoch {self._epoch}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Keeps the weights where they are the best so far."""
+        """Keeps the weights if they are the best so far."""
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
         losses = self.history["val_loss"]
@@ -46,5 +49,5 @@ class BestWeights(keras.callbacks.Callback):  # type: ignore[misc]
             self._weights = self.model.get_weights()
 
     def restore(self) -> None:
-        """Puts the kept weights back."""
+        """Gives the model the best weights back."""
         self.model.set_weights(self._weights)

@@ -1,0 +1,109 @@
+"""The batches that Keras trains on: every image once per epoch, shuffled and augmented as the seed decides."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from training.augmentation import Augmentation
+from training.distillation import Distillation, FloatArray
+
+Uint8Array = npt.NDArray[np.uint8]
+
+# Images that are augmented at once: bounds the memory of their float32 copies.
+_CHUNK = 2000
+
+
+class _ShuffledBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Chooses the images of each batch; a seed and an epoch give an order."""
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self._count = count
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+        self._shuffle()
+
+    def __len__(self) -> int:
+        return math.ceil(self._count / self._batch_size)
+
+    def on_epoch_end(self) -> None:
+        """Shuffles for the next epoch."""
+        self._epoch += 1
+        self._shuffle()
+
+    def _members(self, index: int) -> npt.NDArray[np.int64]:
+        return self._order[index * self._batch_size : (index + 1) * self._batch_size]
+
+    def _shuffle(self) -> None:
+        self._order = np.random.default_rng([self._seed, self._epoch]).permutation(self._count)
+
+
+class AugmentedBatches(_ShuffledBatches):
+    """Images and labels, augmented anew in each epoch.
+
+    Args:
+        images: uint8 `[n, height, width, channels]`.
+        labels: int64 `[n]`.
+        augmentation: The random changes.
+        batch_size: Images per step; the last step of an epoch takes what is left.
+        seed: Seed of the order and the changes.
+    """
+
+    def __init__(
+        self, images: Uint8Array, labels: npt.NDArray[Any], *, augmentation: Augmentation, batch_size: int, seed: int
+    ) -> None:
+        super().__init__(len(images), batch_size, seed)
+        self._images = images
+        self._labels = labels
+        self._augmentation = augmentation
+
+    def __getitem__(self, index: int) -> tuple[Uint8Array, npt.NDArray[Any]]:
+        members = self._members(index)
+        generator = np.random.default_rng([self._seed, self._epoch, index])
+        return self._augmentation.apply(self._images[members], generator), self._labels[members]
+
+
+class DistillationBatches(_ShuffledBatches):
+    """Augmented copies of the images, with a teacher's targets for each copy.
+
+    The teacher predicts a fixed number of copies of every image before training begins. Predicting in each epoch would
+    take most of the time.
+
+    Takes the arguments of `AugmentedBatches` and two more.
+
+    Args:
+        teacher: Gives float32 `[n, classes]` probabilities for such images.
+        distillation: How the teacher is used.
+    """
+
+    def __init__(
+        self,
+        images: Uint8Array,
+        labels: npt.NDArray[Any],
+        *,
+        teacher: keras.Model,
+        distillation: Distillation,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        super().__init__(len(images), batch_size, seed)
+        self._copies = np.empty((distillation.copies, *images.shape), np.uint8)
+        targets = []
+        for number, copy in enumerate(self._copies):
+            generator = np.random.default_rng([seed, number])
+            for start in range(0, len(images), _CHUNK):
+                copy[start : start + _CHUNK] = augmentation.apply(images[start : start + _CHUNK], generator)
+            targets.append(distillation.targets(teacher.predict(copy, batch_size=256, verbose=0), labels))
+        self._targets = np.stack(targets)
+
+    def __getitem__(self, index: int) -> tuple[Uint8Array, FloatArray]:
+        members = self._members(index)
+        copies = (members + self._epoch) % len(self._copies)
+        return self._copies[copies, members], self._targets[copies, members]

@@ -1,0 +1,92 @@
+"""One or several runs that differ in their seed: the teacher first, then each run with its files and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from training.datasets import Dataset
+from training.errors import TrainingError
+from training.recipe import Recipe, recipe_for
+from training.report import Echo, write_comparison, write_report
+from training.train import train
+
+
+def train_seeds(
+    dataset: Dataset,
+    *,
+    architecture: str,
+    recipe: Recipe,
+    seeds: range,
+    teacher: Path | None,
+    teacher_epochs: int | None,
+    directory: Path,
+    echo: Echo,
+    **options: Any,
+) -> None:
+    """Trains a network once per seed and writes models, records and reports.
+
+    Args:
+        dataset: The data.
+        architecture: A name in `ARCHITECTURES`.
+        recipe: How the network is trained.
+        seeds: One or more seeds.
+        teacher: The teacher's `.keras` file; None to train a teacher first if the recipe has one.
+        teacher_epochs: Epochs of that training; None for those of its recipe.
+        directory: Directory of the only run; of several runs, the directory that contains theirs.
+        echo: Is called with each line for the user.
+        **options: Passed on to `train`.
+
+    Raises:
+        TrainingError: As for `train`; or the teacher can't be loaded; or a run was stopped early. Its best weights so
+            far are then saved.
+    """
+    teacher_model = None
+    if recipe.distillation:
+        file = teacher or _train_teacher(
+            recipe.distillation.teacher, dataset, directory / "teacher", seeds[0], teacher_epochs, echo, options
+        )
+        try:
+            teacher_model = keras.models.load_model(file, compile=False)
+        except ValueError as error:
+            raise TrainingError(f"{file}: not a .keras file that Keras can load") from error
+    records = {}
+    for seed in seeds:
+        run = train(dataset, architecture=architecture, recipe=recipe, seed=seed, teacher=teacher_model, **options)
+        place = directory if len(seeds) == 1 else directory / f"seed-{seed}"
+        path = run.save(place)
+        records[f"seed {seed}"] = run.record
+        test, validation = run.metrics["test"], run.metrics["validation"]
+        echo(
+            f"{architecture}, {run.metrics['parameters']:,} parameters, seed {seed}: "
+            f"validation accuracy {validation['accuracy']:.2%}, "
+            f"test accuracy {test['accuracy']:.2%} (loss {test['loss']:.4f}) after {run.metrics['seconds']:.0f} s"
+        )
+        echo(path)
+        echo(write_report({place.name: run.record}, place))
+        if run.metrics["stopped"]:
+            raise TrainingError(f"{run.metrics['stopped']}; the best weights so far are in {path}")
+    if len(seeds) > 1:
+        write_comparison(records, directory, echo)
+
+
+def _train_teacher(
+    architecture: str,
+    dataset: Dataset,
+    directory: Path,
+    seed: int,
+    epochs: int | None,
+    echo: Echo,
+    options: Mapping[str, Any],
+) -> Path:
+    echo(f"training the teacher, {architecture}; --teacher takes one that is already trained")
+    recipe = recipe_for("accurate", architecture).with_epochs(epochs)
+    run = train(dataset, architecture=architecture, recipe=recipe, seed=seed, **options)
+    file = run.save(directory)
+    if run.metrics["stopped"]:
+        raise TrainingError(f"{run.metrics['stopped']}; the teacher's best weights so far are in {file}")
+    echo(f"the teacher's validation accuracy is {run.metrics['validation']['accuracy']:.2%}: {file}")
+    return file
