@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def _make_run(directory: Path, port: str, environment: Mapping[str, str]) -> Ite
         start_new_session=True,  # so that Ctrl-C, which a terminal sends to a whole group, reaches only these
     )
     shown: list[str] = []
+    limit = threading.Timer(300, os.killpg, (run.pid, signal.SIGKILL))  # or a demo that fails would hang the test
+    limit.start()
     try:
         for line in run.stdout:
             shown.append(line)
@@ -51,6 +54,7 @@ def _make_run(directory: Path, port: str, environment: Mapping[str, str]) -> Ite
             pytest.fail(run.communicate(timeout=60)[1])
         yield shown
     finally:
+        limit.cancel()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(run.pid, signal.SIGINT)
         _, stderr = run.communicate(timeout=60)
@@ -76,7 +80,7 @@ def test_what_runs_elsewhere_is_run_there() -> None:
 def test_every_command_works_in_order(tmp_path: Path) -> None:
     """In a directory like a clone that has its environments already; PATH has our commands only once one is active."""
     ports = free_ports()
-    shutil.copytree(ROOT / "serving" / "samples", tmp_path / "serving" / "samples")
+    (tmp_path / "serving").symlink_to(ROOT / "serving")
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)

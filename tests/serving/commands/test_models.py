@@ -346,13 +346,13 @@ import sys
 from pathlib import Path
 from serving.repository.editor import RepositoryEditor
 from serving.repository.repository import Repository
-keeper, own = RepositoryEditor(Repository(Path(sys.argv[1]))), None
+editor, own = RepositoryEditor(Repository(Path(sys.argv[1]))), None
 for turn in range(60):
     if sys.argv[2] == "stable":
-        move = keeper.set_stable("mnist_convnet", 1 + turn % 2)
+        move = editor.set_stable("mnist_convnet", 1 + turn % 2)
         found, made = move.before.stable, move.after.stable
     else:
-        move = keeper.set_canary("mnist_convnet", 3, turn / 100)
+        move = editor.set_canary("mnist_convnet", 3, turn / 100)
         found, made = move.before.canary, move.after.canary
     assert turn == 0 or found == own, f"turn {turn} found {found}, not {own}"
     own = made
@@ -371,10 +371,10 @@ def test_a_reader_never_finds_labels_half_written(repository: Repository) -> Non
     stop = threading.Event()
 
     def move() -> None:
-        keeper = RepositoryEditor(repository)
+        editor = RepositoryEditor(repository)
         while not stop.is_set():
-            keeper.set_canary(NAME, 3, 0.123456789)
-            keeper.end_canary(NAME)
+            editor.set_canary(NAME, 3, 0.123456789)
+            editor.end_canary(NAME)
 
     mover = threading.Thread(target=move)
     mover.start()
@@ -459,11 +459,11 @@ def test_a_disk_that_fills_between_publishing_and_labelling_is_told(
     repository: Repository, shipped: StoredModel
 ) -> None:
     (repository.root / NAME / f".labels.json-{os.getpid()}").mkdir()  # where the new labels would be written first
-    keeper = RepositoryEditor(repository)
+    editor = RepositoryEditor(repository)
     with pytest.raises(RepositoryError, match="version 4 is published, but not stable: "):
-        keeper.publish(shipped.content, shipped.manifest, label="stable")
+        editor.publish(shipped.content, shipped.manifest, label="stable")
     with pytest.raises(RepositoryError, match=r"labels\.json"):
-        keeper.publish(shipped.content, shipped.manifest, label="canary")
+        editor.publish(shipped.content, shipped.manifest, label="canary")
     assert repository.versions(NAME) == [1, 2, 3, 4]
 
 
