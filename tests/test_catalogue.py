@@ -15,6 +15,8 @@ from serving.client import Client
 from training import datasets
 from training.architectures import ARCHITECTURES
 
+pytestmark = pytest.mark.slow
+
 SHAPES = ("ellipse", "rectangle", "triangle")
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "yellow": (230, 220, 40)}
 CLASSES = sorted([f"{colour} {shape}" for colour in COLOURS for shape in SHAPES] + ["nothing"])

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from pages import PAGES, ROOT, blocks, free_ports, lines, type_blocks
 
+pytestmark = pytest.mark.slow
+
 README = PAGES["README.md"]
 BLOCKS = [(language, block) for language, block in blocks(README) if language != "text"]
 BIN = Path(sys.executable).parent

@@ -16,6 +16,8 @@ import pytest
 from serving.client import Client
 from training.datasets import load
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 CALLERS = 16
 

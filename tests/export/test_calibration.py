@@ -23,6 +23,8 @@ from serving.repository.manifest import Calibration
 from training.datasets import Dataset
 from training.evaluation import calibration_error
 
+pytestmark = pytest.mark.slow
+
 
 def _engine(content: bytes) -> Engine:
     engine = Engine(content, image_shape=(28, 28, 1), classes=10, config=EngineConfig(provider="cpu"))

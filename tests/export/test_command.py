@@ -17,6 +17,8 @@ from serving.repository.editor import RepositoryEditor
 from serving.repository.labels import Canary, Labels
 from serving.repository.repository import Repository
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, digits_export: Callable) -> Path:

@@ -18,6 +18,8 @@ from training.errors import TrainingError
 from training.recipe import Recipe, recipe_for
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 HALF = Distillation(teacher="mnist_convnet", share=0.5, temperature=2.0, copies=3)
 
 

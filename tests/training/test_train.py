@@ -15,6 +15,8 @@ from click.testing import CliRunner
 
 from training.datasets import Dataset, load
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:

@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_chaos_ends_with_right_answers() -> None:
     chaos = Path(__file__).parents[3] / "manual" / "chaos.py"
