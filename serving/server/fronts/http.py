@@ -181,8 +181,8 @@ class _Connection(H11Protocol):
     def _refuse(self, status: int, message: str) -> None:
         headers, body = _closing_error(message)
         with contextlib.suppress(h11.LocalProtocolError):  # the answer has already begun
-            for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
+            events = (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage())
+            self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         # Closing with unread data would reset the connection and lose the answer, so keep reading for a moment.
         self._refused = True
         if self.transport.can_write_eof():
