@@ -6,7 +6,6 @@ import importlib
 from collections.abc import Callable
 
 import click
-import cloup
 
 import serving
 
@@ -21,7 +20,7 @@ _COMMANDS = {
 }
 
 
-class _Commands(cloup.Group):
+class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -35,7 +34,7 @@ def _load(name: str) -> click.Command:
     return command
 
 
-@cloup.group(
+@click.group(
     cls=_Commands,
     epilog="\b\nExamples:\n  python -m serving serve --port 0 --demo\n  python -m serving doctor\n"
     "  python -m serving classify --help",

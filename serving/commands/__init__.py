@@ -1,4 +1,4 @@
 """The console scripts: options to configuration, results to text. One command per module.
 
-Imports click and every other room.
+Imports click, cloup and the rooms below, except the services and HTTP, which the server's process composes.
 """

@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
         "digits-serve --provider cpu --demo",
         "digits-serve --host 0.0.0.0 --http-port 8000 --metrics-port 9090 --workers auto",
         "DIGITS_PORT=8001 digits-serve --watch --log-format json",
-        note="An environment variable can set each option, for example DIGITS_PORT for --port.",
+        note="Each option can also be set by an environment variable, for example --port by DIGITS_PORT.",
     ),
 )
 @server_options

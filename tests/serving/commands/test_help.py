@@ -67,6 +67,11 @@ def test_version_is_that_of_the_product(name: str) -> None:
     assert not [param for param in parameters if param.name == "version" and param.allow_from_autoenv]
 
 
+def test_the_group_lists_its_commands() -> None:
+    shown = CliRunner().invoke(serving.__main__.main, ["--help"]).output
+    assert all(f"\n  {name}" in shown for name in serving.__main__._COMMANDS)
+
+
 # What takes long to import, or is not installed on a client's machine.
 HEAVY = ("matplotlib", "onnxruntime", "psutil", "pyarrow", "ray", "starlette", "tensorflow", "uvicorn")
 

@@ -255,7 +255,7 @@ def test_the_commands_in_the_docs_work(address: str, tmp_path: Path) -> None:
     text = (Path(__file__).parents[4] / "docs" / "oip.md").read_text(encoding="utf-8")
     commands = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
     first, rest = commands.split("\n", 1)
-    assert first == "digits-serve --http-port 8000 &"
+    assert first == "digits-serve --port 50055 --http-port 8000 &"
     assert rest.count("curl http://127.0.0.1:8000/") == rest.count("curl") == 3
     done = subprocess.run(
         [
