@@ -54,7 +54,6 @@ class Supervisor:
     def __init__(self, config: ServerConfig, logs: LogConfig) -> None:
         self._config = config
         self._current: list[WorkerProcess] = []
-        self._background: set[asyncio.Task[Any]] = set()
         self._stopping = asyncio.Event()
         self._reload = [asyncio.Event() for _ in range(config.workers)]
         self._one_reload = asyncio.Lock()
@@ -201,9 +200,7 @@ class Supervisor:
             return
         self._current[slot] = new
         _logger.info("worker %d has replaced worker %d", new.pid, old.pid)
-        stopping = asyncio.create_task(self._pool.stop(old))
-        self._background.add(stopping)
-        stopping.add_done_callback(self._background.discard)
+        self._pool.stop(old)
 
 
 def _exit_text(code: int) -> str:

@@ -45,6 +45,7 @@ class WorkerPool:
         self._number = number
         self._live: set[WorkerProcess] = set()
         self._starting: set[asyncio.Task[WorkerProcess]] = set()
+        self._stopping: dict[WorkerProcess, asyncio.Task[int]] = {}
         self.serving: set[WorkerProcess] = set()
 
     async def spawn(self) -> WorkerProcess:
@@ -97,6 +98,7 @@ class WorkerPool:
         """Removes a worker that has ended."""
         self._live.discard(worker)
         self.serving.discard(worker)
+        self._stopping.pop(worker, None)
         self._metrics.remove(worker.pid)
 
     def kill_all(self) -> None:
@@ -109,8 +111,16 @@ class WorkerPool:
         await asyncio.gather(*self._starting, return_exceptions=True)
         return await asyncio.gather(*(self.stop(worker) for worker in self._live))
 
-    async def stop(self, worker: WorkerProcess) -> int:
-        """Drains a worker, and kills it if that takes too long; returns its exit code, 0 if it never served."""
+    def stop(self, worker: WorkerProcess) -> asyncio.Task[int]:
+        """Drains a worker, and kills it if that takes too long; the task returns its exit code, 0 if it never served.
+
+        A worker that is stopping is not signalled again: a second signal would end it at once, like a crash.
+        """
+        if worker not in self._stopping:
+            self._stopping[worker] = asyncio.create_task(self._stop(worker))
+        return self._stopping[worker]
+
+    async def _stop(self, worker: WorkerProcess) -> int:
         worker.drain()
         limit_s = self.config.drain_pause_s + self.config.grace_s + _EXIT_TIMEOUT_S
         try:

@@ -204,6 +204,19 @@ def test_a_rolling_restart_fails_no_call(pair, digits: tuple) -> None:
     assert load.failures == []
 
 
+@pytest.mark.parametrize("delay_s", [0.16, 0.18, 0.2])
+def test_sigterm_during_a_rolling_restart_ends_cleanly(start_server: Start, delay_s: float) -> None:
+    """A worker that is stopping already gets no second signal, which would end it like a crash."""
+    with start_server("--workers", "2", "--http-port", "0", "--metrics-port", "0") as server:
+        server.process.send_signal(signal.SIGHUP)
+        for _ in range(2):
+            while "has replaced worker" not in (line := server.process.stderr.readline()):
+                assert line, "the server ended"
+        time.sleep(delay_s)  # about when the old worker has drained and is ending
+        code, stderr = server.stop()
+        assert code == 0, stderr
+
+
 def test_sigterm_under_load_loses_no_answer(start_server: Start, digits: tuple) -> None:
     with start_server("--workers", "2") as server, Load(server.address, digits[0]) as load:
         server.process.send_signal(signal.SIGTERM)
