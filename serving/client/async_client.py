@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -102,6 +103,20 @@ class AsyncClient(
                 raise CallFailed(grpc.StatusCode.CANCELLED, "the client was closed") from None
             except grpc.RpcError as error:
                 await asyncio.sleep(pause_before_retry(error, remaining(deadline)))
+
+
+def _coroutine_function(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a method that returns a coroutine, because mocks and frameworks ask `inspect.iscoroutinefunction`."""
+
+    @functools.wraps(method)
+    async def wrapper(*arguments: Any, **options: Any) -> Any:
+        return await method(*arguments, **options)
+
+    return wrapper
+
+
+for _name in ("wait_until_serving", "get_model", "classify", "classify_files", "classify_encoded"):
+    setattr(AsyncClient, _name, _coroutine_function(getattr(BaseClient, _name)))
 
 
 async def _requests(step: Classify) -> AsyncIterator[digits_pb2.ClassifyRequest]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -55,6 +56,8 @@ def server_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def configured(*, watch: bool, watch_interval_s: float, **given: Any) -> Any:
+        if "DIGITS_VERSION" in os.environ:  # its name until version 0.1; ignoring it would unpin a deployment
+            raise click.UsageError("DIGITS_VERSION is now DIGITS_MODEL_VERSION")
         settings = {name: value for name, value in given.items() if name in names}
         settings["watch_s"] = watch_interval_s if watch else 0.0
         if settings["workers"] == _AUTO:

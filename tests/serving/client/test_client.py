@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 import threading
 from collections.abc import Callable
+from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
@@ -72,6 +74,14 @@ async def test_the_async_client_does_the_same(server, digits: tuple, expected: n
 def test_wrong_arrays_are_refused_before_they_are_sent(server, images: np.ndarray, error: type, said: str) -> None:
     with Client(server.address) as client, pytest.raises(error, match=said):
         client.classify(images)
+
+
+def test_methods_of_the_async_client_are_coroutine_functions() -> None:
+    """Mocks that are made of the class await them only then."""
+    mock = AsyncMock(spec=AsyncClient)
+    for name in ("wait_until_serving", "get_model", "classify", "classify_files", "classify_encoded"):
+        assert inspect.iscoroutinefunction(getattr(AsyncClient, name))
+        assert isinstance(getattr(mock, name), AsyncMock)
 
 
 def test_an_unknown_model_is_not_found(server, digits: tuple) -> None:

@@ -127,3 +127,10 @@ def test_a_value_outside_its_limits_is_refused_by_name(options: list[str]) -> No
 def test_a_configuration_checks_itself(make: Any, reason: str) -> None:
     with pytest.raises(InvalidConfig, match=reason):
         make()
+
+
+def test_the_former_variable_of_the_version_is_refused() -> None:
+    """A deployment that pins a version must not lose its pin without a word."""
+    done = CliRunner().invoke(_command, [], obj=[], env={"DIGITS_VERSION": "3"})
+    assert done.exit_code == 2
+    assert "DIGITS_VERSION is now DIGITS_MODEL_VERSION" in done.output
