@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ class ArrayBatch(RequestBatch):
         selection: See `RequestBatch`.
         max_message_bytes: See `RequestBatch`.
         options: See `RequestBatch`.
+        make_request: See `RequestBatch`.
 
     Raises:
         TypeError: The images are not uint8.
@@ -36,8 +37,11 @@ class ArrayBatch(RequestBatch):
         *,
         max_message_bytes: int,
         options: AnswerOptions,
+        make_request: Callable[[], digits_pb2.ClassifyRequest] = digits_pb2.ClassifyRequest,
     ) -> None:
-        super().__init__(model, selection, max_message_bytes=max_message_bytes, options=options)
+        super().__init__(
+            model, selection, max_message_bytes=max_message_bytes, options=options, make_request=make_request
+        )
         self._images = _checked(images, model)
 
     def requests(self) -> Iterator[digits_pb2.ClassifyRequest]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from protos.digits.v1 import digits_pb2
 from serving.client.classification import AnswerOptions, Classification
@@ -20,6 +20,7 @@ class RequestBatch(ABC):
         selection: Name and version that the requests ask for.
         max_message_bytes: Requests with several images stay below this many bytes.
         options: What the answer should contain.
+        make_request: Makes an empty request. A stream makes it in the message that carries it, which saves a copy.
 
     Attributes:
         reads: Whether making requests reads or decodes files, which takes a while.
@@ -34,11 +35,13 @@ class RequestBatch(ABC):
         *,
         max_message_bytes: int,
         options: AnswerOptions,
+        make_request: Callable[[], digits_pb2.ClassifyRequest] = digits_pb2.ClassifyRequest,
     ) -> None:
         self._model = model
         self._selection = selection
         self._max_message_bytes = max_message_bytes
         self._options = options
+        self._make_request = make_request
         self._responses: list[digits_pb2.ClassifyResponse] = []
 
     @property
@@ -76,13 +79,14 @@ class RequestBatch(ABC):
 
     def _new_request(self) -> digits_pb2.ClassifyRequest:
         """Makes a request without images."""
-        return digits_pb2.ClassifyRequest(
-            model_name=self._selection.model_name,
-            model_version=self._selection.model_version,
-            include_probabilities=self._options.probabilities,
-            min_confidence=self._options.min_confidence,
-            explain=self._options.explain,
-        )
+        request = self._make_request()
+        request.model_name = self._selection.model_name
+        request.model_version = self._selection.model_version
+        request.include_probabilities = self._options.probabilities
+        if self._options.min_confidence is not None:
+            request.min_confidence = self._options.min_confidence
+        request.explain = self._options.explain
+        return request
 
 
 def version_request(model: digits_pb2.GetModelResponse) -> digits_pb2.GetModelRequest:

@@ -56,6 +56,7 @@ class Stream:
         self._channel = credentials.channel(address, _OPTIONS)
         self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._requests: queue.SimpleQueue[digits_pb2.ClassifyStreamRequest | None] = queue.SimpleQueue()
+        self._message = digits_pb2.ClassifyStreamRequest()
         self._responses: Any = None
 
     def get_model(self) -> ScoringModel:
@@ -73,7 +74,13 @@ class Stream:
             CallFailed: The server refused or went away. After that, the stream can't be used any more.
             ValueError: The model now takes images of another size.
         """
-        make_batch = partial(ArrayBatch, images, max_message_bytes=_MAX_MESSAGE_BYTES, options=self._options)
+        make_batch = partial(
+            ArrayBatch,
+            images,
+            max_message_bytes=_MAX_MESSAGE_BYTES,
+            options=self._options,
+            make_request=self._make_request,
+        )
         answer = protocol.run(protocol.classify(make_batch, self._selection, self._cache), self._perform)
         model = self._cache.current
         assert model is not None  # noqa: S101 - the model that answered
@@ -94,16 +101,22 @@ class Stream:
             if isinstance(step, GetModel):
                 return self._stub.GetModel(step.request, timeout=_GET_MODEL_TIMEOUT_S, metadata=self._metadata)
             assert isinstance(step, Classify)  # noqa: S101
-            for request in step.requests:
-                step.receive(self._exchange(request))
+            for _ in step.requests:
+                step.receive(self._exchange())
         except grpc.RpcError as error:
             raise call_failed(error) from error
         return None
 
-    def _exchange(self, request: digits_pb2.ClassifyRequest) -> digits_pb2.ClassifyResponse:
+    def _make_request(self) -> digits_pb2.ClassifyRequest:
+        """Makes the request of the next message, in that message."""
+        self._message = digits_pb2.ClassifyStreamRequest()
+        return self._message.request
+
+    def _exchange(self) -> digits_pb2.ClassifyResponse:
+        """Sends the message whose request was made last, and returns the response."""
         if self._responses is None:
             self._responses = self._stub.ClassifyStream(self._outgoing(), metadata=self._metadata)
-        self._requests.put(digits_pb2.ClassifyStreamRequest(request=request))
+        self._requests.put(self._message)
         try:
             answer: digits_pb2.ClassifyStreamResponse = next(self._responses)
         except StopIteration:
