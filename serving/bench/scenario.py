@@ -63,7 +63,7 @@ class BenchConfig:
         for name, known in (("layers", LAYERS), ("modes", MODES)):
             for value in getattr(self, name):
                 if value not in known:
-                    raise InvalidConfig(f"{name} must be of {', '.join(known)}, not {value!r}")
+                    raise InvalidConfig(f"{name} must be one or more of {', '.join(known)}, not {value!r}")
         for name in ("layers", "modes", "callers", "batch_rows"):
             if not getattr(self, name):
                 raise InvalidConfig(f"{name} must not be empty")

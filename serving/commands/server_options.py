@@ -57,7 +57,7 @@ def server_options(command: Command) -> Command:
     @functools.wraps(command)
     def configured(*, watch: bool, watch_interval_s: float, **given: Any) -> Any:
         if "DIGITS_VERSION" in os.environ:  # its name until version 0.1; ignoring it would unpin a deployment
-            raise click.UsageError("DIGITS_VERSION is now DIGITS_MODEL_VERSION")
+            raise click.UsageError("the variable DIGITS_VERSION is now called DIGITS_MODEL_VERSION; rename it")
         settings = {name: value for name, value in given.items() if name in names}
         settings["watch_s"] = watch_interval_s if watch else 0.0
         if settings["workers"] == _AUTO:

@@ -305,7 +305,7 @@ def test_a_server_that_dies_is_reported_with_what_was_measured(start_server: Sta
         (("--repository", "/nowhere"), 1, "/nowhere: not a model repository"),
         (("--pid", "1"), 2, "--pid belongs to --target"),
         (("--target", "127.0.0.1:1", "--", "--workers", "2"), 2, "already running"),
-        (("--layers", "wired"), 2, "must be of engine, batcher, echo, wire, not 'wired'"),
+        (("--layers", "wired"), 2, "must be one or more of engine, batcher, echo, wire, not 'wired'"),
         (("--callers", "1,x"), 2, "is not a list of integers"),
         (("--batch-rows", "0"), 2, "batch_rows must be above 0"),
         (("--json", "/nowhere/b.json"), 2, "there is no directory /nowhere"),
@@ -483,7 +483,7 @@ def test_echoes_are_as_long_as_requests_and_answers() -> None:
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(InvalidConfig, match="modes must be of unary, stream, not 'batch'"):
+    with pytest.raises(InvalidConfig, match="modes must be one or more of unary, stream, not 'batch'"):
         BenchConfig(modes=("batch",))
     with pytest.raises(InvalidConfig, match="seconds must be above 0"):
         BenchConfig(seconds=0)

@@ -133,4 +133,4 @@ def test_the_former_variable_of_the_version_is_refused() -> None:
     """A deployment that pins a version must not lose its pin without a word."""
     done = CliRunner().invoke(_command, [], obj=[], env={"DIGITS_VERSION": "3"})
     assert done.exit_code == 2
-    assert "DIGITS_VERSION is now DIGITS_MODEL_VERSION" in done.output
+    assert "DIGITS_VERSION is now called DIGITS_MODEL_VERSION" in done.output
