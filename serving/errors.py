@@ -5,7 +5,8 @@ The core knows no transport: `serving.server.services.status` maps these errors 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -121,4 +122,18 @@ class UnusableFile(DigitsError):
 
 
 class InvalidConfig(DigitsError):
-    """An option is outside its range. Raised when the configuration is constructed."""
+    """A setting is outside its range, or contradicts another. Raised when the configuration is constructed.
+
+    Args:
+        message: What is wrong, in which settings are called by the names of their fields.
+        fields: The fields that the message names, so that a command can name its options instead.
+    """
+
+    def __init__(self, message: str, *, fields: Sequence[str] = ()) -> None:
+        self.fields = fields
+        super().__init__(message)
+
+    def renamed(self, names: Mapping[str, str]) -> str:
+        """Returns the message with other names for the fields, as far as there are any."""
+        words = re.compile(rf"\b({'|'.join(map(re.escape, self.fields))})\b") if self.fields else None
+        return words.sub(lambda field: names.get(field[1], field[1]), str(self)) if words else str(self)

@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from protos.digits.v1 import digits_pb2
 from serving.bench.load import PAUSE_S, RequestFailed
 from serving.client.call_errors import CallFailed
+from serving.client.credentials import Credentials
 from serving.client.retry import pause_before_retry
 
 # Compares an answer, the first argument, with the expected one; raises RequestFailed if it contains an error.
@@ -28,8 +29,8 @@ _CLOSING_S = 5.0
 
 def open_channel(address: str) -> grpc.aio.Channel:
     """Opens a channel with its own connection; equal channels would share one, and thus one worker of the server."""
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
-    return grpc.aio.insecure_channel(address, options)
+    options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+    return Credentials().endpoint(address, options).aio_channel()
 
 
 def is_echo(answer: bytes, expected: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,13 +12,18 @@ import numpy.typing as npt
 from protos.digits.v1 import digits_pb2
 from serving.client.classification import AnswerOptions, Classification
 from serving.client.request_batch import ENVELOPE_BYTES, RequestBatch
+from serving.errors import InvalidImage
+from serving.images.pixel_arrays import to_images
+
+# Modes of Pillow's images whose values are pixels: black and white, gray, colour.
+_MODES = ("1", "L", "RGB")
 
 
 class ArrayBatch(RequestBatch):
     """The requests for an array of images.
 
     Args:
-        images: uint8 `[n, height, width, channels]`, or `[n, height, width]` for a grayscale model.
+        images: uint8 `[n, height, width, channels]`, or what `serving.images.pixel_arrays.to_images` makes of it.
         model: See `RequestBatch`.
         selection: See `RequestBatch`.
         max_message_bytes: See `RequestBatch`.
@@ -25,13 +31,13 @@ class ArrayBatch(RequestBatch):
         make_request: See `RequestBatch`.
 
     Raises:
-        TypeError: The images are not uint8.
-        ValueError: The images do not have the size that the model takes.
+        TypeError: The images are no numbers.
+        ValueError: The images do not have the size that the model takes, or their values leave a doubt.
     """
 
     def __init__(
         self,
-        images: npt.NDArray[np.uint8],
+        images: npt.NDArray[Any],
         model: digits_pb2.GetModelResponse,
         selection: digits_pb2.GetModelRequest,
         *,
@@ -75,16 +81,48 @@ class ArrayBatch(RequestBatch):
         )
 
 
-def _checked(images: npt.NDArray[np.uint8], model: digits_pb2.GetModelResponse) -> npt.NDArray[np.uint8]:
-    images = np.asarray(images)
-    if images.dtype != np.uint8:
-        raise TypeError(f"images must be uint8 from 0 to 255, not {images.dtype}")
-    expected = (model.height, model.width, model.channels)
-    if images.ndim == 3 and model.channels == 1:
-        images = images[..., np.newaxis]
-    if images.ndim != 4 or images.shape[1:] != expected:
-        raise ValueError(f"images must have the shape [n, {', '.join(map(str, expected))}], not {list(images.shape)}")
-    return images
+def as_array(images: object) -> npt.NDArray[Any]:
+    """Returns images of any kind as one array, which is not yet checked.
+
+    Args:
+        images: An array, or images one by one: arrays, nested lists, or Pillow's images of mode 1, L or RGB.
+
+    Raises:
+        TypeError: They are files, or images whose pixels are not what they show.
+        ValueError: They have different sizes.
+    """
+    if isinstance(images, np.ndarray):
+        return images
+    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview):
+        raise TypeError(
+            "images must be arrays of pixels; classify_files takes paths, classify_encoded takes the bytes of files"
+        )
+    if isinstance(images, Iterator):
+        images = list(images)
+    for image in images if isinstance(images, list | tuple) else (images,):
+        # A palette's indices, and colours with a transparent background, are no pixels. Mode is an attribute of others.
+        mode = image.mode if hasattr(image, "getbands") else "L"
+        if mode not in _MODES:
+            raise TypeError(f"an image of Pillow's with mode {mode} leaves a doubt: convert it to L or RGB")
+    try:
+        return np.asarray(images)
+    except ValueError as error:
+        raise ValueError("images must all have the same size") from error
+
+
+def _checked(images: npt.NDArray[Any], model: digits_pb2.GetModelResponse) -> npt.NDArray[np.uint8]:
+    """Returns images as uint8 `[n, height, width, channels]` of the model's size."""
+    shape = (model.height, model.width, model.channels)
+    if images.shape == (0,):  # an empty list
+        return np.empty((0, *shape), np.uint8)
+    if images.dtype == np.uint8 and images.shape[1:] == shape:  # returned without a copy
+        return images
+    if images.dtype.kind not in "buif":
+        raise TypeError(f"images must be numbers from 0 to 255, not {images.dtype}")
+    try:
+        return to_images(images, shape)
+    except InvalidImage as error:
+        raise ValueError(f"images must be uint8 [n, {', '.join(map(str, shape))}]: {error}") from error
 
 
 def _joined(parts: list[Any], dtype: Any) -> Any:

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -15,10 +15,9 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from protos.digits.v1 import digits_pb2
-from serving.client.base_client import REQUESTS_IN_FLIGHT, SERVING, BaseClient, remaining
+from serving.client.base_client import REQUESTS_IN_FLIGHT, SERVING, BaseClient, Connection, remaining
 from serving.client.call_errors import CallFailed, call_failed
 from serving.client.classification import Classification
-from serving.client.credentials import Credentials
 from serving.client.protocol import Classify, GetModel, Step, Steps, WatchHealth
 from serving.client.retry import pause_before_retry
 
@@ -32,7 +31,10 @@ class AsyncClient(
         Coroutine[Any, Any, None],
     ]
 ):
-    """`Client` for asyncio: the same arguments, methods and errors, awaited."""
+    """`Client` for asyncio: the same arguments, methods and errors, awaited.
+
+    It can be made anywhere, also before an event loop runs, and connects in each loop that it is used in.
+    """
 
     async def __aenter__(self) -> Self:
         return self
@@ -41,12 +43,27 @@ class AsyncClient(
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the connection; calls in flight fail."""
-        await self._channel.close()
+        """Closes the connection; calls in flight fail, and no further ones can be made."""
+        self._closed = True
+        await self._close(list(self._connections))
 
-    @staticmethod
-    def _open_channel(credentials: Credentials, address: str, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
-        return credentials.aio_channel(address, options)
+    def _open(self) -> None:
+        self._connections: dict[asyncio.AbstractEventLoop, Connection] = {}
+        self._closed = False
+
+    async def _connection(self) -> Connection:
+        """Returns the connection of the running event loop, since grpc.aio binds each channel to a loop."""
+        if self._closed:
+            raise CallFailed(grpc.StatusCode.CANCELLED, "the client was closed")
+        loop = asyncio.get_running_loop()
+        if loop not in self._connections:
+            self._connections[loop] = Connection(self._endpoint.aio_channel())
+            await self._close([other for other in self._connections if other.is_closed()])
+        return self._connections[loop]
+
+    async def _close(self, loops: Iterable[asyncio.AbstractEventLoop]) -> None:
+        for connection in [self._connections.pop(loop) for loop in loops]:
+            await connection.channel.close()
 
     async def _run(self, steps: Steps[_T], timeout_s: float) -> _T:
         deadline = time.monotonic() + timeout_s
@@ -65,14 +82,15 @@ class AsyncClient(
     async def _perform(self, step: Step, deadline: float) -> Any:
         if isinstance(step, WatchHealth):
             return await self._is_serving(deadline)
+        stub = (await self._connection()).stub
         if isinstance(step, GetModel):
-            return await self._call(self._stub.GetModel, step.request, deadline)
+            return await self._call(stub.GetModel, step.request, deadline)
         in_flight: deque[asyncio.Task[digits_pb2.ClassifyResponse]] = deque()
         try:
             async for request in _requests(step):
                 if len(in_flight) == REQUESTS_IN_FLIGHT:
                     step.receive(await in_flight.popleft())
-                in_flight.append(asyncio.create_task(self._call(self._stub.Classify, request, deadline)))
+                in_flight.append(asyncio.create_task(self._call(stub.Classify, request, deadline)))
             while in_flight:
                 step.receive(await in_flight.popleft())
         finally:
@@ -82,7 +100,8 @@ class AsyncClient(
         return None
 
     async def _is_serving(self, deadline: float) -> bool:
-        watch = self._watch_health(b"", timeout=remaining(deadline), metadata=self._metadata, wait_for_ready=True)
+        watch_health = (await self._connection()).watch_health
+        watch = watch_health(b"", timeout=remaining(deadline), metadata=self._metadata, wait_for_ready=True)
         try:
             async for health in watch:
                 if health == SERVING:

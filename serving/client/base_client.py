@@ -9,24 +9,22 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, overload
 
-import numpy as np
 import numpy.typing as npt
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serving.client import protocol
-from serving.client.array_batch import ArrayBatch
+from serving.client.array_batch import ArrayBatch, as_array
 from serving.client.classification import AnswerOptions, Classification
 from serving.client.credentials import Credentials
 from serving.client.encoded_batch import EncodedBatch, EncodedImage, EncodedImages
 from serving.client.model_cache import ModelCache
 from serving.client.protocol import Steps
 from serving.client.retry import channel_options
-from serving.errors import InvalidImage
 
 PLAIN_TEXT = Credentials()
 REQUESTS_IN_FLIGHT = 4
@@ -39,6 +37,20 @@ Place = Literal["server", "client"]
 _HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 SERVING = b"\x08\x01"
 
+
+class Connection:
+    """A channel and the calls that are made on it.
+
+    Args:
+        channel: A channel of grpc, or one of grpc.aio.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+        self.stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(channel)  # type: ignore[no-untyped-call]
+        self.watch_health: Any = channel.unary_stream(_HEALTH_WATCH)
+
+
 # What the methods return: the plain result, or a coroutine for it.
 _Classified = TypeVar("_Classified")
 _Model = TypeVar("_Model")
@@ -49,14 +61,14 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
     """Calls a server.
 
     Args:
-        address: `host:port`.
+        address: `host:port`, or `host` for port 50051, or `unix:path`; see `serving.client.endpoint.dialled`.
         credentials: TLS and token; by default plain text and no token.
         model_name: The model to use; by default the server's default model.
         model_version: The version to use; 0 for the current one.
         max_message_bytes: Requests stay below this many bytes. 4 MiB is the default limit of gRPC servers.
 
     Raises:
-        InvalidConfig: A token would go to another machine in plain text.
+        InvalidConfig: The address is none, or a token would go to another machine in plain text.
         UnusableFile: A file of the credentials can't be read.
     """
 
@@ -69,13 +81,12 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
         model_version: int = 0,
         max_message_bytes: int = 4 << 20,
     ) -> None:
-        self._channel = self._open_channel(credentials, address, channel_options(max_message_bytes))
+        self._endpoint = credentials.endpoint(address, channel_options(max_message_bytes))
         self._metadata = credentials.metadata
-        self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._watch_health: Any = self._channel.unary_stream(_HEALTH_WATCH)
         self._selection = digits_pb2.GetModelRequest(model_name=model_name, model_version=model_version)
         self._max_message_bytes = max_message_bytes
         self._cache = ModelCache()
+        self._open()
 
     def wait_until_serving(self, timeout_s: float = 30.0) -> _Nothing:
         """Waits until the server reports SERVING, even if it has not started yet.
@@ -101,7 +112,7 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
 
     def classify(
         self,
-        images: npt.NDArray[np.uint8],
+        images: npt.ArrayLike | Iterable[Any],
         *,
         probabilities: bool = False,
         min_confidence: float | None = None,
@@ -110,23 +121,25 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
         """Classifies images.
 
         Args:
-            images: uint8 `[n, height, width]` for a grayscale model, or `[n, height, width, channels]`; any n.
+            images: uint8 `[n, height, width]` for a grayscale model, or `[n, height, width, channels]`; any n, also 0.
+                Other arrays, lists of images, and images of Pillow's are taken if there is only one way to read them;
+                see `serving.images.pixel_arrays`.
             probabilities: Whether to return the probability of every label.
             min_confidence: An image whose most probable label is less probable than this, 0 to 1, gets the label -1.
             timeout_s: Time limit for the whole batch, in seconds.
 
         Raises:
-            TypeError: The images are not uint8.
-            ValueError: The images do not have the model's size.
+            TypeError: The images are no numbers.
+            ValueError: The images do not have the model's size, or their values leave a doubt.
             CallFailed: A request failed; there is no result for the others.
         """
         options = AnswerOptions(probabilities=probabilities, min_confidence=min_confidence)
-        make_batch = partial(ArrayBatch, images, max_message_bytes=self._max_message_bytes, options=options)
+        make_batch = partial(ArrayBatch, as_array(images), max_message_bytes=self._max_message_bytes, options=options)
         return self._run(protocol.classify(make_batch, self._selection, self._cache), timeout_s)
 
     def classify_files(
         self,
-        paths: Iterable[str | os.PathLike[str]],
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         *,
         prepare: Place = "server",
         probabilities: bool = False,
@@ -137,7 +150,7 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
         """Classifies image files. Each is read when it is sent; one that can't be read is in the answer's `errors`.
 
         Args:
-            paths: Any number of files, with any names.
+            paths: One file, or any number of files, with any names.
             prepare: See `classify_encoded`.
             probabilities: Whether to return the probability of every label.
             min_confidence: See `classify`.
@@ -145,6 +158,7 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
             timeout_s: Time limit for all files, in seconds.
 
         Raises:
+            TypeError: Something is not a path.
             CallFailed: A request failed; there is no result for the others.
         """
         options = AnswerOptions(probabilities=probabilities, min_confidence=min_confidence, explain=explain)
@@ -152,7 +166,7 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
 
     def classify_encoded(
         self,
-        contents: Iterable[bytes | InvalidImage],
+        contents: EncodedImage | Iterable[EncodedImage],
         *,
         prepare: Place = "server",
         probabilities: bool = False,
@@ -163,8 +177,9 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
         """Classifies encoded images: PNG, JPEG, WebP, BMP, TIFF or GIF, of any size up to the server's limits.
 
         Args:
-            contents: The bytes of any number of files, taken as they are sent. An `InvalidImage` stands for a file that
-                could not be read. `AsyncClient` iterates and prepares them on another thread.
+            contents: The bytes of one file, or of any number of files, taken as they are sent: bytes, bytearrays,
+                memoryviews or flat arrays of uint8. An `InvalidImage` stands for a file that could not be read.
+                `AsyncClient` iterates and prepares them on another thread.
             prepare: Who decodes and prepares the images: the server, or the client, which uses the same code and sends
                 raw pixels.
             probabilities: Whether to return the probability of every label.
@@ -173,6 +188,7 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
             timeout_s: Time limit for all images, in seconds.
 
         Raises:
+            TypeError: Something is not bytes.
             CallFailed: A request failed; there is no result for the others. An image that can't be read is in the
                 answer's `errors` instead.
         """
@@ -180,7 +196,7 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
         return self._run(self._classify_encoded(contents, prepare, options), timeout_s)
 
     def _classify_encoded(
-        self, images: Iterable[EncodedImage], prepare: Place, options: AnswerOptions
+        self, images: EncodedImage | Iterable[EncodedImage], prepare: Place, options: AnswerOptions
     ) -> Steps[Classification]:
         make_batch = partial(
             EncodedBatch,
@@ -191,10 +207,9 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
         )
         return (yield from protocol.classify(make_batch, self._selection, self._cache))
 
-    @staticmethod
     @abstractmethod
-    def _open_channel(credentials: Credentials, address: str, options: Sequence[tuple[str, Any]]) -> Any:
-        """Makes the channel."""
+    def _open(self) -> None:
+        """Makes the connection, or prepares for making it later."""
 
     @overload
     def _run(self, steps: Steps[Classification], timeout_s: float) -> _Classified: ...
@@ -207,8 +222,11 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
         """Performs the steps of a conversation within the time, in seconds."""
 
 
-def _as_paths(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
-    yield from map(Path, paths)
+def _as_paths(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+    """Returns the paths. One alone is not taken for a sequence of letters."""
+    if isinstance(paths, bytes | bytearray | memoryview):
+        raise TypeError("classify_files takes paths; classify_encoded takes the bytes of files")
+    return map(Path, (paths,) if isinstance(paths, str | os.PathLike) else paths)
 
 
 def remaining(deadline: float) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -13,10 +12,9 @@ from google.protobuf.message import Message
 
 from protos.digits.v1 import digits_pb2
 from serving.client import protocol
-from serving.client.base_client import REQUESTS_IN_FLIGHT, SERVING, BaseClient, remaining
+from serving.client.base_client import REQUESTS_IN_FLIGHT, SERVING, BaseClient, Connection, remaining
 from serving.client.call_errors import call_failed
 from serving.client.classification import Classification
-from serving.client.credentials import Credentials
 from serving.client.protocol import GetModel, Step, Steps, WatchHealth
 from serving.client.retry import pause_before_retry
 
@@ -34,11 +32,10 @@ class Client(BaseClient[Classification, digits_pb2.GetModelResponse, None]):
 
     def close(self) -> None:
         """Closes the connection; calls in flight fail."""
-        self._channel.close()
+        self._connection.channel.close()
 
-    @staticmethod
-    def _open_channel(credentials: Credentials, address: str, options: Sequence[tuple[str, Any]]) -> grpc.Channel:
-        return credentials.channel(address, options)
+    def _open(self) -> None:
+        self._connection = Connection(self._endpoint.channel())
 
     def _run(self, steps: Steps[_T], timeout_s: float) -> _T:
         return protocol.run(steps, partial(self._perform, deadline=time.monotonic() + timeout_s))
@@ -47,9 +44,9 @@ class Client(BaseClient[Classification, digits_pb2.GetModelResponse, None]):
         if isinstance(step, WatchHealth):
             return self._is_serving(deadline)
         if isinstance(step, GetModel):
-            method = self._stub.GetModel
+            method = self._connection.stub.GetModel
             return self._response(self._start(method, step.request, deadline), method, step.request, deadline)
-        method = self._stub.Classify
+        method = self._connection.stub.Classify
         in_flight: deque[tuple[Any, Any, digits_pb2.ClassifyRequest]] = deque()
         try:
             for request in step.requests:
@@ -65,7 +62,9 @@ class Client(BaseClient[Classification, digits_pb2.GetModelResponse, None]):
 
     def _is_serving(self, deadline: float) -> bool:
         try:
-            watch = self._watch_health(b"", timeout=remaining(deadline), metadata=self._metadata, wait_for_ready=True)
+            watch = self._connection.watch_health(
+                b"", timeout=remaining(deadline), metadata=self._metadata, wait_for_ready=True
+            )
             return any(health == SERVING for health in watch)
         except grpc.RpcError as error:
             raise call_failed(error) from error

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import grpc.aio
 
-from serving.config import is_loopback
+from serving.client.endpoint import Endpoint, dialled, is_this_machine
 from serving.errors import InvalidConfig, UnusableFile
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -43,7 +42,7 @@ class Credentials:
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
-            raise InvalidConfig("a client certificate and its key need each other")
+            raise InvalidConfig("certificate and key need each other", fields=("certificate", "key"))
         if self.token and not _TOKEN.fullmatch(self.token):
             raise InvalidConfig("a token must be printable ASCII without spaces")
 
@@ -57,40 +56,31 @@ class Credentials:
         """The metadata of every call."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
-    def channel(self, address: str, options: Sequence[tuple[str, Any]]) -> grpc.Channel:
-        """Makes a channel, which connects on its first call.
+    def endpoint(self, address: str, options: Sequence[tuple[str, Any]]) -> Endpoint:
+        """Returns what makes channels to a server, with the files read.
+
+        Args:
+            address: See `serving.client.endpoint.dialled`.
+            options: Options of the channels.
 
         Raises:
-            InvalidConfig: The token would go to another machine in plain text.
+            InvalidConfig: The address is none, or the token would go to another machine in plain text.
             UnusableFile: A file can't be read.
         """
-        self._check(address)
-        if not self.uses_tls:
-            return grpc.insecure_channel(address, options)
-        return grpc.secure_channel(address, self._channel_credentials(), self._with_server_name(options))
-
-    def aio_channel(self, address: str, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
-        """Does the same as `channel`, for asyncio."""
-        self._check(address)
-        if not self.uses_tls:
-            return grpc.aio.insecure_channel(address, options)
-        return grpc.aio.secure_channel(address, self._channel_credentials(), self._with_server_name(options))
-
-    def _check(self, address: str) -> None:
-        if not self.token or self.uses_tls or self.allow_insecure_token:
-            return
-        if not address.startswith("unix:") and not is_loopback(address.rpartition("/")[2].rpartition(":")[0]):
+        dial = dialled(address)
+        if self.token and not self.uses_tls and not self.allow_insecure_token and not is_this_machine(dial):
             raise InvalidConfig(
                 f"the token would go to {address} in plain text: use TLS, or allow_insecure_token if the network "
-                "itself is safe"
+                "itself is safe",
+                fields=("allow_insecure_token",),
             )
+        if not self.uses_tls:
+            return Endpoint(address=dial, options=options, credentials=None)
+        names = [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
+        return Endpoint(address=dial, options=[*options, *names], credentials=self._channel_credentials())
 
     def _channel_credentials(self) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(_read(self.root_certificates), _read(self.key), _read(self.certificate))
-
-    def _with_server_name(self, options: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-        names = [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
-        return [*options, *names]
 
 
 def _read(path: Path | str | None) -> bytes | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from google.rpc import error_details_pb2
 
 from protos.digits.v1 import digits_pb2
@@ -16,7 +18,8 @@ from serving.images.files import read_image_file
 from serving.images.preparation import Preparation, PreparedImage
 
 # A file's bytes; a file to read when it is sent; or why there is no image.
-EncodedImage = bytes | Path | InvalidImage
+EncodedImage = bytes | bytearray | memoryview | npt.NDArray[np.uint8] | Path | InvalidImage
+_Content = bytes | Path | InvalidImage
 
 # Tag and length of an image in a request, and the size of a response's `preparations` without the pixels.
 _FIELD_BYTES = 8
@@ -28,12 +31,18 @@ _KEPT_BYTES = 64 << 20
 
 
 class EncodedImages:
-    """Encoded images that can be iterated again. The first 64 MiB of an iterator are kept for that."""
+    """Encoded images that can be iterated again. The first 64 MiB of an iterator are kept for that.
 
-    def __init__(self, images: Iterable[EncodedImage]) -> None:
-        self._images = images
-        self._is_iterator = iter(images) is images
-        self._kept: list[EncodedImage] = []
+    Args:
+        images: One image, or any number of them.
+    """
+
+    def __init__(self, images: EncodedImage | Iterable[EncodedImage]) -> None:
+        # An open file would yield lines.
+        alone = isinstance(images, Path | InvalidImage) or _view(images) is not None or hasattr(images, "read")
+        self._images: Iterable[Any] = (images,) if alone else images  # type: ignore[assignment]
+        self._is_iterator = iter(self._images) is self._images
+        self._kept: list[_Content] = []
         self._kept_bytes = 0
 
     @property
@@ -41,18 +50,39 @@ class EncodedImages:
         """Whether the next iteration starts with the first image again."""
         return self._kept_bytes <= _KEPT_BYTES
 
-    def __iter__(self) -> Iterator[EncodedImage]:
+    def __iter__(self) -> Iterator[_Content]:
         if not self._is_iterator:
-            yield from self._images
+            yield from map(_content, self._images)
             return
         yield from tuple(self._kept)
-        for image in self._images:
+        for image in map(_content, self._images):
             if self.repeatable:
                 self._kept_bytes += len(image) if isinstance(image, bytes) else 0
                 self._kept.append(image)
             else:
                 self._kept.clear()
             yield image
+
+
+def _content(image: object) -> _Content:
+    """Returns the bytes of an image, if it has not to be read."""
+    if isinstance(image, bytes | Path | InvalidImage):
+        return image
+    view = _view(image)
+    if view is None or view.ndim != 1 or view.itemsize != 1:
+        kind = type(image).__name__ if view is None else f"{type(image).__name__} of {view.ndim} dimensions"
+        raise TypeError(
+            f"an encoded image is the bytes of a file, not {kind}; classify_files takes paths, classify takes pixels"
+        )
+    return view.tobytes()
+
+
+def _view(image: object) -> memoryview | None:
+    """Returns the memory of an object that has the buffer protocol, or None."""
+    try:
+        return memoryview(image)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 class EncodedBatch(RequestBatch):
@@ -165,7 +195,7 @@ class EncodedBatch(RequestBatch):
             row_bytes += model.height * model.width * model.channels + _PREPARATION_BYTES
         return max(1, min(model.max_images_per_request, _MAX_RESPONSE_BYTES // row_bytes))
 
-    def _read(self, encoded: EncodedImage) -> bytes | PreparedImage:
+    def _read(self, encoded: _Content) -> bytes | PreparedImage:
         """Reads an image and, if asked to, decodes and prepares it as the server would."""
         content = read_image_file(encoded, self._model.max_message_bytes) if isinstance(encoded, Path) else encoded
         if isinstance(content, InvalidImage):

@@ -53,7 +53,7 @@ class Stream:
         self._options = AnswerOptions(probabilities=probabilities)
         self._cache = ModelCache()
         self._metadata = credentials.metadata
-        self._channel = credentials.channel(address, _OPTIONS)
+        self._channel = credentials.endpoint(address, _OPTIONS).channel()
         self._stub: Any = digits_pb2_grpc.DigitClassifierServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._requests: queue.SimpleQueue[digits_pb2.ClassifyStreamRequest | None] = queue.SimpleQueue()
         self._message = digits_pb2.ClassifyStreamRequest()

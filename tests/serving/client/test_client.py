@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import io
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from serving.client import AsyncClient, CallFailed, Client
+from serving.client import AsyncClient, CallFailed, Client, Credentials
+from serving.config import SAMPLES
+from serving.errors import UnusableFile
 from training.synthetic import draw_digits
 
 
@@ -58,22 +65,111 @@ async def test_the_async_client_does_the_same(server, digits: tuple, expected: n
         assert np.array_equal(np.concatenate([answer.labels for answer in answers]), expected)
         with pytest.raises(CallFailed, match="NOT_FOUND"):
             await AsyncClient(server.address, model_name="resnet").classify(digits[0][:1])
-        with pytest.raises(TypeError):
-            await client.classify(digits[0].astype(np.float32))
+        with pytest.raises(ValueError, match="a multiple of 1/255"):
+            await client.classify(digits[0] / 300)
+
+
+# Ways to hold the first three digits, of which there is only one reading.
+TAKEN: dict[str, Callable[[np.ndarray], object]] = {
+    "a list of arrays": list,
+    "nested lists": lambda images: images[..., 0].tolist(),
+    "an iterator": iter,
+    "whole numbers": lambda images: images.astype(">i8"),
+    "whole floats": lambda images: images.astype(np.float32),
+    "255ths": lambda images: (images / 255).astype(np.float32),
+    "rows": lambda images: images.reshape(3, 784),
+    "channels first": lambda images: images.transpose(0, 3, 1, 2),
+    "a reversed view": lambda images: images[::-1].copy()[::-1],
+    "Pillow's images": lambda images: [Image.fromarray(image[..., 0]) for image in images],
+}
+
+
+@pytest.mark.parametrize("held", TAKEN.values(), ids=TAKEN)
+def test_arrays_are_taken_where_no_doubt_is_possible(server, digits: tuple, expected: np.ndarray, held: Any) -> None:
+    with Client(server.address) as client:
+        assert client.classify(held(digits[0][:3])).labels.tolist() == expected[:3].tolist()
+
+
+def test_one_image_and_no_image_are_batches_too(server, digits: tuple, expected: np.ndarray) -> None:
+    with Client(server.address) as client:
+        assert client.classify(digits[0][0, :, :, 0]).labels.tolist() == [expected[0]]
+        nothing = client.classify([], probabilities=True)
+    assert (nothing.labels.shape, nothing.probabilities.shape, nothing.model_version) == ((0,), (0, 10), 1)
 
 
 @pytest.mark.parametrize(
     ("images", "error", "said"),
     [
-        (np.zeros((1, 28, 28), np.float32), TypeError, "uint8 from 0 to 255, not float32"),
-        (np.zeros((1, 28, 27), np.uint8), ValueError, r"\[n, 28, 28, 1\], not \[1, 28, 27, 1\]"),
-        (np.zeros((28, 28), np.uint8), ValueError, r"not \[28, 28\]"),
-        (np.zeros((1, 28, 28, 3), np.uint8), ValueError, r"not \[1, 28, 28, 3\]"),
+        (np.full((1, 28, 28), 0.3, np.float32), ValueError, "0.3 is not a multiple of 1/255"),
+        (np.full((1, 28, 28), np.nan), ValueError, "NaN"),
+        (np.zeros((1, 28, 27), np.uint8), ValueError, "28 x 27 x 1, but 28 x 28 x 1 are needed"),
+        (np.zeros((1, 28, 28, 3), np.uint8), ValueError, "28 x 28 x 3, but 28 x 28 x 1 are needed"),
+        ([np.zeros((28, 28)), np.zeros((30, 28))], ValueError, "must all have the same size"),
+        (None, TypeError, "must be numbers from 0 to 255, not object"),
+        ("a.png", TypeError, "classify_files takes paths"),
+        (b"\x89PNG", TypeError, "classify_encoded takes the bytes of files"),
+        ([Image.new("P", (28, 28))], TypeError, "mode P leaves a doubt"),
     ],
 )
-def test_wrong_arrays_are_refused_before_they_are_sent(server, images: np.ndarray, error: type, said: str) -> None:
+def test_wrong_arrays_are_refused_before_they_are_sent(server, images: Any, error: type, said: str) -> None:
     with Client(server.address) as client, pytest.raises(error, match=said):
         client.classify(images)
+
+
+SEVEN = SAMPLES / "7.png"
+
+
+@pytest.mark.parametrize("paths", [SEVEN, str(SEVEN), [SEVEN], (str(SEVEN) for _ in range(1))], ids=lambda _: "")
+def test_one_path_is_one_file(server, paths: Any) -> None:
+    with Client(server.address) as client:
+        answer = client.classify_files(paths)
+    assert (answer.labels.tolist(), answer.errors) == ([7], {})
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda content: np.frombuffer(content, np.uint8)])
+async def test_all_that_holds_bytes_is_an_image(server, kind: Callable, alone: bool) -> None:
+    content = kind(SEVEN.read_bytes())
+    with Client(server.address) as client:
+        answer = client.classify_encoded(content if alone else [content])
+    assert (answer.labels.tolist(), answer.errors) == ([7], {})
+    async with AsyncClient(server.address) as client:
+        assert (await client.classify_encoded(content if alone else iter([content]))).labels.tolist() == [7]
+
+
+async def test_what_is_neither_a_file_nor_its_bytes_is_a_type_error(server) -> None:
+    async with AsyncClient(server.address) as client:
+        for given in (["7.png"], [None], np.zeros((2, 2), np.uint8), io.BytesIO(b"image"), 7):
+            with pytest.raises(TypeError):
+                await client.classify_encoded(given)
+        for given in (b"7.png", [None], None):
+            with pytest.raises(TypeError):
+                await client.classify_files(given)
+
+
+def test_an_async_client_is_made_anywhere_and_used_in_any_loop(server, digits: tuple) -> None:
+    """Web applications make it at import, long before their event loop runs; scripts call `asyncio.run` repeatedly."""
+    client = AsyncClient(server.address)
+
+    async def classify() -> int:
+        await client.wait_until_serving(5)
+        return len((await client.classify(digits[0][:2], timeout_s=5)).labels)
+
+    async def classify_and_close() -> int:
+        async with client:
+            return await classify()
+
+    assert [asyncio.run(classify()), asyncio.run(classify())] == [2, 2]
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lambda _: asyncio.run(classify()), range(2))) == [2, 2]
+    assert asyncio.run(classify_and_close()) == 2
+    with pytest.raises(CallFailed, match="the client was closed"):
+        asyncio.run(classify())
+
+
+def test_an_async_client_checks_its_arguments_where_it_is_made(tmp_path: Path) -> None:
+    with pytest.raises(UnusableFile):
+        AsyncClient("127.0.0.1:1", credentials=Credentials(root_certificates=tmp_path / "absent"))
 
 
 def test_methods_of_the_async_client_are_coroutine_functions() -> None:

@@ -70,7 +70,7 @@ def _client_pair(folder: Path, authority: trustme.CA, **options: object) -> dict
 
 def _asks(address: str, credentials: Credentials) -> str:
     """The status of one call on a connection of its own, without retries; empty where it was answered."""
-    with credentials.channel(address, []) as channel:
+    with credentials.endpoint(address, []).channel() as channel:
         stub = digits_pb2_grpc.DigitClassifierServiceStub(channel)
         try:
             stub.GetModel(digits_pb2.GetModelRequest(), timeout=20, metadata=credentials.metadata)
