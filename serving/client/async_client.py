@@ -16,10 +16,10 @@ from google.protobuf.message import Message
 
 from protos.digits.v1 import digits_pb2
 from serving.client.base_client import REQUESTS_IN_FLIGHT, SERVING, BaseClient, Connection, remaining
-from serving.client.call_errors import CallFailed, call_failed
+from serving.client.call_errors import CallFailed
 from serving.client.classification import Classification
 from serving.client.protocol import Classify, GetModel, Step, Steps, WatchHealth
-from serving.client.retry import pause_before_retry
+from serving.client.retry import HealthWait, pause_before_retry
 
 _T = TypeVar("_T")
 
@@ -101,14 +101,16 @@ class AsyncClient(
 
     async def _is_serving(self, deadline: float) -> bool:
         watch_health = (await self._connection()).watch_health
-        watch = watch_health(b"", timeout=remaining(deadline), metadata=self._metadata, wait_for_ready=True)
-        try:
-            async for health in watch:
-                if health == SERVING:
-                    return True
-        except grpc.RpcError as error:
-            raise call_failed(error) from error
-        return False
+        wait = HealthWait()
+        while True:
+            try:
+                async for health in watch_health(b"", timeout=remaining(deadline), metadata=self._metadata):
+                    wait.answered = True
+                    if health == SERVING:
+                        return True
+                return False
+            except grpc.RpcError as error:
+                await asyncio.sleep(wait.pause_s(error, remaining(deadline)))
 
     async def _call(self, method: Any, request: Message, deadline: float) -> Any:
         while True:

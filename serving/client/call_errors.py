@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
+
+# How gRPC begins its message when it has no connection to a server.
+_NO_CONNECTION = re.compile(r"failed to connect to all addresses; last error: \w+: |(?=errors resolving )")
+# Words of its reason, and what to do about it. The names are those of `Credentials`, with the options of the commands.
+_ADVICE = (
+    ("WRONG_VERSION_NUMBER", "that server does not use TLS"),
+    ("CERTIFICATE_VERIFY_FAILED", "trust the server's certificate or its authority: root_certificates (--tls-ca)"),
+    ("Hostname Verification", "its certificate is for another name: server_name (--tls-server-name)"),
+    ("Socket closed", "if the server uses TLS, use it too: root_certificates (--tls-ca)"),
+    ("resolving", "is the host's name right?"),
+)
+_ADVICE_ELSE = "is digits-serve running there?"
 
 
 class CallFailed(Exception):
@@ -30,7 +43,19 @@ def call_failed(error: grpc.RpcError) -> CallFailed:
         bad_request = error_details_pb2.BadRequest()
         if detail.Unpack(bad_request):
             violations += [(v.field, v.description) for v in bad_request.field_violations]
-    return CallFailed(error.code(), error.details() or "no further details", tuple(violations))
+    message = error.details() or "no further details"
+    return CallFailed(error.code(), message if status is not None else _explained(message), tuple(violations))
+
+
+def _explained(message: str) -> str:
+    """Returns a message of gRPC's own with what a user can do about it; others as they are."""
+    if message == "Deadline Exceeded":
+        return "no answer within the time limit"
+    if found := _NO_CONNECTION.match(message):
+        reason = message[found.end() :].removesuffix(": OK")
+        advice = next((advice for words, advice in _ADVICE if words in reason), _ADVICE_ELSE)
+        return f"no connection ({reason}); {advice}"
+    return message
 
 
 def rich_status(error: grpc.RpcError) -> status_pb2.Status | None:

@@ -13,10 +13,9 @@ from google.protobuf.message import Message
 from protos.digits.v1 import digits_pb2
 from serving.client import protocol
 from serving.client.base_client import REQUESTS_IN_FLIGHT, SERVING, BaseClient, Connection, remaining
-from serving.client.call_errors import call_failed
 from serving.client.classification import Classification
 from serving.client.protocol import GetModel, Step, Steps, WatchHealth
-from serving.client.retry import pause_before_retry
+from serving.client.retry import HealthWait, pause_before_retry
 
 _T = TypeVar("_T")
 
@@ -61,13 +60,16 @@ class Client(BaseClient[Classification, digits_pb2.GetModelResponse, None]):
         return None
 
     def _is_serving(self, deadline: float) -> bool:
-        try:
-            watch = self._connection.watch_health(
-                b"", timeout=remaining(deadline), metadata=self._metadata, wait_for_ready=True
-            )
-            return any(health == SERVING for health in watch)
-        except grpc.RpcError as error:
-            raise call_failed(error) from error
+        wait = HealthWait()
+        while True:
+            try:
+                for health in self._connection.watch_health(b"", timeout=remaining(deadline), metadata=self._metadata):
+                    wait.answered = True
+                    if health == SERVING:
+                        return True
+                return False
+            except grpc.RpcError as error:
+                time.sleep(wait.pause_s(error, remaining(deadline)))
 
     def _start(self, method: Any, request: Message, deadline: float) -> Any:
         return method.future(request, timeout=remaining(deadline), metadata=self._metadata)

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2
 
-from serving.client.call_errors import call_failed, rich_status
+from serving.client.call_errors import CallFailed, call_failed, rich_status
 
 # CANCELLED is what grpcio's server reports for calls that no handler has seen when it shuts down (grpc/grpc#41785).
 # Pauses of 0.1, 0.3, 0.9 and 2 seconds outlast the start of a worker.
@@ -32,6 +32,7 @@ _SERVICE_CONFIG = json.dumps(
         ]
     }
 )
+_HEALTH_PAUSE_S = 0.1
 # The most that a message holds in addition to its pixels.
 _ENVELOPE_BYTES = 64 * 1024
 
@@ -69,3 +70,32 @@ def pause_before_retry(error: grpc.RpcError, remaining_s: float) -> float:
                 if pause < remaining_s:
                     return pause
     raise call_failed(error) from error
+
+
+class HealthWait:
+    """What was seen while waiting for a server that may not have started yet.
+
+    The wait asks again whenever there is no connection. gRPC could do that itself, but would not say why there is none.
+
+    Attributes:
+        answered: Whether the server reported any health.
+    """
+
+    def __init__(self) -> None:
+        self.answered = False
+        self._last: CallFailed | None = None
+
+    def pause_s(self, error: grpc.RpcError, remaining_s: float) -> float:
+        """Returns how long to wait before the server is asked again, in seconds.
+
+        Raises:
+            CallFailed: The time is over, or the server went away or refused to answer.
+        """
+        failed = call_failed(error)
+        if failed.code is grpc.StatusCode.DEADLINE_EXCEEDED and self.answered:
+            raise CallFailed(failed.code, "the server answers, but did not report SERVING within the time") from error
+        if failed.code is grpc.StatusCode.UNAVAILABLE and not self.answered:
+            self._last = failed
+            if remaining_s > _HEALTH_PAUSE_S:
+                return _HEALTH_PAUSE_S
+        raise self._last or failed from error
