@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 
 import click
 
 import serving
+from serving.commands.cli import prepare_terminal
 
 _COMMANDS = {
     "serve": ("serving.commands.serve", "main"),
@@ -46,11 +48,23 @@ def main() -> None:
 
 def _script(name: str) -> Callable[[], None]:
     """The entry point of `digits-NAME`."""
-    return lambda: _load(name)(prog_name=f"digits-{name}")
+
+    def run() -> None:
+        _prepare()
+        _load(name)(prog_name=f"digits-{name}")
+
+    return run
+
+
+def _prepare() -> None:
+    """Prepares the process, before any command is imported."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC would log each attempt to connect
+    prepare_terminal()
 
 
 serve, classify, score = _script("serve"), _script("classify"), _script("score")
 models, doctor, bench = _script("models"), _script("doctor"), _script("bench")
 
 if __name__ == "__main__":
+    _prepare()
     main(prog_name="python -m serving")

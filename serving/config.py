@@ -77,11 +77,11 @@ def _check(name: str, value: Any, declared: Mapping[str, Any]) -> None:
     if value is None:
         return
     if choices and value not in choices:
-        raise InvalidConfig(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        raise InvalidConfig(f"{name} must be one of {', '.join(choices)}, not {value!r}", fields=(name,))
     # Written so that NaN is refused too.
     if not ((minimum is None or value >= minimum) and (maximum is None or value <= maximum)):
         limits = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
-        raise InvalidConfig(f"{name} must be {limits}, not {value}")
+        raise InvalidConfig(f"{name} must be {limits}, not {value}", fields=(name,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,8 @@ class BatcherConfig(_Part):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_queue_rows < self.max_batch_rows:
-            raise InvalidConfig("max_queue_rows must be at least max_batch_rows, or a full batch could never queue")
+            message = "max_queue_rows must be at least max_batch_rows, or a full batch could never queue"
+            raise InvalidConfig(message, fields=("max_queue_rows", "max_batch_rows"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,9 +201,10 @@ class SecurityConfig(_Part):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise InvalidConfig("tls_certificate and tls_key need each other")
+            raise InvalidConfig("tls_certificate and tls_key need each other", fields=("tls_certificate", "tls_key"))
         if self.tls_client_ca is not None and self.tls_certificate is None:
-            raise InvalidConfig("tls_client_ca needs tls_certificate and tls_key")
+            fields = ("tls_client_ca", "tls_certificate", "tls_key")
+            raise InvalidConfig("tls_client_ca needs tls_certificate and tls_key", fields=fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,13 +347,15 @@ class ServerConfig(_Part):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.host:
-            raise InvalidConfig("host must not be empty; 0.0.0.0 listens on all addresses")
+            raise InvalidConfig("host must not be empty; 0.0.0.0 listens on all addresses", fields=("host",))
         if self.http_port and self.http_port == self.port:
-            raise InvalidConfig(f"http_port and port must differ, not both be {self.port}")
+            message = f"http_port and port must differ, not both be {self.port}"
+            raise InvalidConfig(message, fields=("http_port", "port"))
         if self.model_version is not None and len(self.models) > 1:
-            raise InvalidConfig("model_version: of which model? Name one")
+            raise InvalidConfig("model_version: of which model? Name one", fields=("model_version",))
         if self.traces_endpoint and not self.traces_endpoint.startswith(("http://", "https://")):
-            raise InvalidConfig(f"traces_endpoint must be like http://host:4318, not {self.traces_endpoint!r}")
+            message = f"traces_endpoint must be like http://host:4318, not {self.traces_endpoint!r}"
+            raise InvalidConfig(message, fields=("traces_endpoint",))
 
 
 def is_loopback(host: str) -> bool:

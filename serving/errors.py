@@ -10,6 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
+def install_hint(extra: str) -> str:
+    """Returns how to install an extra, such as `gpu`. No package index has this package, so it needs a checkout."""
+    return f"pip install '.[{extra}]' in a checkout of digits-serving"
+
+
 class DigitsError(Exception):
     """Base class of the errors whose message is meant for users."""
 

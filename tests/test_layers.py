@@ -81,9 +81,11 @@ ROOMS = {
         packages={"numpy"} | GRPC,
         some={"plot": {"matplotlib"}, "target": {"psutil"}},
     ),
+    "commands.variables": Room(packages={"click"}),
+    "commands.cli": Room(rooms={"config", "errors", "commands.variables"}, packages={"click", "cloup"}),
     "commands": Room(
         rooms=CORE
-        | {"client", "score", "bench"}
+        | {"client", "score", "bench", "commands.cli", "commands.variables"}
         | {f"server.{name}" for name in ("security", "telemetry", "fronts", "process")},
         packages={"click", "cloup", "numpy"},
         some={
@@ -92,12 +94,12 @@ ROOMS = {
             "serve": {"prometheus_client"},
         },
     ),
-    "__main__": Room(packages={"click", "cloup"}),
+    "__main__": Room(rooms={"commands.cli"}, packages={"click", "cloup"}),
 }
 
 # Of `serving`, the importing packages beside it may use these rooms only.
 TRAINING = Room(
-    rooms={"images", "errors"},
+    rooms={"images", "errors", "commands.cli"},
     packages={"keras", "tensorflow", "numpy", "PIL", "click", "cloup", "pooch"},
     some={"evaluation": {"sklearn"}, "charts": {"matplotlib"}, "report": {"matplotlib", "jinja2"}},
 )

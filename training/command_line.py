@@ -15,7 +15,8 @@ import click
 import cloup
 
 from serving import __version__
-from serving.errors import DigitsError
+from serving.commands.cli import prepare_terminal
+from serving.errors import DigitsError, install_hint
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,13 +63,17 @@ def examples(*commands: str) -> str:
 
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Ends the command with one line and exit code 1 on missing packages, bad data and files that can't be written."""
+    """Ends the command with one line and exit code 1 on missing packages, bad data and files that can't be written.
+
+    Lets it print any text, whatever the terminal's encoding is.
+    """
+    prepare_terminal()
     try:
         yield
     except ModuleNotFoundError as error:
         raise click.ClickException(
-            f"{error.name} is not installed; training and exporting need the extras train and cpu (or gpu); "
-            "in a checkout: pip install '.[train,cpu]'"
+            f"{error.name} is not installed; training and exporting need the extras train and cpu (or gpu): "
+            f"{install_hint('train,cpu')}"
         ) from error
     except ImportError as error:
         raise click.ClickException(f"an installed package can't be imported: {error}") from error

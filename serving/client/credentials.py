@@ -42,7 +42,9 @@ class Credentials:
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
-            raise InvalidConfig("certificate and key need each other", fields=("certificate", "key"))
+            raise InvalidConfig(
+                "a client certificate and its key need each other: certificate (--tls-certificate) and key (--tls-key)"
+            )
         if self.token and not _TOKEN.fullmatch(self.token):
             raise InvalidConfig("a token must be printable ASCII without spaces")
 
@@ -70,9 +72,8 @@ class Credentials:
         dial = dialled(address)
         if self.token and not self.uses_tls and not self.allow_insecure_token and not is_this_machine(dial):
             raise InvalidConfig(
-                f"the token would go to {address} in plain text: use TLS, or allow_insecure_token if the network "
-                "itself is safe",
-                fields=("allow_insecure_token",),
+                f"the token would go to {address} in plain text: use TLS, or allow_insecure_token "
+                "(--allow-insecure-token) if the network itself is safe"
             )
         if not self.uses_tls:
             return Endpoint(address=dial, options=options, credentials=None)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,10 @@ import numpy.typing as npt
 
 from serving.client.classification import UNSURE, UNSURE_NAME, Classification
 from serving.images.preparation import PreparedImage
+
+# Two rows of an image in one: neither is bright, the lower, the upper, both.
+_BLOCKS = " ▄▀█"
+_ASCII = " .'#"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,12 +85,12 @@ class Answer:
         """What preparation did to the image, and a picture of the result, indented."""
         steps = []
         if self.prepared is not None:
-            steps = [f"{self.prepared.height} x {self.prepared.width} pixels", *self.prepared.steps]
+            steps = [f"{self.prepared.width} x {self.prepared.height} pixels", *self.prepared.steps]
         return "\n".join(f"    {line}" for line in [*steps, "", *self.picture(), ""])
 
     def picture(self) -> list[str]:
         """The image as the network saw it, in lines; none if that was not requested."""
-        return [] if self.prepared is None else terminal_picture(self.prepared.pixels)
+        return [] if self.prepared is None else terminal_picture(self.prepared.pixels, sys.stdout.encoding)
 
 
 def answers(paths: Sequence[str], classification: Classification, top: int) -> Iterator[Answer]:
@@ -164,11 +169,12 @@ class AnswerPrinter:
             click.echo(_side_by_side(self._pictures))
 
 
-def terminal_picture(image: npt.NDArray[np.uint8]) -> list[str]:
-    """Draws the bright part of an image with Unicode blocks, each of one column and two rows.
+def terminal_picture(image: npt.NDArray[np.uint8], encoding: str = "utf-8") -> list[str]:
+    """Draws the bright part of an image with characters, each of one column and two rows.
 
     Args:
         image: uint8 `[height, width, channels]`; channels are averaged.
+        encoding: Of the terminal. Unicode blocks, or ASCII if it has no blocks.
 
     Returns:
         Lines of equal length, half as many as the bright part has rows; none if nothing is bright.
@@ -179,8 +185,16 @@ def terminal_picture(image: npt.NDArray[np.uint8]) -> list[str]:
         return []
     bright = bright[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     bright = np.pad(bright, ((0, bright.shape[0] % 2), (0, 0)))
-    blocks = np.array([" ", "▄", "▀", "█"])
-    return ["".join(line) for line in blocks[bright[0::2] * 2 + bright[1::2] * 1]]
+    characters = np.array(list(_BLOCKS if _can_encode(_BLOCKS, encoding) else _ASCII))
+    return ["".join(line) for line in characters[bright[0::2] * 2 + bright[1::2] * 1]]
+
+
+def _can_encode(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _side_by_side(cells: list[list[str]], gap: int = 3) -> str:

@@ -18,7 +18,7 @@ import cloup
 from serving.bench.scenario import LAYERS, MODES, BenchConfig, Scenario
 from serving.commands.cli import SETTINGS, examples, option, repository_option, version_option
 from serving.config import PROVIDERS
-from serving.errors import DigitsError
+from serving.errors import DigitsError, install_hint
 
 if TYPE_CHECKING:  # needs numpy, psutil and grpc, whose presence is checked first
     from serving.bench.benchmark import Benchmark
@@ -222,7 +222,7 @@ def _require(*modules: str) -> None:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise click.ClickException(
-                f"{error.name} is not installed; digits-bench needs the extra bench: pip install '.[bench]'"
+                f"{error.name} is not installed; digits-bench needs the extra bench: {install_hint('bench')}"
             ) from error
 
 

@@ -36,6 +36,13 @@ _IMAGES = 256
         type=click.FloatRange(0, 86_400, min_open=True),
         help="How long all images may take together, in seconds.",
     ),
+    option("--model", default="", show_default="the server's default model", help="Name of the model."),
+    option(
+        "--model-version",
+        type=click.IntRange(1),
+        show_default="the current one, or the canary",
+        help="Version of the model.",
+    ),
     option(
         "--prepare",
         default="server",
@@ -63,6 +70,8 @@ def main(
     *,
     images: tuple[str, ...],
     target: str,
+    model: str,
+    model_version: int | None,
     timeout_s: float,
     min_confidence: float | None,
     credentials: Credentials,
@@ -85,13 +94,16 @@ def main(
     printer = AnswerPrinter([name for name, _ in sources], style=style, top=top, picture=picture, explain=explain)
     printer.begin()
     try:
-        with call_errors_in_one_line(target), Client(target, credentials=credentials) as client:
+        with (
+            call_errors_in_one_line(target),
+            Client(target, credentials=credentials, model_name=model, model_version=model_version or 0) as client,
+        ):
             deadline = time.monotonic() + timeout_s
-            model = client.get_model(timeout_s)
+            max_bytes = client.get_model(timeout_s).max_message_bytes
             for start in range(0, len(sources), _IMAGES):
                 part = sources[start : start + _IMAGES]
                 classification = client.classify_encoded(
-                    read_images(part, model.max_message_bytes),
+                    read_images(part, max_bytes),
                     prepare=prepare,
                     probabilities=True,
                     min_confidence=min_confidence,

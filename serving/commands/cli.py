@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import cloup
+from click.core import ParameterSource
 
 import serving
+from serving.commands.variables import is_service_link, variables_of
 from serving.config import PRETRAINED
-from serving.errors import DigitsError
+from serving.errors import DigitsError, install_hint
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,7 +28,17 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 class _Option(cloup.Option):
-    """An option that enforces its range without showing it; its text says what a user needs to know."""
+    """An option that enforces its range without showing it; its text says what a user needs to know.
+
+    It ignores variables that Kubernetes sets, and errors name the variable if the value comes from one.
+    """
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        value = super().resolve_envvar_value(ctx)
+        return None if value is None or is_service_link(value) else value
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        return super().get_error_hint(ctx) if ctx is None else origin(self, ctx)
 
     def get_help_extra(self, ctx: click.Context) -> Any:
         extra = super().get_help_extra(ctx)
@@ -30,11 +46,18 @@ class _Option(cloup.Option):
         return extra
 
 
+def origin(param: click.Parameter, ctx: click.Context) -> str:
+    """Returns where the value of an option comes from: `the variable DIGITS_PORT`, or `--port`."""
+    if isinstance(param, click.Option) and ctx.get_parameter_source(param.name or "") is ParameterSource.ENVIRONMENT:
+        return f"the variable {next((name for name in variables_of(param) if name in os.environ), param.name)}"
+    return param.opts[0]
+
+
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
     """Like `click.option`, but the help shows environment variables and no ranges."""
     settings.setdefault("show_envvar", "envvar" in settings)
     if isinstance(settings.get("type"), click.IntRange | click.FloatRange):
-        settings.setdefault("metavar", settings["type"].name.removesuffix(" range").upper())
+        settings["type"].name = settings["type"].name.removesuffix(" range")  # in metavars and errors
     return cloup.option(*names, cls=_Option, **settings)
 
 
@@ -60,6 +83,16 @@ def examples(*commands: str, note: str = "") -> str:
     return "\n".join([*([note, ""] if note else []), "\b", "Examples:", *(f"  {command}" for command in commands)])
 
 
+def prepare_terminal() -> None:
+    """Lets stdout take any text: what its encoding lacks becomes escapes, not a traceback.
+
+    Bytes of file names that are not UTF-8 are printed to UTF-8 as they are, so that other programs find the files.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
+
+
 @contextlib.contextmanager
 def errors_in_one_line(what: str) -> Iterator[None]:
     """Turns errors that a user can act on into one line on stderr and exit code 1.
@@ -71,7 +104,7 @@ def errors_in_one_line(what: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise click.ClickException(
-            f"{error.name} is not installed; {what} needs the extra cpu or gpu: pip install '.[cpu]'"
+            f"{error.name} is not installed; {what} needs the extra cpu or gpu: {install_hint('cpu')}"
         ) from error
     except ImportError as error:
         raise click.ClickException(f"an installed package can't be imported: {error}") from error

@@ -23,7 +23,7 @@ target_option = option(
     "--target",
     default="127.0.0.1:50051",
     envvar="DIGITS_TARGET",
-    help="Address of the server, HOST:PORT.",
+    help="Address of the server: HOST, HOST:PORT or unix:PATH. The port is 50051 unless given.",
 )
 
 # A token itself is not an option, since every user of a machine can see the command lines of its processes.

@@ -32,10 +32,11 @@ def main(*, config: ServerConfig, as_json: bool, verbose: bool) -> None:
     """
     with errors_in_one_line("a server"):
         from serving.commands.doctor_checks import PROBLEM, run_checks
+        from serving.commands.serve import doubts
         from serving.inference.engine import runtime_report
     logging.getLogger("serving").addHandler(logging.NullHandler())  # the findings contain what a server would log
     findings = []
-    for finding in run_checks(config):
+    for finding in run_checks(config, doubts()):
         findings.append(finding)
         if not as_json:
             state = click.style(f"{finding.state:8}", fg=_COLORS[finding.state])

@@ -10,14 +10,14 @@ import platform
 import re
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from serving.config import EngineConfig, ServerConfig, is_loopback
-from serving.errors import DigitsError, ModelNotFound, ProviderUnavailable, RepositoryError, StartFailed
+from serving.errors import DigitsError, ModelNotFound, ProviderUnavailable, RepositoryError, StartFailed, install_hint
 from serving.inference import cuda
 from serving.inference.engine import CPU, RUNTIME_VERSION, Engine, cuda_unavailable_reason
 from serving.inference.processors import available_processors
@@ -59,9 +59,15 @@ class Finding(NamedTuple):
     text: str
 
 
-def run_checks(config: ServerConfig) -> Iterator[Finding]:
-    """Checks everything that a server with this configuration needs; yields each finding as soon as it is known."""
+def run_checks(config: ServerConfig, doubts: Iterable[str] = ()) -> Iterator[Finding]:
+    """Checks everything that a server with this configuration needs; yields each finding as soon as it is known.
+
+    Args:
+        config: The configuration.
+        doubts: What is to be said about environment variables.
+    """
     yield Finding("python", OK, f"{platform.python_version()} on {platform.platform()}")
+    yield from (Finding("variables", NOTE, doubt) for doubt in doubts)
     yield from _packages()
     yield from _optional_packages(config)
     yield _processors()
@@ -91,7 +97,7 @@ def _packages() -> Iterator[Finding]:
         text = f"onnxruntime imports as {RUNTIME_VERSION}, but {installed or 'none'} is installed"
         yield Finding("packages", NOTE, text)
     if not versions["uvloop"]:
-        text = "without uvloop, each call takes a third more processor time: pip install '.[uvloop]'"
+        text = f"without uvloop, each call takes a third more processor time; {install_hint('uvloop')}"
         yield Finding("packages", NOTE, text)
 
 
@@ -104,15 +110,15 @@ def _installed_version(name: str) -> str | None:
 
 def _optional_packages(config: ServerConfig) -> Iterator[Finding]:
     needed = {
-        "HTTP": ("serving.server.fronts.http", config.http_port is not None),
-        "tracing": ("serving.server.telemetry.traces", bool(config.traces_endpoint)),
+        "HTTP": ("serving.server.fronts.http", config.http_port is not None, "cpu"),
+        "tracing": ("serving.server.telemetry.traces", bool(config.traces_endpoint), "otel"),
     }
-    for feature, (module, enabled) in needed.items():
+    for feature, (module, enabled, extra) in needed.items():
         try:
             if enabled:
                 importlib.import_module(module)
         except ImportError as error:
-            yield Finding("packages", PROBLEM, f"{feature} needs {error.name}")
+            yield Finding("packages", PROBLEM, f"{feature} needs {error.name}; {install_hint(extra)}")
 
 
 def _processors() -> Finding:

@@ -14,7 +14,7 @@ import cloup
 from serving.commands.cli import FILE, SETTINGS, examples, option, repository_option, version_option
 from serving.commands.client_options import credential_options
 from serving.config import PROVIDERS
-from serving.errors import DigitsError
+from serving.errors import DigitsError, install_hint
 from serving.score.backends import open_scorer
 from serving.score.batch import BatchLimits
 from serving.score.formats import SUFFIXES
@@ -191,7 +191,7 @@ def main(**options: Any) -> None:
     except ModuleNotFoundError as error:
         extra = {"onnxruntime": "cpu", "ray": "ray"}.get(error.name or "", "score")
         raise click.ClickException(
-            f"{error.name} is not installed; this needs the extra {extra}: pip install '.[{extra}]'"
+            f"{error.name} is not installed; this needs the extra {extra}: {install_hint(extra)}"
         ) from error
     except KeyboardInterrupt:
         raise click.ClickException("interrupted; --resume continues the run") from None

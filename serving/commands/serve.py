@@ -7,13 +7,14 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import click
 import cloup
 
 from serving.commands.cli import SETTINGS, errors_in_one_line, examples, option, version_option
 from serving.commands.server_options import server_options
+from serving.commands.variables import doubtful_variables, variables_of
 from serving.config import SAMPLES, SecurityConfig, ServerConfig
 from serving.server.process import event_loop
 from serving.server.telemetry.logs import FORMATS, LEVELS, LogConfig, start_logging
@@ -44,6 +45,8 @@ def main(*, config: ServerConfig, demo: bool, log_level: str, log_format: str) -
     """Serves models over gRPC, and optionally over HTTP, until SIGTERM or Ctrl-C."""
     logs = LogConfig(level=log_level, format=log_format)
     start_logging(logs)
+    for doubt in doubts():
+        _logger.warning(doubt)
 
     async def announce(models: str, address: str, http_url: str, provider: str) -> None:
         processes = f", {config.workers} workers" if config.workers > 1 else ""
@@ -63,6 +66,14 @@ def main(*, config: ServerConfig, demo: bool, log_level: str, log_format: str) -
             clean = event_loop.run(_serve(config, announce))
     if not clean:
         raise click.ClickException("calls in flight were dropped")
+
+
+def doubts() -> Iterator[str]:
+    """Yields a sentence about variables that are set but have no effect."""
+    from serving.commands import classify  # whose variables a container may hold as well
+
+    clients = [param for param in classify.main.params if isinstance(param, click.Option) and param.envvar]
+    yield from doubtful_variables(os.environ, variables_of(*main.params, *clients))
 
 
 async def _serve(config: ServerConfig, announce: Announce) -> bool:

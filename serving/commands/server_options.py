@@ -13,7 +13,7 @@ from typing import Any
 import click
 import cloup
 
-from serving.commands.cli import option
+from serving.commands.cli import option, origin
 from serving.config import ServerConfig
 from serving.errors import InvalidConfig
 from serving.inference.processors import available_processors
@@ -65,7 +65,9 @@ def server_options(command: Command) -> Command:
         try:
             config = _make(ServerConfig, settings)
         except InvalidConfig as error:
-            raise click.UsageError(str(error)) from error
+            context = click.get_current_context()
+            origins = {param.name: origin(param, context) for param in context.command.params if param.name}
+            raise click.UsageError(error.renamed(origins)) from error
         return command(config=config, **{name: value for name, value in given.items() if name not in names})
 
     decorated: Command = configured

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,13 @@ Uint8Array = npt.NDArray[np.uint8]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 40_000_000
+# How files begin that users take for images of a supported format.
+_OTHER_FORMATS = {
+    rb".{4}ftyp(heic|heix|hevc|heim|heis|mif1|msf1)": "HEIC, as iPhones save photos",
+    rb".{4}ftypavi[fs]": "AVIF",
+    rb"%PDF-": "PDF",
+    rb"\s*(<\?xml[^>]*>\s*)?<(!DOCTYPE )?svg": "SVG",
+}
 
 _MODES = {1: "L", 3: "RGB"}
 _GRAY_MODES = ("1", "L", "LA", "La")
@@ -84,7 +92,8 @@ def decode_image(
     except InvalidImage:
         raise
     except UnidentifiedImageError as error:
-        raise InvalidImage("not an image in a supported format (PNG, JPEG, WebP, BMP, TIFF, GIF)") from error
+        other = next((f"{name}, " for start, name in _OTHER_FORMATS.items() if re.match(start, content, re.DOTALL)), "")
+        raise InvalidImage(f"{other}not an image in a supported format (PNG, JPEG, WebP, BMP, TIFF, GIF)") from error
     except Image.DecompressionBombError as error:
         raise InvalidImage(f"more than {max_pixels:,} pixels") from error
     except Exception as error:  # on a damaged file, Pillow's parsers raise almost anything

@@ -91,7 +91,7 @@ class Preparation:
             return resize(pixels[..., np.newaxis], self.height, self.width), steps
         if image.shape[:2] == (self.height, self.width):
             return image, ("left as it is",)
-        return resize(image, self.height, self.width), (f"resized to {self.height} x {self.width}",)
+        return resize(image, self.height, self.width), (f"resized to {self.width} x {self.height}",)
 
 
 def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
@@ -102,11 +102,11 @@ def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
     searched = _reduced(gray)
     ink, dark = find_ink(searched)
     if searched is not gray and (part := _crop_around(ink, gray)) is not None:
-        steps.append("cut out {} x {} around the ink".format(*part.shape))
+        steps.append(f"cut out {_size(part)} around the ink")
         searched = _reduced(gray := part)
         ink, dark = find_ink(searched)
     if searched is not gray:
-        steps.append("reduced to {} x {}".format(*searched.shape))
+        steps.append(f"reduced to {_size(searched)}")
     if dark:
         steps.append("inverted, since the ink is darker than its background")
     steps.append("background removed, contrast stretched")
@@ -117,7 +117,7 @@ def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
         return field, (*steps, "found no ink")
     if field.any():  # thin strokes become faint when they shrink, but MNIST's strokes are not faint
         field = np.minimum(255, field * (255 / field.max())).astype(np.uint8)
-    return field, (*steps, "ink of {} x {} fitted into 20 x 20, centred by mass in 28 x 28".format(*_box_shape(ink)))
+    return field, (*steps, f"ink of {_size(ink[bounding_box(ink)])} fitted into 20 x 20, centred by mass in 28 x 28")
 
 
 def _reduced(gray: Uint8Array) -> Uint8Array:
@@ -147,6 +147,12 @@ def _looks_like_mnist(gray: Uint8Array) -> bool:
     if np.count_nonzero(rim) > 8 or not gray.any() or np.count_nonzero(gray) > gray.size // 2:
         return False
     return 18 <= max(_box_shape(gray)) <= 21 and all(abs(c - _FIELD / 2) <= 1.5 for c in centre_of_mass(gray))
+
+
+def _size(image: Uint8Array) -> str:
+    """Returns the size of an image as people say it, width first."""
+    height, width = image.shape
+    return f"{width} x {height}"
 
 
 def _box_shape(ink: Uint8Array) -> tuple[int, ...]:

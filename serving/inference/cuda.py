@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 
+from serving.errors import install_hint
+
 # The libraries that ONNX Runtime's CUDA provider links against (CUDA 13, cuDNN 9).
 LIBRARIES = (
     "libcudart.so.13",
@@ -44,7 +46,7 @@ def unavailable_reason() -> str | None:
         )
     if missing := [name for name in LIBRARIES if not _loads(name)]:
         return (
-            f"libraries are missing: {', '.join(missing)}; pip install '.[gpu]' installs them, "
+            f"libraries are missing: {', '.join(missing)}; {install_hint('gpu')}; "
             "or install CUDA 13 and cuDNN 9 yourself"
         )
     return None

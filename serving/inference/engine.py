@@ -20,7 +20,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 from serving.config import EngineConfig
-from serving.errors import InferenceFailed, ModelRejected, ProviderUnavailable
+from serving.errors import InferenceFailed, ModelRejected, ProviderUnavailable, install_hint
 from serving.inference import cuda
 from serving.inference.buckets import Buckets
 from serving.inference.external_data import uses_external_data
@@ -215,7 +215,7 @@ def open_buckets(session: onnxruntime.InferenceSession, *, device: tuple[str, in
 def cuda_unavailable_reason() -> str | None:
     """Returns one sentence on why CUDA can't run here and how to fix it, or None if it can."""
     if CUDA not in onnxruntime.get_available_providers():
-        return "the installed onnxruntime is the CPU wheel; in a new environment, pip install '.[gpu]'"
+        return f"the installed onnxruntime is the CPU wheel; in a new environment, {install_hint('gpu')}"
     onnxruntime.preload_dlls()  # the loader does not search the CUDA libraries' wheels
     return cuda.unavailable_reason()
 

@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as reflection
 
 from serving.config import ServerConfig
-from serving.errors import StartFailed
+from serving.errors import StartFailed, install_hint
 from serving.rollout.controller import RolloutController
 from serving.rollout.deployments import Deployments
 from serving.server.fronts.grpcio import GrpcioFront
@@ -210,6 +210,8 @@ class Server:
         try:
             from serving.server.telemetry.traces import Traces
         except ModuleNotFoundError as error:
-            raise StartFailed(f"{error.name} is not installed; --traces-endpoint needs the extra otel") from error
+            raise StartFailed(
+                f"{error.name} is not installed; --traces-endpoint needs the extra otel: {install_hint('otel')}"
+            ) from error
         self._traces = Traces(self._config.traces_endpoint)
         return (self._traces.interceptor,)

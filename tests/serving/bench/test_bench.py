@@ -326,8 +326,9 @@ def test_a_missing_package_is_told_before_anything_starts(
     path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
     code, _, stderr = bench(*options, env={"PYTHONPATH": path})
     assert code == 1
-    assert stderr == f"Error: {package} is not installed; digits-bench needs the extra bench: pip install " + (
-        "'.[bench]'\n"
+    assert stderr == (
+        f"Error: {package} is not installed; digits-bench needs the extra bench: "
+        "pip install '.[bench]' in a checkout of digits-serving\n"
     )
 
 

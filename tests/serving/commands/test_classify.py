@@ -112,7 +112,7 @@ def test_a_photo_is_prepared_and_explained(server, command: Callable, tmp_path: 
     done = command(*arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].split()[:2] == [str(tmp_path / "photo.jpg"), "7"]
-    assert "150 x 220 pixels" in done.stdout
+    assert "220 x 150 pixels" in done.stdout
     assert "inverted" in done.stdout
     assert "█" in done.stdout
     (row,) = map(json.loads, command(*arguments, "--json").stdout.splitlines())

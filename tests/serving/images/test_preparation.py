@@ -110,7 +110,7 @@ def test_colour_networks_get_plain_resizing() -> None:
     assert image.pixels.shape == (32, 48, 3)
     assert (image.pixels == (200, 10, 20)).all()
     assert (image.height, image.width) == (200, 300)
-    assert image.steps == ("resized to 32 x 48",)
+    assert image.steps == ("resized to 48 x 32",)
     same = np.random.default_rng(3).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     assert np.array_equal(preparation.prepare(same)[0], same)
 

@@ -46,7 +46,11 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         (None, (), r"driver is not installed .*libcuda\.so\.1.*driver for CUDA 13"),
         (_Driver(init=100), (), r"driver does not start \(cuInit returned 100\)"),
         (_Driver(devices=0), (), "finds no GPU.*--gpus all"),
-        (_Driver(), ("libcudnn.so.9", "libcufft.so.12"), r"libcufft\.so\.12, libcudnn\.so\.9; pip install"),
+        (
+            _Driver(),
+            ("libcudnn.so.9", "libcufft.so.12"),
+            r"libcufft\.so\.12, libcudnn\.so\.9; pip install",
+        ),
     ],
 )
 def test_the_message_says_what_is_missing_and_how_to_install_it(
