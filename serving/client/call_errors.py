@@ -50,7 +50,7 @@ def call_failed(error: grpc.RpcError) -> CallFailed:
 def _explained(message: str) -> str:
     """Returns a message of gRPC's own with what a user can do about it; others as they are."""
     if message == "Deadline Exceeded":
-        return "no answer within the time limit"
+        return f"no answer within the time limit; {_ADVICE_ELSE}"
     if found := _NO_CONNECTION.match(message):
         reason = message[found.end() :].removesuffix(": OK")
         advice = next((advice for words, advice in _ADVICE if words in reason), _ADVICE_ELSE)

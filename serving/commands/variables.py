@@ -54,5 +54,6 @@ def doubtful_variables(environment: Mapping[str, str], options: Iterable[str]) -
     for name in ours:
         if name in known or name in links or _OF_LINKS.fullmatch(name):
             continue
-        near = difflib.get_close_matches(name, known, n=1)
-        yield f"unknown variable {name}" + (f"; did you mean {near[0]}?" if near else "")
+        start = len(PREFIX)  # which makes any two of them alike
+        near = difflib.get_close_matches(name[start:], [other[start:] for other in known], n=1, cutoff=0.7)
+        yield f"unknown variable {name}" + (f"; did you mean {PREFIX}{near[0]}?" if near else "")

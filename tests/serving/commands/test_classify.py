@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image, ImageOps
 
+from serving.commands import health
 from serving.config import SAMPLES
 
 FILES = [SAMPLES / f"{digit}.png" for digit in (7, 2, 5)]
@@ -143,9 +146,69 @@ def test_csv_and_json_have_a_row_for_every_file_and_the_top_labels(server, comma
 def test_no_server_and_no_files_are_told(command: Callable) -> None:
     done = command("digits-classify", "--target", "127.0.0.1:1", "--timeout-s", 2, FILES[0])
     assert done.returncode == 1
-    assert "127.0.0.1:1: " in done.stderr
+    assert done.stderr.startswith("Error: 127.0.0.1:1: ")
+    assert done.stderr.endswith("is digits-serve running there?\n")
     assert "Traceback" not in done.stderr
     assert command("digits-classify").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "utf-8:strict"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=lambda settings: ",".join(settings.values()),
+)
+def test_a_terminal_of_any_encoding_shows_pictures_and_names(
+    server, command: Callable, tmp_path: Path, encoding: dict[str, str]
+) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xe9 \xe2\x82\xac.png"))
+    odd.write_bytes(FILES[0].read_bytes())
+    done = command(
+        *("digits-classify", "--target", server.address, "--explain", odd, tmp_path / "\udcfe.png"),
+        env={**os.environ, **encoding},
+        errors="replace",
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{tmp_path}/")
+    assert done.stderr.endswith(".png: No such file or directory\n")
+    assert done.stdout.startswith(f"{tmp_path}/")
+    assert ".png  7  100" in done.stdout
+    assert ("█" if "utf-8" in str(encoding) else "#") in done.stdout
+
+
+def test_the_model_and_its_version_can_be_named(server, command: Callable) -> None:
+    arguments = ("digits-classify", "--target", server.address, "--model", "mnist_convnet", "--model-version")
+    assert json.loads(command(*arguments, 1, "--json", FILES[0]).stdout)["version"] == 1
+    refused = command(*arguments, 9, FILES[0])
+    assert refused.returncode == 1
+    assert "NOT_FOUND" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"DIGITS_PORT": "{port}"}, ""),
+        ({"DIGITS_PORT": "{port}", "DIGITS_HOST": "0.0.0.0"}, ""),
+        ({"DIGITS_PORT": "{port}", "DIGITS_HOST": "127.0.0.1", "DIGITS_TARGET": "127.0.0.1:1"}, "127.0.0.1:1: "),
+        ({"DIGITS_PORT": "1", "DIGITS_TARGET": "{address}"}, ""),
+        ({"DIGITS_PORT": "1", "DIGITS_HOST": "::1"}, "[::1]:1: "),
+        ({"DIGITS_PORT": "1", "DIGITS_HOST": "unix:/absent"}, "unix:/absent: "),
+        ({"DIGITS_PORT": "tcp://10.0.0.1:50051", "DIGITS_HOST": "127.0.0.9"}, "127.0.0.9:50051: "),
+        ({"DIGITS_PORT": "0"}, "DIGITS_PORT is 0, so the server has a port that only its output tells: give --target"),
+    ],
+    ids=str,
+)
+def test_the_health_check_asks_the_server_of_its_environment(server, variables: dict[str, str], said: str) -> None:
+    given = {"address": server.address, "port": server.address.rpartition(":")[2]}
+    environment = {name: value.format_map(given) for name, value in variables.items()}
+    done = CliRunner().invoke(health.main, ["--timeout-s", "0.2" if said else "5"], env=environment)
+    assert (done.exit_code == 0) == (said == ""), done.output
+    assert said in done.output
+    if "is 0" not in said and said:
+        assert "is digits-serve running there?" in done.output
 
 
 def test_the_health_command_tells_serving_from_not(server, command: Callable) -> None:

@@ -293,3 +293,13 @@ def test_no_secret_is_shown(examined: Callable, monkeypatch: pytest.MonkeyPatch)
     _, _, printed = examined("--port", 0, "--verbose")
     assert "DIGITS_TOKEN" in printed
     assert "very-secret" not in printed
+
+
+def test_variables_without_effect_are_noted(examined: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIGITS_HTTP_PORT", "tcp://10.96.0.5:8000")
+    monkeypatch.setenv("DIGITS_PROVIDR", "cpu")
+    code, found, _ = examined("--port", 0)
+    assert code == 0
+    (_, ignored), (_, unknown) = found["variables"]
+    assert ignored.startswith("ignored DIGITS_HTTP_PORT: Kubernetes")
+    assert unknown == "unknown variable DIGITS_PROVIDR; did you mean DIGITS_PROVIDER?"

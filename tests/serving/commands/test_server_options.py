@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from serving.commands import classify, serve
 from serving.commands.server_options import server_options
+from serving.commands.variables import doubtful_variables, variables_of
 from serving.config import BatcherConfig, ConnectionConfig, EngineConfig, ServerConfig
 from serving.errors import InvalidConfig
 from serving.inference.processors import available_processors
@@ -134,3 +137,82 @@ def test_the_former_variable_of_the_version_is_refused() -> None:
     done = CliRunner().invoke(_command, [], obj=[], env={"DIGITS_VERSION": "3"})
     assert done.exit_code == 2
     assert "DIGITS_VERSION is now called DIGITS_MODEL_VERSION" in done.output
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "said"),
+    [
+        ([], {"DIGITS_PORT": "abc"}, "Invalid value for the variable DIGITS_PORT: 'abc' is not a valid integer."),
+        ([], {"DIGITS_PROVIDER": "tpu"}, "Invalid value for the variable DIGITS_PROVIDER: 'tpu' is not one of"),
+        ([], {"DIGITS_WORKERS": "many"}, "Invalid value for the variable DIGITS_WORKERS: 'many' is neither"),
+        (["--port", "abc"], {"DIGITS_PORT": "7"}, "Invalid value for --port: 'abc' is not a valid integer."),
+        (["--tls-certificate", "a"], {}, "Error: --tls-certificate and --tls-key need each other"),
+        ([], {"DIGITS_TLS_KEY": "a"}, "Error: --tls-certificate and the variable DIGITS_TLS_KEY need each other"),
+        (["--tls-client-ca", "a"], {}, "Error: --tls-client-ca needs --tls-certificate and --tls-key"),
+        (["--http-port", "7"], {"DIGITS_PORT": "7"}, "--http-port and the variable DIGITS_PORT must differ, not both"),
+        (["--max-queue-rows", "1"], {}, "--max-queue-rows must be at least --max-batch-rows"),
+        (["--traces-endpoint", "here"], {}, "--traces-endpoint must be like http://host:4318, not 'here'"),
+        (["--host", ""], {}, "--host must not be empty"),
+        (["--model", "a", "--model", "b", "--model-version", "1"], {}, "--model-version: of which model? Name one"),
+    ],
+)
+def test_an_error_names_the_options_and_variables_that_caused_it(
+    options: list[str], env: dict[str, str], said: str
+) -> None:
+    done = CliRunner().invoke(_command, options, env=env)
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+# What Kubernetes sets in a namespace with the Services digits, with a port named grpc, and digits-http.
+SERVICE_LINKS = {
+    "DIGITS_SERVICE_HOST": "10.96.0.5",
+    "DIGITS_SERVICE_PORT": "50051",
+    "DIGITS_SERVICE_PORT_GRPC": "50051",
+    "DIGITS_PORT": "tcp://10.96.0.5:50051",
+    "DIGITS_PORT_50051_TCP": "tcp://10.96.0.5:50051",
+    "DIGITS_PORT_50051_TCP_PROTO": "tcp",
+    "DIGITS_PORT_50051_TCP_PORT": "50051",
+    "DIGITS_PORT_50051_TCP_ADDR": "10.96.0.5",
+    "DIGITS_HTTP_SERVICE_HOST": "10.96.0.6",
+    "DIGITS_HTTP_SERVICE_PORT": "8000",
+    "DIGITS_HTTP_PORT": "tcp://10.96.0.6:8000",
+    "DIGITS_HTTP_PORT_8000_TCP": "tcp://10.96.0.6:8000",
+    "DIGITS_DNS_PORT": "udp://10.96.0.7:53",
+}
+
+
+def test_variables_of_kubernetes_services_are_no_options() -> None:
+    assert _config(env=SERVICE_LINKS) == ServerConfig()
+
+
+def test_variables_without_effect_are_named() -> None:
+    known = ["DIGITS_PORT", "DIGITS_HTTP_PORT", "DIGITS_MODEL_VERSION"]
+    links, *others = doubtful_variables(
+        {**SERVICE_LINKS, "DIGITS_MODEL_VERSON": "1", "DIGITS_ZZZ": "1", "DIGITS_TOKEN": "secret", "PORT": "1"}, known
+    )
+    assert links.startswith("ignored DIGITS_HTTP_PORT, DIGITS_PORT: Kubernetes sets such variables")
+    assert "enableServiceLinks: false" in links
+    assert others == [
+        "unknown variable DIGITS_MODEL_VERSON; did you mean DIGITS_MODEL_VERSION?",
+        "unknown variable DIGITS_ZZZ",
+    ]
+    assert list(doubtful_variables({"DIGITS_PORT": "7"}, known)) == []
+
+
+def test_the_server_knows_its_variables_and_those_of_its_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = [param for param in _command.params if param.name != "other"]
+    for name in [*variables_of(*options), *variables_of(*(param for param in classify.main.params if param.envvar))]:
+        monkeypatch.setenv(name, "1")
+    for name in ("DIGITS_DEMO", "DIGITS_LOG_LEVEL", "DIGITS_TARGET", "DIGITS_TLS_CA", "DIGITS_TOKEN"):
+        monkeypatch.setenv(name, "1")
+    assert list(serve.doubts()) == []
+
+
+def test_a_server_starts_beside_kubernetes_services_and_warns_once(start_server: Callable) -> None:
+    environment = {**os.environ, **SERVICE_LINKS, "DIGITS_PROVIDR": "cpu"}
+    with start_server("--workers", "2", env=environment) as server:
+        code, stderr = server.stop()
+    assert code == 0, stderr
+    assert stderr.count("enableServiceLinks: false") == 1
+    assert stderr.count("unknown variable DIGITS_PROVIDR; did you mean DIGITS_PROVIDER?") == 1

@@ -101,7 +101,11 @@ def test_large_images_are_reduced_as_they_are_decoded(form: str) -> None:
     [
         (b"", "no bytes"),
         (b"no image", "not an image in a supported format"),
-        (_file(Image.new("L", (28, 28)), "PPM"), "not an image in a supported format"),
+        (_file(Image.new("L", (28, 28)), "PPM"), "^not an image in a supported format"),
+        (bytes(3) + b"\x18ftypheic" + bytes(9), "^HEIC, as iPhones save photos, not an image in a supported format"),
+        (bytes(3) + b"\x1cftypavif" + bytes(9), "^AVIF, not"),
+        (b"<?xml version='1.0'?>\n<svg width='28'/>", "^SVG, not"),
+        (b"%PDF-1.7", "^PDF, not"),
         (_file(Image.new("1", (20_000, 20_000))), "more than 40,000,000"),
         (_file(Image.new("1", (6_400, 6_400))), "6400 x 6400 pixels are more than 40,000,000"),
         (_file(Image.effect_noise((28, 28), 50))[:200], "damaged"),
