@@ -63,14 +63,16 @@ class BenchConfig:
         for name, known in (("layers", LAYERS), ("modes", MODES)):
             for value in getattr(self, name):
                 if value not in known:
-                    raise InvalidConfig(f"{name} must be one or more of {', '.join(known)}, not {value!r}")
+                    raise InvalidConfig(
+                        f"{name} must be one or more of {', '.join(known)}, not {value!r}", fields=(name,)
+                    )
         for name in ("layers", "modes", "callers", "batch_rows"):
             if not getattr(self, name):
-                raise InvalidConfig(f"{name} must not be empty")
+                raise InvalidConfig(f"{name} must not be empty", fields=(name,))
         for name, most in (("callers", 10_000), ("batch_rows", 1_000_000), ("rates_per_s", 1_000_000)):
             for value in getattr(self, name):
                 if not 0 < value <= most:
-                    raise InvalidConfig(f"{name} must be above 0 and at most {most:,}, not {value:g}")
+                    raise InvalidConfig(f"{name} must be above 0 and at most {most:,}, not {value:g}", fields=(name,))
         if not 0 < self.seconds <= 3600:
             raise InvalidConfig(f"seconds must be above 0 and at most 3600, not {self.seconds:g}")
         if not 1 <= self.rounds <= 1000:

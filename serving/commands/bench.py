@@ -18,7 +18,7 @@ import cloup
 from serving.bench.scenario import LAYERS, MODES, BenchConfig, Scenario
 from serving.commands.cli import SETTINGS, examples, option, repository_option, version_option
 from serving.config import PROVIDERS
-from serving.errors import DigitsError, install_hint
+from serving.errors import DigitsError, InvalidConfig, install_hint
 
 if TYPE_CHECKING:  # needs numpy, psutil and grpc, whose presence is checked first
     from serving.bench.benchmark import Benchmark
@@ -26,6 +26,14 @@ if TYPE_CHECKING:  # needs numpy, psutil and grpc, whose presence is checked fir
     from serving.bench.result import Result
 
 _DEFAULTS = BenchConfig()
+# The options of the fields that can be out of range.
+_NAMES = {
+    "layers": "--layers",
+    "modes": "--mode",
+    "callers": "--callers",
+    "batch_rows": "--batch-rows",
+    "rates_per_s": "--rate",
+}
 
 
 class _List(click.ParamType[tuple[Any, ...]]):
@@ -188,8 +196,8 @@ def main(
             seconds=seconds,
             rounds=rounds,
         )
-    except DigitsError as error:
-        raise click.UsageError(str(error)) from error
+    except InvalidConfig as error:
+        raise click.UsageError(error.renamed(_NAMES)) from error
     _require("tqdm", "psutil", "google.rpc", *(["matplotlib.figure"] if plot_path else []))
 
     from serving.bench.benchmark import CallConfig

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +85,19 @@ def test_it_is_answered_without_tensorflow(case: tuple[str, ...], results: dict)
 def test_the_list_names_the_whole_catalogue(results: dict) -> None:
     listed = results["digits-train", "--list"][1]
     assert [line.split()[0] for line in listed.splitlines()] == list(ARCHITECTURES)
+
+
+def test_a_terminal_that_is_not_utf_8_shows_a_summary() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "training", "summary", "mnist_convnet"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"parameters: 34,826" in done.stdout
 
 
 def test_the_help_shows_no_ranges(results: dict) -> None:

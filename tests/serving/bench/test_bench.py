@@ -305,9 +305,10 @@ def test_a_server_that_dies_is_reported_with_what_was_measured(start_server: Sta
         (("--repository", "/nowhere"), 1, "/nowhere: not a model repository"),
         (("--pid", "1"), 2, "--pid belongs to --target"),
         (("--target", "127.0.0.1:1", "--", "--workers", "2"), 2, "already running"),
-        (("--layers", "wired"), 2, "must be one or more of engine, batcher, echo, wire, not 'wired'"),
+        (("--layers", "wired"), 2, "--layers must be one or more of engine, batcher, echo, wire, not 'wired'"),
         (("--callers", "1,x"), 2, "is not a list of integers"),
-        (("--batch-rows", "0"), 2, "batch_rows must be above 0"),
+        (("--batch-rows", "0"), 2, "--batch-rows must be above 0"),
+        (("--rate", "0"), 2, "--rate must be above 0"),
         (("--json", "/nowhere/b.json"), 2, "there is no directory /nowhere"),
     ],
 )
