@@ -272,9 +272,9 @@ def test_a_token_file_without_tokens_stops_the_start(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--tls-certificate", "c"], "tls_certificate and tls_key need each other"),
-        (["--tls-key", "k"], "tls_certificate and tls_key need each other"),
-        (["--tls-client-ca", "c"], "tls_client_ca needs tls_certificate"),
+        (["--tls-certificate", "c"], "--tls-certificate and --tls-key need each other"),
+        (["--tls-key", "k"], "--tls-certificate and --tls-key need each other"),
+        (["--tls-client-ca", "c"], "--tls-client-ca needs --tls-certificate"),
     ],
 )
 def test_options_that_need_each_other_are_named(command: Callable, options: list[str], said: str) -> None:
