@@ -34,12 +34,13 @@ test: .venv-dev/.installed
 image: .venv-dev/.installed
 	BUILD_IMAGE=1 .venv-dev/bin/python -m pytest --verbose tests/test_image.py
 
+# Replaces an earlier run in RUN, as make does with what it makes
 train: .venv-dev/.installed
-	.venv-dev/bin/digits-train --data $(DATA) --recipe $(RECIPE) --seed $(SEED) --out $(RUN)
+	.venv-dev/bin/digits-train --data $(DATA) --recipe $(RECIPE) --seed $(SEED) --out $(RUN) --overwrite
 
 # Trains with five seeds and reports mean and spread: make seeds RECIPE=accurate
 seeds: .venv-dev/.installed
-	.venv-dev/bin/digits-train --data $(DATA) --recipe $(RECIPE) --seed $(SEED) --seeds 5
+	.venv-dev/bin/digits-train --data $(DATA) --recipe $(RECIPE) --seed $(SEED) --seeds 5 --overwrite
 
 export: .venv-dev/.installed
 	.venv-dev/bin/digits-export $(RUN)/model.keras --repository $(REPOSITORY)
