@@ -13,11 +13,9 @@ RUN python -m venv --without-pip /opt/venv \
     && python -m pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --requirement /build/requirements.txt
 
 FROM python:${PYTHON}-slim AS serving
-LABEL org.opencontainers.image.title="digits-serving" \
-      org.opencontainers.image.description="A trained convolutional network, served over gRPC" \
-      org.opencontainers.image.licenses="MIT"
-RUN useradd --system --uid 10001 --no-create-home digits
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin digits
 WORKDIR /app
+COPY LICENSE /app/LICENSE
 COPY protos /app/protos
 COPY serving /app/serving
 ENV PATH=/opt/venv/bin:$PATH \
@@ -30,7 +28,16 @@ USER 10001
 EXPOSE 50051
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s CMD ["python", "-m", "serving", "health"]
-ENTRYPOINT ["python", "-m", "serving", "serve"]
+# What follows the image's name replaces "serve": a command with its options, or only options, which are serve's.
+ENTRYPOINT ["python", "-m", "serving"]
+CMD ["serve"]
+# The version is that of serving/__init__.py. The commit: docker build --build-arg REVISION="$(git rev-parse HEAD)" …
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="digits-serving" \
+      org.opencontainers.image.description="A trained convolutional network, served over gRPC" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="0.2.0" \
+      org.opencontainers.image.revision="${REVISION}"
 
 FROM serving AS gpu
 COPY --from=dependencies-gpu /opt/venv /opt/venv

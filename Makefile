@@ -21,7 +21,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test train seeds export chaos soak fuzz preparation million calibration ray
+.PHONY: run test image train seeds export chaos soak fuzz preparation million calibration ray
 .PHONY: lint format protos requirements clean
 
 run: $(SERVE_VENV)/.installed
@@ -30,12 +30,17 @@ run: $(SERVE_VENV)/.installed
 test: .venv-dev/.installed
 	.venv-dev/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
+# Builds the container image and runs it. Needs root, and: apt-get install buildah mmdebstrap
+image: .venv-dev/.installed
+	BUILD_IMAGE=1 .venv-dev/bin/python -m pytest --verbose tests/test_image.py
+
+# Replaces an earlier run in RUN, as make does with what it makes
 train: .venv-dev/.installed
-	.venv-dev/bin/digits-train --data $(DATA) --recipe $(RECIPE) --seed $(SEED) --out $(RUN)
+	.venv-dev/bin/digits-train --data $(DATA) --recipe $(RECIPE) --seed $(SEED) --out $(RUN) --overwrite
 
 # Trains with five seeds and reports mean and spread: make seeds RECIPE=accurate
 seeds: .venv-dev/.installed
-	.venv-dev/bin/digits-train --data $(DATA) --recipe $(RECIPE) --seed $(SEED) --seeds 5
+	.venv-dev/bin/digits-train --data $(DATA) --recipe $(RECIPE) --seed $(SEED) --seeds 5 --overwrite
 
 export: .venv-dev/.installed
 	.venv-dev/bin/digits-export $(RUN)/model.keras --repository $(REPOSITORY)

@@ -29,6 +29,12 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return _load(cmd_name) if cmd_name in _COMMANDS else None
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # What follows the name of the container image replaces its "serve", so options alone must mean serve's.
+        if args and args[0].startswith("-") and args[0] not in ("--help", "--version"):
+            args = ["serve", *args]
+        return super().parse_args(ctx, args)
+
 
 def _load(name: str) -> click.Command:
     module, attribute = _COMMANDS[name]
@@ -43,7 +49,10 @@ def _load(name: str) -> click.Command:
 )
 @click.version_option(serving.__version__)
 def main() -> None:
-    """Serves models over gRPC, calls such servers, and manages what they serve."""
+    """Serves models over gRPC, calls such servers, and manages what they serve.
+
+    Options without a command are those of serve.
+    """
 
 
 def _script(name: str) -> Callable[[], None]:

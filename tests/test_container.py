@@ -1,4 +1,7 @@
-"""The container image, without a container engine: the Dockerfile's own commands in a clean environment."""
+"""The container image where it can't be built: the Dockerfile's own commands in a clean environment.
+
+`test_image.py` builds the image and runs it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from image import TOOLS
+
+import serving
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
@@ -35,8 +41,9 @@ def _environment(stage: str) -> dict[str, str]:
     return dict(pair.split("=", 1) for line in _instructions(stage, "ENV") for pair in shlex.split(line))
 
 
+@pytest.mark.skipif(os.geteuid() == 0 and all(map(shutil.which, TOOLS)), reason="make image does it, in a real image")
 def test_the_cpu_image_serves_and_reports_its_health(tmp_path: Path) -> None:
-    """Runs the image's RUN, ENTRYPOINT and HEALTHCHECK with /opt, /app and /build moved into a directory."""
+    """Runs the image's RUN, ENTRYPOINT, CMD and HEALTHCHECK with /opt, /app and /build moved into a directory."""
 
     def moved(text: str) -> str:
         return re.sub(r"(?<![\w.])/(opt|app|build)\b", lambda found: f"{tmp_path}/{found[1]}", text)
@@ -61,7 +68,7 @@ def test_the_cpu_image_serves_and_reports_its_health(tmp_path: Path) -> None:
         "DIGITS_HOST": "127.0.0.1",
         "DIGITS_PORT": "0",
     }
-    entry_point = json.loads(_instructions("serving", "ENTRYPOINT")[0])
+    entry_point = [part for name in ("ENTRYPOINT", "CMD") for part in json.loads(_instructions("serving", name)[0])]
     program = Path(tmp_path, "opt", "venv", "bin", entry_point[0])
     server = subprocess.Popen(
         [program, *entry_point[1:]],
@@ -95,8 +102,15 @@ def test_the_cpu_image_serves_and_reports_its_health(tmp_path: Path) -> None:
 
 def test_the_images_contain_only_what_serves_and_run_unprivileged() -> None:
     copied = [copy.split()[0] for stage in _stages() for copy in _instructions(stage, "COPY") if "--from" not in copy]
-    assert sorted(copied) == ["protos", "requirements/cpu.txt", "requirements/gpu.txt", "serving"]
+    assert sorted(copied) == ["LICENSE", "protos", "requirements/cpu.txt", "requirements/gpu.txt", "serving"]
     assert _instructions("serving", "USER") == ["10001"]
     assert _environment("gpu")["DIGITS_PROVIDER"] == "cuda"
     allowed = {line for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert allowed == {"!requirements", "!protos", "!serving"}
+    assert allowed == {"!LICENSE", "!requirements", "!protos", "!serving"}
+
+
+def test_the_label_names_the_version_that_is_in_it() -> None:
+    (labels,) = _instructions("serving", "LABEL")
+    assert dict(pair.split("=", 1) for pair in shlex.split(labels))["org.opencontainers.image.version"] == (
+        serving.__version__
+    )

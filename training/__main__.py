@@ -26,6 +26,7 @@ from training.command_line import (
 from training.datasets import SOURCES, load
 from training.normalisation import NORMALISATIONS
 from training.recipe import NAMES, recipe_for
+from training.run_record import TEACHER, refuse_earlier_run, run_directories
 from training.summary import render, summarise, summarise_file
 
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
@@ -112,6 +113,7 @@ def _image_shape(_: click.Context, __: click.Parameter, value: str | None) -> tu
     show_default="runs/ARCHITECTURE-seed-SEED; for several runs, runs/ARCHITECTURE-RECIPE-seeds-FROM-TO",
     help="Directory of the run; for several runs, the directory that contains theirs.",
 )
+@option("--overwrite", is_flag=True, help="Replace a run that the directory holds already.")
 @version_option()
 @click.pass_context
 def main(context: click.Context, /, *, list_all: bool, **options: Any) -> None:
@@ -142,14 +144,23 @@ def _train(
     epochs: int | None,
     limit: int | None,
     out: Path | None,
+    overwrite: bool,
 ) -> None:
     chosen = recipe_for(recipe, architecture).with_epochs(epochs)
     if teacher and chosen.distillation is None:
         raise click.BadParameter(f"the recipe {chosen.name} has no teacher", param_hint="--teacher")
-    shape = None if isinstance(image_size, str) else image_size or ARCHITECTURES[architecture].image_shape
-    dataset = load(source, data_dir=data_dir, image_shape=shape, skip_unreadable=skip_unreadable)
     last = seed + seeds - 1
     name = f"{architecture}-seed-{seed}" if seeds == 1 else f"{architecture}-{chosen.name}-seeds-{seed}-{last}"
+    directory = out or Path("runs") / name
+    if not overwrite:
+        for place in [*run_directories(directory, range(seed, last + 1)), directory / TEACHER]:
+            refuse_earlier_run(place)
+    shape = None if isinstance(image_size, str) else image_size or ARCHITECTURES[architecture].image_shape
+    dataset = load(source, data_dir=data_dir, image_shape=shape, skip_unreadable=skip_unreadable)
+    fitted = chosen.fitted_images(len(dataset.train_images[:limit]))
+    epochs_each = "1 epoch" if chosen.epochs == 1 else f"{chosen.epochs} epochs"
+    times = f", {seeds} times" if seeds > 1 else ""
+    click.echo(f"training {architecture} on {fitted:,} images of {source}, {epochs_each}{times}")
 
     import_tensorflow_quietly()
     from training.runs import train_seeds
@@ -161,7 +172,7 @@ def _train(
         seeds=range(seed, last + 1),
         teacher=teacher,
         teacher_epochs=epochs,
-        directory=out or Path("runs") / name,
+        directory=directory,
         echo=click.echo,
         normalisation=normalisation,
         limit=limit,

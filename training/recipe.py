@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from training.augmentation import Augmentation
 from training.distillation import Distillation
+from training.errors import TrainingError
 
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "one_cycle", "inverse_time")
@@ -64,6 +65,17 @@ class Recipe:
     def with_epochs(self, epochs: int | None) -> Recipe:
         """Returns the recipe with another number of epochs; None changes nothing."""
         return self if epochs is None else replace(self, epochs=epochs)
+
+    def fitted_images(self, images: int) -> int:
+        """How many images of a training set, the first ones, the network learns from; the others are held out.
+
+        Raises:
+            TrainingError: There are too few.
+        """
+        held_out = int(images * self.validation_fraction)
+        if held_out < 1 or images == held_out:
+            raise TrainingError(f"{images} training images are too few to hold out {self.validation_fraction:.0%}")
+        return images - held_out
 
 
 PUBLISHED = Recipe(name="published", epochs=15, source="keras.io/examples/vision/mnist_convnet")

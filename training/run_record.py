@@ -7,14 +7,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.errors import RecordError
+from training.errors import RecordError, TrainingError
 from training.evaluation import Evaluation
 
+TEACHER = "teacher"  # the directory of a teacher's run in that of its pupil
+MODEL_FILE = "model.keras"  # the model itself, which the run writes beside the record
 METRICS_FILE = "metrics.json"
 EVALUATION_FILE = "evaluation.npz"
 
 # If the validation loss ends this much above its lowest point, that is overfitting, not noise.
 _OVERFITTING_RISE = 0.05
+
+
+def run_directories(directory: Path, seeds: range) -> list[Path]:
+    """Where the run of each seed is written: the directory itself if there is only one, else a directory in it."""
+    return [directory] if len(seeds) == 1 else [directory / f"seed-{seed}" for seed in seeds]
+
+
+def refuse_earlier_run(directory: Path) -> None:
+    """Sees to it that a run may be written to a directory.
+
+    Raises:
+        TrainingError: It holds a run.
+    """
+    for file in (MODEL_FILE, METRICS_FILE):
+        if (directory / file).exists():
+            raise TrainingError(f"{directory}: holds a run already; choose another --out, or add --overwrite")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

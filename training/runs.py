@@ -12,6 +12,7 @@ from training.datasets import Dataset
 from training.errors import TrainingError
 from training.recipe import Recipe, recipe_for
 from training.report import Echo, write_comparison, write_report
+from training.run_record import TEACHER, run_directories
 from training.train import train
 
 
@@ -47,16 +48,15 @@ def train_seeds(
     teacher_model = None
     if recipe.distillation:
         file = teacher or _train_teacher(
-            recipe.distillation.teacher, dataset, directory / "teacher", seeds[0], teacher_epochs, echo, options
+            recipe.distillation.teacher, dataset, directory / TEACHER, seeds[0], teacher_epochs, echo, options
         )
         try:
             teacher_model = keras.models.load_model(file, compile=False)
         except ValueError as error:
             raise TrainingError(f"{file}: not a .keras file that Keras can load") from error
     records = {}
-    for seed in seeds:
+    for seed, place in zip(seeds, run_directories(directory, seeds), strict=True):
         run = train(dataset, architecture=architecture, recipe=recipe, seed=seed, teacher=teacher_model, **options)
-        place = directory if len(seeds) == 1 else directory / f"seed-{seed}"
         path = run.save(place)
         records[f"seed {seed}"] = run.record
         test, validation = run.metrics["test"], run.metrics["validation"]

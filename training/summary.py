@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from training.architectures import Layer
+from training.explanations import Shape, explain
 
-Shape = tuple[int, ...]
+_MODELS = ("Sequential", "Functional")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class LayerSummary:
 
 
 def summarise(layers: Iterable[Layer], image_shape: Shape) -> tuple[LayerSummary, ...]:
-    """Explains every layer of a network. Does not import Keras.
+    """Explains every layer of a chain of layers. Does not import Keras.
 
     Args:
         layers: The layers, from first to last.
@@ -59,33 +59,22 @@ def summarise(layers: Iterable[Layer], image_shape: Shape) -> tuple[LayerSummary
     """
     rows, shape = [], image_shape
     for layer in layers:
-        name = layer.config["name"]
-        if layer.kind not in _EXPLAINERS:
-            raise ValueError(f"{name}: no explanation is known for a {layer.kind}")
-        explain, required = _EXPLAINERS[layer.kind]
-        for option, value in required.items():
-            found = layer.config.get(option, value)
-            if (list(found) if isinstance(found, tuple) else found) != value:
-                raise ValueError(f"{name}: no explanation is known for a {layer.kind} with {option} = {found}")
-        rows.append(LayerSummary(name=name, kind=layer.kind, **{"shape": shape, **explain(layer.config, shape)}))
+        rows.append(_summarise_layer(layer, shape))
         shape = rows[-1].shape
     return tuple(rows)
 
 
 def summarise_config(config: Mapping[str, Any]) -> tuple[LayerSummary, ...]:
-    """Explains a Keras model by its configuration.
+    """Explains a Keras model by its configuration. Models inside it are explained layer by layer.
 
     Args:
-        config: `get_config()` of a `keras.Sequential`.
+        config: `get_config()` of a `keras.Sequential` or of a functional model.
 
     Raises:
-        ValueError: As for `summarise`.
+        ValueError: As for `summarise`; or the model does not state the size of its images.
     """
-    images, *layers = config["layers"]
-    _, *image_shape = images["config"].get("batch_shape") or [None, None]
-    if None in image_shape:
-        raise ValueError("the network does not state the size of its images")
-    return summarise((Layer(layer["class_name"], layer["config"]) for layer in layers), tuple(image_shape))
+    rows, _ = _summarise_model(config, None)
+    return tuple(rows)
 
 
 def summarise_file(path: Path) -> tuple[LayerSummary, ...]:
@@ -93,13 +82,14 @@ def summarise_file(path: Path) -> tuple[LayerSummary, ...]:
 
     Raises:
         OSError: The file can't be read.
-        ValueError: It is not a `.keras` file of a `keras.Sequential`; or as for `summarise`.
+        ValueError: It is not a `.keras` file with a `keras.Sequential` or a functional model; or as for
+            `summarise_config`.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             document = json.loads(archive.read("config.json"))
-        if document["class_name"] != "Sequential":
-            raise ValueError("not a chain of layers (keras.Sequential)")
+        if document["class_name"] not in _MODELS:
+            raise ValueError(f"{document['class_name']}: only Sequential and functional models can be explained")
         return summarise_config(document["config"])
     except (zipfile.BadZipFile, json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
         raise ValueError("not a .keras file, or a damaged one") from error
@@ -130,102 +120,82 @@ def render(summaries: tuple[LayerSummary, ...]) -> str:
     )
 
 
-def _conv(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    (height, width), channels, filters = config["kernel_size"], shape[-1], config["filters"]
-    size, reason = _window(shape, config["kernel_size"], config["strides"], config["padding"])
-    bias = " + 1" if config["use_bias"] else ""
-    inputs = height * width * channels
-    count = (inputs + config["use_bias"]) * filters
-    return {
-        "shape": (*size, filters),
-        "formula": f"({height}·{width}·{channels}{bias})·{filters} = {count:,}",
-        "shape_reason": reason,
-        "trainable": count,
-        "macs": inputs * filters * prod(size),
-    }
-
-
-def _dense(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    inputs, units = shape[-1], config["units"]
-    bias = " + 1" if config["use_bias"] else ""
-    count = (inputs + config["use_bias"]) * units
-    return {
-        "shape": (*shape[:-1], units),
-        "formula": f"({inputs}{bias})·{units} = {count:,}",
-        "trainable": count,
-        "macs": inputs * units,
-    }
-
-
-def _batch_norm(_: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    channels = shape[-1]
-    return {
-        "formula": f"4·{channels} = {4 * channels:,}",
-        "note": f"{2 * channels:,} trained (scale and offset), {2 * channels:,} not (moving mean and variance follow "
-        "the batches, no gradient reaches them)",
-        "trainable": 2 * channels,
-        "non_trainable": 2 * channels,
-        "macs": prod(shape),
-    }
-
-
-def _pool(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    size, reason = _window(shape, config["pool_size"], config["strides"], config["padding"])
-    return {"shape": (*size, shape[-1]), "shape_reason": reason, "note": "takes the largest, learns nothing"}
-
-
-def _flatten(_: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    reason = f"{'·'.join(map(str, shape))} = {prod(shape):,}"
-    return {"shape": (prod(shape),), "shape_reason": reason, "note": "only arranges values"}
-
-
-def _average(_: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    height, width, channels = shape
-    reason = f"the mean of {height}·{width} values for each of {channels} channels"
-    return {"shape": (channels,), "shape_reason": reason}
-
-
-def _rescaling(_: Mapping[str, Any], __: Shape) -> dict[str, Any]:
-    return {"note": "constants, not parameters"}
-
-
-def _dropout(config: Mapping[str, Any], _: Shape) -> dict[str, Any]:
-    return {"note": f"drops {config['rate']:.0%} of the values while training, has nothing to learn"}
-
-
-def _activation(_: Mapping[str, Any], __: Shape) -> dict[str, Any]:
-    return {"note": "a fixed function"}
-
-
-def _window(shape: Shape, window: Any, strides: Any, padding: str) -> tuple[Shape, str]:
-    """How a convolution or pooling changes height and width, and why; one reason if it is the same for both."""
-    results, reasons = [], []
-    for side, length, stride in zip(shape[:2], window, strides, strict=True):
-        if padding == "same":
-            result = -(-side // stride)
-            reasons.append(f"same: {side}" if stride == 1 else f"same: ⌈{side} / {stride}⌉ = {result}")
-        else:
-            result = (side - length) // stride + 1
-            quotient = f"{side} − {length}" if stride == 1 else f"⌊({side} − {length}) / {stride}⌋"
-            reasons.append(f"valid: {quotient} + 1 = {result}")
-        results.append(result)
-    return tuple(results), reasons[0] if reasons[0] == reasons[1] else f"{reasons[0]} high, {reasons[1]} wide"
-
-
 def _times(shape: Shape) -> str:
     return " x ".join(map(str, shape))
 
 
-# By kind of layer: what explains it, and the only values of options for which that explanation is true.
-_NHWC = {"data_format": "channels_last"}
-_EXPLAINERS: dict[str, tuple[Callable[[Mapping[str, Any], Shape], dict[str, Any]], dict[str, Any]]] = {
-    "Conv2D": (_conv, {**_NHWC, "dilation_rate": [1, 1], "groups": 1}),
-    "Dense": (_dense, {}),
-    "BatchNormalization": (_batch_norm, {"axis": -1, "center": True, "scale": True}),
-    "MaxPooling2D": (_pool, _NHWC),
-    "Flatten": (_flatten, _NHWC),
-    "GlobalAveragePooling2D": (_average, {**_NHWC, "keepdims": False}),
-    "Rescaling": (_rescaling, {}),
-    "Dropout": (_dropout, {}),
-    "Activation": (_activation, {}),
-}
+def _summarise_model(config: Mapping[str, Any], shape: Shape | None) -> tuple[list[LayerSummary], Shape]:
+    """Explains a model whose images have this shape, or the one that it states; also returns its output's shape."""
+    functional = "output_layers" in config
+    shapes = {} if shape is None else {"": shape}  # by the layer that they come from
+    rows: list[LayerSummary] = []
+    previous = ""
+    for layer in config["layers"]:
+        name, kind = layer["config"]["name"], layer["class_name"]
+        if kind == "InputLayer":
+            shapes[name] = shape or _stated(layer["config"]["batch_shape"])
+        else:
+            sources = _sources(name, layer["inbound_nodes"]) if functional else [previous]
+            if not sources or not shapes.keys() >= set(sources):
+                raise ValueError("the network does not state the size of its images")
+            inputs = [shapes[source] for source in sources]
+            if kind in _MODELS and len(inputs) == 1:
+                inner, shapes[name] = _summarise_model(layer["config"], inputs[0])
+                rows += inner
+            else:
+                rows.append(_summarise_layer(Layer(_kind(layer), layer["config"]), *inputs))
+                shapes[name] = rows[-1].shape
+        previous = name
+    if functional:
+        previous, *_ = _flat(config["output_layers"])
+    return rows, shapes[previous]
+
+
+def _summarise_layer(layer: Layer, *shapes: Shape) -> LayerSummary:
+    try:
+        explained = explain(layer.kind, layer.config, *shapes)
+    except ValueError as error:
+        raise ValueError(f"{layer.config['name']}: {error}") from error
+    summary = LayerSummary(name=layer.config["name"], kind=layer.kind, **{"shape": shapes[0], **explained})
+    if layer.config.get("trainable") is False:
+        return replace(summary, trainable=0, non_trainable=summary.parameters)
+    return summary
+
+
+def _kind(layer: Mapping[str, Any]) -> str:
+    """The class of a layer of Keras.
+
+    Raises:
+        ValueError: It is somebody's own class.
+    """
+    kind = str(layer["class_name"])
+    if not str(layer.get("module")).startswith("keras"):
+        raise ValueError(f"custom layer {kind} is not known here")
+    return kind
+
+
+def _stated(batch_shape: Sequence[int | None] | None) -> Shape:
+    _, *sides = batch_shape or (None, None)
+    shape = tuple(side for side in sides if side is not None)
+    if len(shape) < len(sides):
+        raise ValueError("the network does not state the size of its images")
+    return shape
+
+
+def _sources(name: str, nodes: Sequence[Any]) -> list[str]:
+    """The layers whose outputs a layer of a functional model takes, in order."""
+    if len(nodes) > 1:
+        raise ValueError(f"{name}: no explanation is known for a layer that is used {len(nodes)} times")
+    return [
+        str(tensor["config"]["keras_history"][0])
+        for tensor in _flat([list(node["args"]) + list(node["kwargs"].values()) for node in nodes])
+        if isinstance(tensor, dict) and tensor.get("class_name") == "__keras_tensor__"
+    ]
+
+
+def _flat(values: Any) -> Iterator[Any]:
+    if isinstance(values, list | tuple):
+        for value in values:
+            yield from _flat(value)
+    else:
+        yield values

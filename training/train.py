@@ -27,10 +27,8 @@ from training.errors import TrainingError
 from training.evaluation import Evaluation
 from training.normalisation import normalisation_layer
 from training.recipe import Recipe
-from training.run_record import EVALUATION_FILE, METRICS_FILE, RunRecord
+from training.run_record import EVALUATION_FILE, METRICS_FILE, MODEL_FILE, RunRecord
 from training.summary import summarise_config
-
-MODEL_FILE = "model.keras"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,10 +93,7 @@ def train(
     """
     keras.utils.set_random_seed(seed)
     images, labels = dataset.train_images[:limit], dataset.train_labels[:limit]
-    held_out = int(len(images) * recipe.validation_fraction)
-    if held_out < 1 or len(images) == held_out:
-        raise TrainingError(f"{len(images)} training images are too few to hold out {recipe.validation_fraction:.0%}")
-    fitted, classes = len(images) - held_out, len(dataset.label_names)
+    fitted, classes = recipe.fitted_images(len(images)), len(dataset.label_names)
     model = ARCHITECTURES[architecture].build(
         dataset.image_shape,
         classes,
@@ -141,7 +136,7 @@ def train(
             "options": dict(dataset.options),
             "sha256": dataset.sha256,
             "train_images": fitted,
-            "validation_images": held_out,
+            "validation_images": len(images) - fitted,
             "test_images": len(dataset.test_images),
         },
         "labels": list(dataset.label_names),

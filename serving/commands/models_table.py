@@ -5,12 +5,14 @@ The table is our own, since click has none and ten lines don't justify a depende
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from serving.repository.listing import ModelListing, VersionListing
+from serving.repository.manifest import Manifest
 
-_TITLES = ("MODEL", "VERSION", "LABELS", "CREATED", "ARCHITECTURE", "ACCURACY", "PARITY", "SIZE", "DIGEST", "STATE")
+_TITLES = ("MODEL", "VERSION", "LABELS", "CREATED", "DATA", "RECIPE", "ACCURACY", "STATE")
 
 
 def table(models: Sequence[ModelListing]) -> list[str]:
@@ -45,29 +47,55 @@ def document(models: Sequence[ModelListing]) -> list[dict[str, Any]]:
 
 def _row(model: ModelListing, listed: VersionListing) -> tuple[str, ...]:
     manifest = listed.manifest
-    recorded: tuple[object, ...] = ("", "", "", "", "")
+    created = data = recipe = accuracy = proven = ""
     if manifest:
-        recorded = (
-            manifest.created[:16].replace("T", " "),
-            manifest.training.get("architecture", ""),
-            f"{manifest.accuracy.onnx:.2%}",
-            ", ".join(provider.removesuffix("ExecutionProvider") for provider in manifest.parity),
-            manifest.sha256[:12],
-        )
-    created, architecture, accuracy, parity, digest = recorded
+        created = manifest.created[:10]
+        source = _source(manifest)
+        kind, colon, path = source.rpartition(":") if source else ("", "", "")
+        data = kind + colon + PurePath(path).name  # where a folder is does not fit into a table
+        recipe = _recipe(manifest) or ""
+        accuracy = _accuracy(manifest)
+        proven = ", ".join(provider.removesuffix("ExecutionProvider") for provider in manifest.parity)
     cells = (
         model.name,
         listed.version,
         ", ".join(model.labels_of(listed.version)),
         created,
-        architecture,
+        data,
+        recipe,
         accuracy,
-        parity,
-        "" if listed.size_bytes is None else f"{listed.size_bytes / 1000:,.0f} kB",
-        digest,
-        "ok" if listed.problem is None else f"rejected: {listed.problem}",
+        f"ok on {proven}" if listed.problem is None else f"rejected: {listed.problem}",
     )
     return tuple(_plain(str(cell)) or "-" for cell in cells)
+
+
+def _accuracy(manifest: Manifest) -> str:
+    """The accuracy and how many images it was measured on: 99 % of ten images is worth little."""
+    if not manifest.accuracy:
+        return ""
+    images = _test_images(manifest)
+    return f"{manifest.accuracy.onnx:.2%}" + ("" if images is None else f" of {images:,}")
+
+
+def _data(manifest: Manifest) -> Mapping[str, Any]:
+    recorded = manifest.training.get("data")
+    return recorded if isinstance(recorded, Mapping) else {}
+
+
+def _source(manifest: Manifest) -> str | None:
+    source = _data(manifest).get("source")
+    return source if isinstance(source, str) else None
+
+
+def _test_images(manifest: Manifest) -> int | None:
+    images = _data(manifest).get("test_images")
+    return images if isinstance(images, int) else None
+
+
+def _recipe(manifest: Manifest) -> str | None:
+    recipe = manifest.training.get("recipe")
+    name = recipe.get("name") if isinstance(recipe, Mapping) else recipe
+    return name if isinstance(name, str) else None
 
 
 def _version(listed: VersionListing) -> dict[str, Any]:
@@ -76,7 +104,11 @@ def _version(listed: VersionListing) -> dict[str, Any]:
         "version": listed.version,
         "created": manifest.created if manifest else None,
         "architecture": manifest.training.get("architecture") if manifest else None,
-        "accuracy": manifest.accuracy.onnx if manifest else None,
+        "data": _source(manifest) if manifest else None,
+        "recipe": _recipe(manifest) if manifest else None,
+        "accuracy": manifest.accuracy.onnx if manifest and manifest.accuracy else None,
+        "test_images": _test_images(manifest) if manifest else None,
+        "training": manifest.training if manifest else None,
         "parity": list(manifest.parity) if manifest else [],
         "size_bytes": listed.size_bytes,
         "sha256": manifest.sha256 if manifest else None,

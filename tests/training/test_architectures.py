@@ -30,6 +30,11 @@ PUBLISHED = {
 }
 
 
+class _Half(keras.layers.Layer):
+    def call(self, images):
+        return images / 2
+
+
 _AS_PYTHON = str.maketrans({"·": "*", "−": "-", "⌊": "floor(", "⌋": ")", "⌈": "ceil(", "⌉": ")"})
 
 
@@ -118,7 +123,8 @@ def test_shapes_and_counts_are_keras_s_own_for_other_networks_too(padding: str, 
         ([keras.layers.Conv2D(4, 3, groups=2)], "Conv2D with groups = 2"),
         ([keras.layers.Conv2D(4, 3, dilation_rate=2)], r"Conv2D with dilation_rate = \(2, 2\)"),
         ([keras.layers.BatchNormalization(scale=False)], "BatchNormalization with scale = False"),
-        ([keras.layers.RandomRotation(0.1)], "no explanation is known for a RandomRotation"),
+        ([keras.layers.DepthwiseConv2D(3)], "no explanation is known for a DepthwiseConv2D"),
+        ([_Half()], "custom layer _Half is not known here"),
     ],
 )
 def test_what_the_explanation_would_be_wrong_for_is_refused(layers: list[keras.Layer], problem: str) -> None:
@@ -134,7 +140,27 @@ def test_a_saved_network_is_explained_too(synthetic_run: Path, command: Callable
     assert "parameters: 34,826, trainable 34,826, not trainable 0" in done.stdout
 
 
-@pytest.mark.parametrize("damage", ["not a zip", "no config", "a graph"])
+def test_a_functional_model_with_models_inside_has_keras_s_own_shapes_and_counts() -> None:
+    images = keras.Input((28, 28, 1))
+    changed = keras.Sequential([keras.layers.RandomZoom(0.1), keras.layers.Rescaling(1 / 255)])(images)
+    left = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(changed)
+    right = keras.layers.Conv2D(8, 3, padding="same", trainable=False)(left)
+    joined = keras.layers.ReLU()(keras.layers.Add()([left, right]))
+    wide = keras.layers.Concatenate()([joined, keras.layers.AveragePooling2D(2, 1, "same")(left)])
+    flat = keras.layers.Reshape((-1,))(keras.layers.GlobalMaxPooling2D()(wide))
+    network = keras.Model(images, keras.layers.Softmax()(keras.layers.Dense(10)(flat)))
+    rows = {row.name: row for row in summarise_config(network.get_config())}
+    layers = {layer.name: layer for layer in network._flatten_layers() if layer.name in rows}
+    assert layers.keys() == rows.keys()
+    assert len(rows) == 12
+    for name, layer in layers.items():
+        assert (rows[name].shape, rows[name].parameters) == (tuple(layer.output.shape[1:]), layer.count_params())
+    assert sum(row.trainable for row in rows.values()) == sum(
+        weight.numpy().size for weight in network.trainable_weights
+    )
+
+
+@pytest.mark.parametrize("damage", ["not a zip", "no config", "own class"])
 def test_a_file_without_a_network_to_explain_is_named(damage: str, tmp_path: Path, command: Callable) -> None:
     file, problem = tmp_path / "model.keras", "not a .keras file, or a damaged one"
     if damage == "not a zip":
@@ -143,9 +169,9 @@ def test_a_file_without_a_network_to_explain_is_named(damage: str, tmp_path: Pat
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("other", "text")
     else:
-        images = keras.Input((4,))
-        keras.Model(images, keras.layers.Dense(2)(images)).save(file)
-        problem = "not a chain of layers (keras.Sequential)"
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("config.json", '{"module": null, "class_name": "Mine", "config": {"units": 3}}')
+        problem = "Mine: only Sequential and functional models can be explained"
     done = command("digits-train", "summary", file)
     assert (done.returncode, done.stderr) == (1, f"Error: {file}: {problem}\n")
 

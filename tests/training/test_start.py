@@ -55,6 +55,17 @@ CASES = {
     ("digits-export", "nope.keras", "--repository", "models"): (2, "Invalid value for MODEL: nope.keras: no such file"),
     ("digits-export", __file__): (2, "Missing option '--repository'"),
     ("digits-export", __file__, "--repository", "models", "--share", "0.1"): (2, "--share needs --label canary"),
+    # Before TensorFlow is imported: what a run would do, and that it would replace another.
+    ("digits-train", "--data", "synthetic", "--limit", "5"): (1, "5 training images are too few to hold out 10%"),
+    ("digits-train", "--data", "synthetic", "--limit", "500", "--epochs", "1", "--seeds", "3"): (
+        1, "training mnist_convnet on 450 images of synthetic, 1 epoch, 3 times\n"
+    ),
+    ("digits-train", "--out", "earlier"): (1, "Error: earlier: holds a run already; choose another --out, or add"),
+    ("digits-train", "--out", "several", "--seeds", "3"): (1, "Error: several/seed-1: holds a run already"),
+    ("digits-train", "--out", "pupil", "--recipe", "accurate"): (1, "Error: pupil/teacher: holds a run already"),
+    ("digits-train", "--data", "synthetic", "--limit", "90", "--out", "earlier", "--overwrite"): (
+        1, "training mnist_convnet on 81 images of synthetic, 4 epochs\n"
+    ),
     # What does need TensorFlow says so, and how to install it.
     ("digits-export", __file__, "--repository", "models"): (1, "pip install '.[train,cpu]'"),
 }  # fmt: skip
@@ -62,10 +73,14 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], tuple[int, str]]:
+    start = tmp_path_factory.mktemp("start")
+    for earlier in ("earlier/metrics.json", "several/seed-1/model.keras", "pupil/teacher/model.keras"):
+        (start / earlier).parent.mkdir(parents=True)
+        (start / earlier).touch()
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         input=json.dumps(list(CASES)),
-        cwd=tmp_path_factory.mktemp("start"),
+        cwd=start,
         capture_output=True,
         text=True,
         check=False,

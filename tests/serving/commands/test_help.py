@@ -72,6 +72,12 @@ def test_the_group_lists_its_commands() -> None:
     assert all(f"\n  {name}" in shown for name in serving.__main__._COMMANDS)
 
 
+def test_options_without_a_command_are_those_of_serve() -> None:
+    """So that options may follow the name of the container image, which runs `python -m serving`."""
+    alone, named = (CliRunner().invoke(serving.__main__.main, [*start, "--port", "70000"]) for start in ([], ["serve"]))
+    assert (alone.exit_code, alone.output) == (named.exit_code, named.output) == (2, named.output)
+
+
 # What takes long to import, or is not installed on a client's machine.
 HEAVY = ("matplotlib", "onnxruntime", "psutil", "pyarrow", "ray", "starlette", "tensorflow", "uvicorn")
 

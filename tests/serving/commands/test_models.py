@@ -20,6 +20,7 @@ import onnx.helper
 import onnx.numpy_helper
 import pytest
 
+from serving.commands.models_table import document, table
 from serving.errors import RepositoryError
 from serving.repository.editor import RepositoryEditor
 from serving.repository.labels import Canary, Labels
@@ -126,17 +127,44 @@ def test_list_shows_labels_and_what_each_version_is(
 ) -> None:
     repository.write_labels(NAME, Labels(stable=1, canary=Canary(version=3, share=0.25), previous=2))
     titles, *rows = done("list").splitlines()
-    assert titles.split() == [
-        *("MODEL", "VERSION", "LABELS", "CREATED", "ARCHITECTURE", "ACCURACY", "PARITY", "SIZE", "DIGEST", "STATE")
-    ]
+    assert titles.split() == ["MODEL", "VERSION", "LABELS", "CREATED", "DATA", "RECIPE", "ACCURACY", "STATE"]
     assert [row[titles.index("LABELS") : titles.index("CREATED")].strip() for row in rows] == [
         *("stable", "previous", "canary 25 %")
     ]
-    created = shipped.manifest.created[:16].split("T")
+    accuracy = f"{shipped.manifest.accuracy.onnx:.2%}"
     assert rows[1].split() == [
-        *(NAME, "2", "previous", *created, "mnist_convnet", f"{shipped.manifest.accuracy.onnx:.2%}", "CPU"),
-        *("142", "kB", shipped.manifest.sha256[:12], "ok"),
+        *(NAME, "2", "previous", shipped.manifest.created[:10], "mnist", "accurate", accuracy, "of", "10,000"),
+        *("ok", "on", "CPU"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("training", "shown", "listed"),
+    [
+        ({"data": {"source": "synthetic", "test_images": 1000}}, "synthetic - 99.53% of 1,000", ("synthetic", 1000)),
+        (
+            {"data": {"source": "folder:/somewhere/far/shapes", "test_images": 12}, "recipe": {"name": "fast"}},
+            "folder:shapes fast 99.53% of 12",
+            ("folder:/somewhere/far/shapes", 12),
+        ),
+        ({"data": {"source": "/scans/digits.npz"}}, "digits.npz - 99.53%", ("/scans/digits.npz", None)),
+        ({}, "- - 99.53%", (None, None)),
+        ({"data": ["odd"], "recipe": 7}, "- - 99.53%", (None, None)),
+        ({"data": {"source": 3, "test_images": "x"}, "recipe": {}}, "- - 99.53%", (None, None)),
+    ],
+)
+def test_list_shows_what_a_version_was_trained_and_tested_on(
+    training: dict, shown: str, listed: tuple, tmp_path: Path, shipped: StoredModel
+) -> None:
+    repository = Repository(tmp_path)
+    repository.publish(shipped.content, dataclasses.replace(shipped.manifest, training=training))
+    models = list(model_listings(repository))
+    _, row = table(models)
+    assert f" {shipped.manifest.created[:10]} {shown} ok on CPU" in " ".join(row.split())
+    assert len(row) <= 100
+    (version,) = document(models)[0]["versions"]
+    assert (version["data"], version["test_images"]) == listed
+    assert version["training"] == training
 
 
 def test_list_shows_a_damaged_version_with_the_reason_and_all_others(
