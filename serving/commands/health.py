@@ -20,7 +20,7 @@ def _own_server() -> str:
     host, port = (os.environ.get(name, "") for name in ("DIGITS_HOST", "DIGITS_PORT"))
     if host.startswith("unix:"):
         return host
-    port = port if port and not is_service_link(port) else str(DEFAULT_PORT)
+    port = port if port and not is_service_link("DIGITS_PORT", port) else str(DEFAULT_PORT)
     if port == "0":
         raise click.UsageError("DIGITS_PORT is 0, so the server has a port that only its output tells: give --target")
     if not port.isdecimal():

@@ -194,6 +194,7 @@ def test_the_model_and_its_version_can_be_named(server, command: Callable) -> No
         ({"DIGITS_PORT": "{port}", "DIGITS_HOST": "0.0.0.0"}, ""),
         ({"DIGITS_PORT": "{port}", "DIGITS_HOST": "127.0.0.1", "DIGITS_TARGET": "127.0.0.1:1"}, "127.0.0.1:1: "),
         ({"DIGITS_PORT": "1", "DIGITS_TARGET": "{address}"}, ""),
+        ({"DIGITS_TARGET": "tcp://10.0.0.1:50051"}, "'tcp://10.0.0.1:50051' is a URL, but an address is like"),
         ({"DIGITS_PORT": "1", "DIGITS_HOST": "::1"}, "[::1]:1: "),
         ({"DIGITS_PORT": "1", "DIGITS_HOST": "unix:/absent"}, "unix:/absent: "),
         ({"DIGITS_PORT": "tcp://10.0.0.1:50051", "DIGITS_HOST": "127.0.0.9"}, "127.0.0.9:50051: "),
