@@ -58,12 +58,14 @@ class AsyncClient(
         loop = asyncio.get_running_loop()
         if loop not in self._connections:
             self._connections[loop] = Connection(self._endpoint.aio_channel())
-            await self._close([other for other in self._connections if other.is_closed()])
+            await self._close([other for other in list(self._connections) if other.is_closed()])
         return self._connections[loop]
 
     async def _close(self, loops: Iterable[asyncio.AbstractEventLoop]) -> None:
-        for connection in [self._connections.pop(loop) for loop in loops]:
-            await connection.channel.close()
+        for loop in loops:
+            connection = self._connections.pop(loop, None)  # None: a loop of another thread has just closed it
+            if connection is not None:
+                await connection.channel.close()
 
     async def _run(self, steps: Steps[_T], timeout_s: float) -> _T:
         deadline = time.monotonic() + timeout_s

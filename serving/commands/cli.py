@@ -35,7 +35,8 @@ class _Option(cloup.Option):
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         value = super().resolve_envvar_value(ctx)
-        return None if value is None or is_service_link(value) else value
+        set_by_kubernetes = value is not None and any(is_service_link(name, value) for name in variables_of(self))
+        return None if set_by_kubernetes else value
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
         return super().get_error_hint(ctx) if ctx is None else origin(self, ctx)

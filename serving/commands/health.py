@@ -20,9 +20,11 @@ def _own_server() -> str:
     host, port = (os.environ.get(name, "") for name in ("DIGITS_HOST", "DIGITS_PORT"))
     if host.startswith("unix:"):
         return host
+    port = port if port and not is_service_link("DIGITS_PORT", port) else str(DEFAULT_PORT)
     if port == "0":
         raise click.UsageError("DIGITS_PORT is 0, so the server has a port that only its output tells: give --target")
-    port = port if port and not is_service_link(port) else str(DEFAULT_PORT)
+    if not port.isdecimal():
+        raise click.UsageError(f"Invalid value for the variable DIGITS_PORT: {port!r} is not a valid integer.")
     return f"[{host}]:{port}" if ":" in host else f"{host or '127.0.0.1'}:{port}"
 
 

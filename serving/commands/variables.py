@@ -20,9 +20,9 @@ _OF_LINKS = re.compile(
 _OTHERS = {f"{PREFIX}_TOKEN", f"{PREFIX}_VERSION"}
 
 
-def is_service_link(value: str) -> bool:
-    """Whether the value of a variable is the address of a Kubernetes Service, which no option takes."""
-    return _LINK.match(value) is not None
+def is_service_link(name: str, value: str) -> bool:
+    """Whether Kubernetes set a variable to the address of a Service. No option for a port takes such a value."""
+    return name.endswith("_PORT") and _LINK.match(value) is not None
 
 
 def variables_of(*params: click.Parameter) -> list[str]:
@@ -45,7 +45,7 @@ def doubtful_variables(environment: Mapping[str, str], options: Iterable[str]) -
     """
     known = _OTHERS.union(options)
     ours = sorted(name for name in environment if name.startswith(f"{PREFIX}_"))
-    links = [name for name in ours if is_service_link(environment[name])]
+    links = [name for name in ours if is_service_link(name, environment[name])]
     if ignored := [name for name in links if name in known]:
         yield (
             f"ignored {', '.join(ignored)}: Kubernetes sets such variables for a Service whose name begins with "

@@ -116,11 +116,23 @@ def listening(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -
     server.stop(None).wait()
 
 
+@pytest.fixture
+def proxies(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets the variables of proxies, whatever the machine's own are."""
+
+    def use(url: str, *, no_proxy: str = "") -> None:
+        for name in ("grpc_proxy", "https_proxy", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", url)
+        monkeypatch.setenv("no_proxy", no_proxy)
+
+    return use
+
+
 async def test_a_socket_and_an_address_of_this_machine_need_no_proxy(
-    listening: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    listening: dict[str, str], proxies: Callable[..., None]
 ) -> None:
-    monkeypatch.setenv("http_proxy", f"http://{listening['closed']}")
-    monkeypatch.delenv("no_proxy", raising=False)
+    proxies(f"http://{listening['closed']}")
     port = listening["plain"].rpartition(":")[2]
     for address in (listening["plain"], f"localhost:{port}", f"0.0.0.0:{port}", listening["socket"]):
         with Client(address, credentials=Credentials(token="one")) as client:
@@ -130,12 +142,11 @@ async def test_a_socket_and_an_address_of_this_machine_need_no_proxy(
 
 
 def test_other_addresses_go_through_the_proxy_unless_it_is_told_otherwise(
-    listening: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    listening: dict[str, str], proxies: Callable[..., None]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         proxy.settimeout(10)
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
-        monkeypatch.delenv("no_proxy", raising=False)
+        proxies(f"http://127.0.0.1:{proxy.getsockname()[1]}")
         asked: list[bytes] = []
 
         def refuse() -> None:
@@ -149,7 +160,7 @@ def test_other_addresses_go_through_the_proxy_unless_it_is_told_otherwise(
             client.get_model(0.5)
         thread.join(10)
         assert asked[0].startswith(b"CONNECT digits.invalid:50051 ")
-        monkeypatch.setenv("no_proxy", "digits.invalid")
+        proxies(f"http://{listening['closed']}", no_proxy="digits.invalid")
         with Client("digits.invalid") as client, pytest.raises(CallFailed, match="is the host's name right"):
             client.get_model(5)
 
