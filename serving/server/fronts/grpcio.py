@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -15,6 +17,8 @@ from serving.server.fronts.shared_port import format_address
 from serving.server.security.tls import TlsFiles, TlsIdentity
 
 _NO_LIMIT = 2**31 - 1
+# How long clients without a call have to close their connections, once they were told to.
+_LEAVE_S = 0.2
 
 
 class GrpcioFront:
@@ -27,6 +31,7 @@ class GrpcioFront:
         share_port: Whether other processes of this user may listen on the same port and share its connections.
         tls: The certificates, loaded; None for plain text.
         interceptors: See every call first.
+        until_idle: Returns once no call is left.
     """
 
     def __init__(
@@ -37,6 +42,7 @@ class GrpcioFront:
         max_request_bytes: int,
         share_port: bool,
         tls: TlsFiles | None,
+        until_idle: Callable[[], Coroutine[Any, Any, None]],
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
         self._handlers = handlers
@@ -45,6 +51,7 @@ class GrpcioFront:
         self._share_port = share_port
         self._tls = tls
         self._interceptors = interceptors
+        self._until_idle = until_idle
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
@@ -86,9 +93,20 @@ class GrpcioFront:
         return format_address(host, port)
 
     async def stop(self, grace_s: float) -> None:
-        """Takes no new calls, and cancels those that are still in flight after the grace period, in seconds."""
-        if self._server is not None:
-            await self._server.stop(grace_s)
+        """Takes no new calls, and cancels those that are still in flight after the grace period, in seconds.
+
+        gRPC alone would wait all that time for a connection without a call too, if its client says nothing.
+        """
+        if self._server is None:
+            return
+        stopping = asyncio.create_task(self._server.stop(grace_s))
+        while not stopping.done():
+            idle = asyncio.create_task(self._until_idle())
+            await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
+            if idle.done() and not (await asyncio.wait({stopping}, timeout=_LEAVE_S))[0]:
+                await self._server.stop(0)
+            idle.cancel()
+        await stopping
 
 
 def _shows_no_header(record: logging.LogRecord) -> bool:

@@ -23,6 +23,7 @@ from google.rpc import status_pb2
 
 from serving.errors import InvalidRequest, NotReady
 from serving.server.security.admission import AdmissionControl
+from serving.server.services.open_calls import OpenCalls
 from serving.server.services.status import DETAILS_KEY, code_of, status_of
 from serving.server.telemetry.calls import Call, CallObserver
 from serving.server.telemetry.logs import request_id
@@ -44,6 +45,7 @@ def generic_handler(
     method_admission: Mapping[str, AdmissionControl] | None = None,
     draining: asyncio.Event | None = None,
     observers: Sequence[CallObserver] = (),
+    open_calls: OpenCalls | None = None,
 ) -> grpc.GenericRpcHandler:
     """Makes the handler of one service, with each method inside the boundary.
 
@@ -54,6 +56,7 @@ def generic_handler(
         method_admission: Admits the calls of some methods instead, by their names.
         draining: Streams of requests end with UNAVAILABLE when it is set. For servicers that can't end their own.
         observers: Observe every call.
+        open_calls: Counts the calls that have not ended.
     """
     handlers = {
         method.name: _method_handler(
@@ -62,6 +65,7 @@ def generic_handler(
             (method_admission or {}).get(method.name, admission),
             draining,
             observers,
+            open_calls or OpenCalls(),
         )
         for method in service.methods
     }
@@ -74,6 +78,7 @@ def _method_handler(
     admission: AdmissionControl,
     draining: asyncio.Event | None,
     observers: Sequence[CallObserver],
+    open_calls: OpenCalls,
 ) -> Any:
     request_type = GetMessageClass(method.input_type)
     name = f"/{method.containing_service.full_name}/{method.name}"
@@ -89,6 +94,7 @@ def _method_handler(
         call.end(code.name)
 
     async def call(request: Any, context: Context) -> Any:
+        open_calls.add(context)
         running, code = Call(name, context, observers), grpc.StatusCode.CANCELLED
         identity = accept_request_id(context)
         try:
@@ -105,6 +111,7 @@ def _method_handler(
             ended(running, code, context)
 
     async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+        open_calls.add(context)
         running, code = Call(name, context, observers), grpc.StatusCode.CANCELLED
         identity = accept_request_id(context)
         try:
