@@ -14,6 +14,7 @@ import grpc.aio
 from serving.config import ConnectionConfig, ServerConfig
 from serving.errors import StartFailed
 from serving.server.fronts.shared_port import format_address
+from serving.server.fronts.unix_socket import free_socket_file
 from serving.server.security.tls import TlsFiles, TlsIdentity
 
 _NO_LIMIT = 2**31 - 1
@@ -58,7 +59,7 @@ class GrpcioFront:
         """Binds the address and begins to listen; returns the address with the port that it got.
 
         Raises:
-            StartFailed: The port is in use, or the address is not this machine's.
+            StartFailed: The port or the socket is in use, or the address is not this machine's.
         """
         logging.getLogger("grpc._cython.cygrpc").addFilter(_shows_no_header)
         self._server = grpc.aio.server(
@@ -74,12 +75,7 @@ class GrpcioFront:
             ],
         )
         self._server.add_generic_rpc_handlers(tuple(self._handlers))
-        host, port = self._config.host, self._config.port
-        address = format_address(host, port)
-        try:
-            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except socket.gaierror as error:
-            raise StartFailed(f"can't listen on {address}: no address is known for {host!r}") from error
+        address = self._address()
         try:
             if self._tls is None:
                 port = self._server.add_insecure_port(address)
@@ -90,7 +86,20 @@ class GrpcioFront:
                 f"can't listen on {address}: the port is in use or the address is not this machine's"
             ) from error
         await self._server.start()
-        return format_address(host, port)
+        return address if self._config.socket_path is not None else format_address(self._config.host, port)
+
+    def _address(self) -> str:
+        """Returns the address for gRPC, after checks whose errors say more than gRPC's."""
+        host, port, path = self._config.host, self._config.port, self._config.socket_path
+        if path is not None:
+            free_socket_file(path)
+            return f"unix:{path}"
+        address = format_address(host, port)
+        try:
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise StartFailed(f"can't listen on {address}: no address is known for {host!r}") from error
+        return address
 
     async def stop(self, grace_s: float) -> None:
         """Takes no new calls, and cancels those that are still in flight after the grace period, in seconds.

@@ -40,7 +40,7 @@ class HttpFront:
     """
 
     def __init__(self, app: Any, config: ServerConfig, *, share_port: bool, tls: TlsFiles | None) -> None:
-        self._host = config.host
+        self._host = config.tcp_host
         self._port = config.http_port or 0
         self._share_port = share_port
         self._scheme = "http" if tls is None else "https"

@@ -79,7 +79,7 @@ def bind_metrics_port(config: ServerConfig) -> list[socket.socket]:
     Raises:
         StartFailed: The port is in use, or the address is not this machine's.
     """
-    return [] if config.metrics_port is None else bind(config.host, config.metrics_port, share=False)
+    return [] if config.metrics_port is None else bind(config.tcp_host, config.metrics_port, share=False)
 
 
 def format_address(host: str, port: int) -> str:
