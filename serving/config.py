@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ SAMPLES = Path(__file__).parent / "samples"
 SAME_SIGNAL_S = 0.5
 
 _LARGEST_PORT = 65_535
+_LONGEST_SOCKET_PATH = 107  # see unix(7)
 _LARGEST_NUMBER = 2_000_000  # gRPC takes integers of 32 bits, and times in milliseconds
 
 
@@ -264,7 +266,12 @@ class ConnectionConfig(_Part):
 class ServerConfig(_Part):
     """The process: what it serves, where, and how it stops."""
 
-    host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0: all addresses.", section="Addresses")
+    host: str = setting(
+        "127.0.0.1",
+        "Address to listen on; 0.0.0.0: all addresses. unix:PATH: a Unix socket for gRPC, without a port; HTTP and "
+        "metrics then listen on 127.0.0.1.",
+        section="Addresses",
+    )
     port: int = setting(50051, "Port for gRPC; 0: any free one.", limits=(0, _LARGEST_PORT))
     http_port: int | None = setting(
         None,
@@ -348,7 +355,9 @@ class ServerConfig(_Part):
         super().__post_init__()
         if not self.host:
             raise InvalidConfig("host must not be empty; 0.0.0.0 listens on all addresses", fields=("host",))
-        if self.http_port and self.http_port == self.port:
+        if self.socket_path is not None:
+            self._check_socket(self.socket_path)
+        elif self.http_port and self.http_port == self.port:
             message = f"http_port and port must differ, not both be {self.port}"
             raise InvalidConfig(message, fields=("http_port", "port"))
         if self.model_version is not None and len(self.models) > 1:
@@ -357,13 +366,36 @@ class ServerConfig(_Part):
             message = f"traces_endpoint must be like http://host:4318, not {self.traces_endpoint!r}"
             raise InvalidConfig(message, fields=("traces_endpoint",))
 
+    @property
+    def socket_path(self) -> Path | None:
+        """The Unix socket that gRPC listens on; None if it listens on a port."""
+        path = self.host.removeprefix("unix:")
+        # gRPC takes unix:///path as well
+        return None if path == self.host else Path(path.removeprefix("//"))
+
+    @property
+    def tcp_host(self) -> str:
+        """Address for the ports of HTTP and of the metrics."""
+        return "127.0.0.1" if self.socket_path is not None else self.host
+
+    def _check_socket(self, path: Path) -> None:
+        length = len(os.fsencode(path))
+        if not path.name or length > _LONGEST_SOCKET_PATH:
+            message = f"host: unix: needs a path of 1 to {_LONGEST_SOCKET_PATH} bytes, not {length}"
+            raise InvalidConfig(message, fields=("host",))
+        if self.workers > 1:
+            message = "host: workers can't share a Unix socket; use one worker, or an address with a port"
+            raise InvalidConfig(message, fields=("host",))
+
 
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine, reached without a network.
 
     Args:
-        host: A name or an address, without a port.
+        host: A name or an address, without a port, or a Unix socket.
     """
+    if host.startswith("unix:"):
+        return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -49,6 +49,8 @@ ROOMS = {
         some={
             "metrics": {"prometheus_client"},
             "aggregated_metrics": {"prometheus_client"},
+            "metrics_server": {"prometheus_client"},
+            "processes": {"prometheus_client"},
             "logs": {"pythonjsonlogger"},
             "traces": {"opentelemetry"},
         },

@@ -27,6 +27,7 @@ from serving.rollout.controller import RolloutController
 from serving.rollout.deployments import Deployments
 from serving.rollout.rollout import Rollout
 from serving.server.fronts.shared_port import SharedPort
+from serving.server.fronts.unix_socket import check_socket_file
 from serving.server.security.tls import TlsFiles
 from serving.server.security.tokens import TokenFile
 from serving.server.telemetry.metrics import Metrics
@@ -271,10 +272,15 @@ def _ports(config: ServerConfig) -> Iterator[Finding]:
     for subject, number in ports.items():
         if number is None:
             continue
+        path = config.socket_path if subject == "address" else None
         try:
+            if path is not None:
+                check_socket_file(path)
+                yield Finding(subject, OK, f"unix:{path} is free")
+                continue
             if number in taken:
                 raise StartFailed(f"port {number} is configured twice")
-            port = SharedPort(config.host, number)
+            port = SharedPort(config.tcp_host, number)
         except StartFailed as error:
             yield Finding(subject, PROBLEM, str(error))
             continue

@@ -43,6 +43,7 @@ _logger = logging.getLogger(__name__)
 @version_option()
 def main(*, config: ServerConfig, demo: bool, log_level: str, log_format: str) -> None:
     """Serves models over gRPC, and optionally over HTTP, until SIGTERM or Ctrl-C."""
+    event_loop.open_standard_streams()
     logs = LogConfig(level=log_level, format=log_format)
     start_logging(logs)
     for doubt in doubts():
@@ -59,13 +60,19 @@ def main(*, config: ServerConfig, demo: bool, log_level: str, log_format: str) -
         if demo:
             await _classify_samples(address, config.security)
 
-    with errors_in_one_line("a server"):
-        if config.workers > 1:
-            clean = asyncio.run(_supervise(config, logs, announce))
-        else:
-            clean = event_loop.run(_serve(config, announce))
-    if not clean:
-        raise click.ClickException("calls in flight were dropped")
+    try:
+        with errors_in_one_line("a server"):
+            if config.workers > 1:
+                clean = asyncio.run(_supervise(config, logs, announce))
+            else:
+                clean = event_loop.run(_serve(config, announce))
+        if not clean:
+            raise click.ClickException("calls in flight were dropped")
+    except click.ClickException as error:
+        if logs.format == "text":
+            raise
+        _logger.critical("%s", error.message)
+        sys.exit(error.exit_code)
 
 
 def doubts() -> Iterator[str]:
@@ -80,10 +87,11 @@ async def _serve(config: ServerConfig, announce: Announce) -> bool:
     """Serves in this process."""
     from prometheus_client import CollectorRegistry
 
+    from serving.server.fronts.shared_port import bind_metrics_port
     from serving.server.process.lifecycle import handle_signals, serve
     from serving.server.process.server import Server
-    from serving.server.telemetry.aggregated_metrics import MetricsServer
     from serving.server.telemetry.metrics import Metrics
+    from serving.server.telemetry.metrics_server import MetricsServer
 
     async def ready(server: Server) -> None:
         providers = ", ".join(sorted({each.provider for each in server.deployments}))
@@ -93,9 +101,8 @@ async def _serve(config: ServerConfig, announce: Announce) -> bool:
     server = Server(config, metrics=Metrics(registry))
     stopping = asyncio.Event()
     handle_signals(stopping, server.reload)
-    port = None
-    if config.metrics_port is not None:
-        port = MetricsServer(registry, host=config.host, port=config.metrics_port)
+    sockets = bind_metrics_port(config)
+    port = MetricsServer(registry, sockets) if sockets else None
     try:
         await serve(server, config, ready=ready, stopping=stopping)
     finally:

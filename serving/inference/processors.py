@@ -1,35 +1,63 @@
-"""The number of processors that this process may use. In a container the host often has more."""
+"""The number of processors that this process may use. In a container or a service the host often has more."""
 
 from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 
-def available_processors(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Returns the processors in the affinity mask, or fewer if the cgroup has a lower CPU quota; at least 1.
+def available_processors(root: Path = Path("/")) -> int:
+    """Returns the processors in the affinity mask, or fewer if a control group has a lower CPU quota; at least 1.
+
+    A quota may be set on the process's own group, as systemd does, or on any group above it. The lowest one counts.
 
     Args:
-        cgroup: Mount point of the cgroup file system.
+        root: The directory that contains `proc` and the mounted control groups.
     """
-    quota = _quota_v2(cgroup / "cpu.max") or _quota_v1(cgroup / "cpu")
     allowed = len(os.sched_getaffinity(0))
-    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+    quotas = [quota for group in _groups(root) if (quota := _quota(group)) is not None]
+    return max(1, min(allowed, math.ceil(min(quotas, default=allowed))))
 
 
-def _quota_v2(file: Path) -> float | None:
+def _groups(root: Path) -> Iterator[Path]:
+    """Yields the directories of this process's control groups and of those above them, in both versions of cgroups.
+
+    The formats of both files are in cgroups(7) and proc_pid_mountinfo(5).
+    """
+    paths = {}
+    for line in _lines(root / "proc/self/cgroup"):  # such as 3:cpu,cpuacct:/system.slice/digits.service
+        _, controllers, path = line.split(":", 2)
+        paths.update(dict.fromkeys(controllers.split(","), path))  # version 2 names no controllers
+    for line in _lines(root / "proc/self/mountinfo"):
+        mount, _, file_system = line.partition(" - ")
+        kind, *_, options = file_system.split()
+        controller = {"cgroup2": "", "cgroup": "cpu"}.get(kind)
+        if controller is None or (controller and controller not in options.split(",")):
+            continue
+        _, _, _, mounted, mount_point, *_ = mount.split()
+        top = root / mount_point.lstrip("/")
+        group = PurePosixPath(paths.get(controller, mounted))
+        # In a container the process's path may be that of the host, of which only a part is mounted, or start with ..
+        inside = group.relative_to(mounted) if group.is_relative_to(mounted) else PurePosixPath()
+        yield from (top / each for each in (inside, *inside.parents) if ".." not in each.parts)
+
+
+def _quota(group: Path) -> float | None:
+    """Returns how many processors a control group may use; None if it has no quota."""
     try:
-        quota, period = file.read_text(encoding="ascii").split()
-        return int(quota) / int(period)
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else None
     except (OSError, ValueError):  # no such file, or "max"
         return None
 
 
-def _quota_v1(directory: Path) -> float | None:
+def _lines(file: Path) -> list[str]:
     try:
-        quota = int((directory / "cpu.cfs_quota_us").read_text(encoding="ascii"))
-        period = int((directory / "cpu.cfs_period_us").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-    return quota / period if quota > 0 else None
+        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

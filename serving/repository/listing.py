@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from serving.errors import ModelRejected
+from serving.errors import ModelRejected, RepositoryError
 from serving.repository.labels import CANARY, PREVIOUS, STABLE, Labels
 from serving.repository.manifest import Manifest
 from serving.repository.repository import Repository
@@ -78,7 +78,12 @@ def model_listings(repository: Repository, name: str | None = None) -> Iterator[
         ModelNotFound: There is no model of that name.
     """
     for model in repository.names() if name is None else [repository.choose(name)[0]]:
-        read = (_version(repository, model, version) for version in repository.versions(model))
+        try:
+            numbers = repository.versions(model)
+        except RepositoryError as error:
+            yield ModelListing(name=model, versions=(), labels=None, problems=(str(error),))
+            continue
+        read = (_version(repository, model, version) for version in numbers)
         versions = tuple(listed for listed in read if listed)
         labels, problems = _labels(repository, model, versions)
         yield ModelListing(name=model, versions=versions, labels=labels, problems=tuple(problems))

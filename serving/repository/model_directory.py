@@ -38,9 +38,12 @@ class ModelDirectory:
         Raises:
             RepositoryError: The directory can't be read.
         """
-        if not self.path.is_dir():
-            return []
-        return sorted(int(entry.name) for entry in directories(self.path) if _VERSION.fullmatch(entry.name))
+        try:
+            if not self.path.is_dir():
+                return []
+            return sorted(int(entry.name) for entry in _directories(self.path) if _VERSION.fullmatch(entry.name))
+        except OSError as error:
+            raise RepositoryError(f"{self.path}: can't be read: {error.strerror}") from error
 
     def add(self, files: Mapping[str, bytes]) -> int:
         """Adds the next version. A reader sees all of it or nothing.
@@ -129,9 +132,21 @@ def directories(parent: Path) -> list[Path]:
         RepositoryError: It does not exist or can't be read.
     """
     try:
-        return [entry for entry in parent.iterdir() if entry.is_dir()]
+        return _directories(parent)
     except OSError as error:
         raise RepositoryError(f"{parent}: not a model repository: {error.strerror}") from error
+
+
+def _directories(parent: Path) -> list[Path]:
+    return [entry for entry in parent.iterdir() if _may_be_directory(entry)]
+
+
+def _may_be_directory(path: Path) -> bool:
+    """Whether it is a directory, or can't be looked at: whoever reads it then gets the error, and others don't."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return True
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -56,17 +57,22 @@ class Repository:
     def names(self) -> list[str]:
         """Returns the names of all models, sorted. A directory without a version is not a model.
 
+        One that can't be read may have versions, so it is a model too; only what asks for its versions gets the error.
+
         Raises:
             RepositoryError: The repository does not exist or can't be read.
         """
         return sorted(
-            entry.name for entry in directories(self.root) if _NAME.fullmatch(entry.name) and self.versions(entry.name)
+            entry.name
+            for entry in directories(self.root)
+            if _NAME.fullmatch(entry.name) and self._may_have_versions(entry.name)
         )
 
     def versions(self, name: str) -> list[int]:
         """Returns all versions of a model, ascending; empty if it has none yet.
 
         Raises:
+            RepositoryError: Its directory can't be read.
             ModelNotFound: The name is not a valid model name.
         """
         return self._directory(name).versions()
@@ -192,6 +198,12 @@ class Repository:
         """Replaces the manifest of a published version, to add proof of parity on another provider."""
         replace_file(self._version_directory(manifest.model_name, version) / MANIFEST_FILE, manifest.to_json())
 
+    def _may_have_versions(self, name: str) -> bool:
+        try:
+            return bool(self.versions(name))
+        except RepositoryError:
+            return True
+
     def _directory(self, name: str) -> ModelDirectory:
         if not _NAME.fullmatch(name):
             raise ModelNotFound(f"{name[:128]!r} is not a valid model name: use letters, digits, '_', '-' and '.'")
@@ -202,7 +214,10 @@ class Repository:
 
 
 def _read(path: Path) -> bytes:
+    """Reads a regular file: a pipe would block for ever, and a device may have no end."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ModelRejected(f"{path}: not a file")
         return path.read_bytes()
     except OSError as error:
         raise ModelRejected(f"{path}: {error.strerror}") from error
@@ -219,7 +234,7 @@ def _parse(path: Path, content: bytes, parse: Callable[[str], T]) -> T:
 
 def _file_stat(path: Path) -> tuple[int, ...] | None:
     try:
-        stat = path.stat()
+        found = path.stat()
     except OSError:
         return None
-    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

@@ -15,7 +15,7 @@ from serving.inference.statistics import Counts
 from serving.repository.labels import STABLE
 from serving.repository.repository import StoredModel
 from serving.rollout.deployment import Deployment
-from serving.rollout.planner import max_request_images
+from serving.rollout.message_size import max_request_images
 from serving.rollout.rollout import Refusal, Rollout
 from serving.rollout.router import Router
 

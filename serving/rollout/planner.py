@@ -10,14 +10,11 @@ from serving.config import ServerConfig
 from serving.errors import InvalidConfig, ModelNotFound, ModelRejected, RepositoryError
 from serving.repository.labels import CANARY, LABELS_FILE, STABLE, Labels
 from serving.repository.repository import Repository, StoredModel
+from serving.rollout.message_size import ENVELOPE_BYTES, max_request_bytes
 from serving.rollout.rollout import Refusal, Rollout, Route
 from serving.rollout.version_cache import VersionCache
 
-# Space in a message for everything except pixels: names, options, tags.
-_ENVELOPE_BYTES = 64 * 1024
-# The tag and the length of each encoded image.
-_FIELD_BYTES = 8
-_LARGEST_MESSAGE = 2**31
+_PINNED = "--model-version"
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +41,7 @@ class RolloutPlanner:
         self._cache = VersionCache(self._repository, check=self._check_size)
         self._label_refusals: dict[str, Refusal] = {}
         self._last_error = ""
+        self._reported: frozenset[Refusal] = frozenset()
         self._pinned_names: tuple[str, ...] = ()
         self.accepted: Rollout | None = None
         self.max_request_bytes = 0
@@ -70,10 +68,10 @@ class RolloutPlanner:
         self._last_error = ""
         rollout = self._make_rollout(names, [model for model in found if model is not None])
         before = self.accepted
-        known = frozenset(before.refusals) if before else ()
         for refusal in rollout.refusals:
-            if refusal not in known:
+            if refusal not in self._reported:
                 _logger.error("not served: %s", refusal)
+        self._reported = frozenset(rollout.refusals)
         if before is not None and replace(rollout, number=before.number) == before:
             return None
         return rollout
@@ -140,10 +138,15 @@ class RolloutPlanner:
 
     def _plan_model(self, name: str) -> tuple[str, Route, list[StoredModel]] | None:
         """Returns one model's part of the rollout; None if none of its versions can be served."""
-        versions = self._repository.versions(name)
+        before = self.accepted.routes.get(name) if self.accepted else None
+        try:
+            versions = self._repository.versions(name)
+        except RepositoryError as error:  # what is served of it stays, and other models may change
+            self._label_refusals[name] = self._cache.make_refusal(name, 0, ModelRejected(str(error)))
+            kept = [stored for stored in self.accepted.models if stored.name == name] if self.accepted else []
+            return None if before is None else (name, before, kept)
         self._cache.forget_removed(name, versions)
         self._label_refusals.pop(name, None)
-        before = self.accepted.routes.get(name) if self.accepted else None
         try:
             route, extra = self._route(name, versions)
         except ModelRejected as error:
@@ -175,7 +178,7 @@ class RolloutPlanner:
         servable = self._servable(name, versions, without=labels.canary.version if labels.canary else 0)
         stable = labels.stable
         if stable is not None:
-            self._require_servable(name, stable, versions, "--model-version" if pinned else f"{LABELS_FILE}: {STABLE}")
+            self._require_servable(name, stable, versions, _PINNED if pinned else f"{LABELS_FILE}: {STABLE}")
         else:
             stable = next(servable, None)
             if stable is None:
@@ -196,9 +199,11 @@ class RolloutPlanner:
         """
         if version not in versions:
             raise ModelRejected(f"{label}: no version {version}; available: {', '.join(map(str, versions))}")
-        refusal = self._cache.try_load(name, version)
-        if refusal is not None:
-            raise ModelRejected(f"{label}: version {version}: {refusal.reason}", detail=refusal.detail)
+        if self._cache.try_load(name, version) is not None:  # which is reported by itself
+            advice = (
+                "choose another" if label == _PINNED else "move the label with digits-models, or restore the version"
+            )
+            raise ModelRejected(f"{label}: version {version} can't be served; {advice}")
 
     def _servable(self, name: str, versions: Sequence[int], *, without: int) -> Iterator[int]:
         """Yields the versions that can be served, newest first. Loads each one only when it is asked for."""
@@ -207,7 +212,7 @@ class RolloutPlanner:
 
     def _check_size(self, stored: StoredModel) -> None:
         image_bytes = stored.manifest.input.image_bytes
-        if self.max_request_bytes and image_bytes > self.max_request_bytes - _ENVELOPE_BYTES:
+        if self.max_request_bytes and image_bytes > self.max_request_bytes - ENVELOPE_BYTES:
             raise ModelRejected(f"an image of {image_bytes} bytes does not fit into this server's messages")
 
     def _make_rollout(self, names: Sequence[str], found: Sequence[tuple[str, Route, list[StoredModel]]]) -> Rollout:
@@ -218,10 +223,12 @@ class RolloutPlanner:
         if self.accepted is None and (not models or any(name not in served for name in self._config.models)):
             raise ModelRejected(f"{self._config.repository}: {'; '.join(map(str, refusals))}")
         if not self.max_request_bytes:
-            self.max_request_bytes = _max_request_bytes(self._config, models)
+            self.max_request_bytes = max_request_bytes(self._config, models)
         self._number += 1
         routes = {name: route for name, route, _ in found}
-        default = self._config.models[0] if self._config.models else names[0] if len(names) == 1 else ""
+        default = next(iter(self._config.models), "")
+        if not default and len(candidates := list(routes) or names) == 1:  # a model that is refused answers no calls
+            default = candidates[0]
         return Rollout(
             number=self._number,
             default=default,
@@ -230,21 +237,3 @@ class RolloutPlanner:
             refusals=refusals,
             max_request_bytes=self.max_request_bytes,
         )
-
-
-def max_request_images(config: ServerConfig, rollout: Rollout, stored: StoredModel) -> int:
-    """Returns how many images one request for a model may contain."""
-    room = (rollout.max_request_bytes - _ENVELOPE_BYTES) // stored.manifest.input.image_bytes
-    return max(1, min(config.batcher.max_batch_rows, room))
-
-
-def _max_request_bytes(config: ServerConfig, models: Sequence[StoredModel]) -> int:
-    rows = config.batcher.max_batch_rows
-    image_bytes = max(stored.manifest.input.image_bytes for stored in models)
-    largest = max(image_bytes * rows, config.decoder.max_encoded_bytes + _FIELD_BYTES * rows) + _ENVELOPE_BYTES
-    if largest >= _LARGEST_MESSAGE:
-        raise InvalidConfig(
-            f"max_batch_rows: {rows} images of {image_bytes} bytes, or max_encoded_bytes: "
-            f"{config.decoder.max_encoded_bytes}, are more than gRPC's largest message holds, 2 GiB"
-        )
-    return largest

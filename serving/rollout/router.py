@@ -59,6 +59,8 @@ class Router:
     def _no_model(self, name: str) -> Exception:
         served = list(map(repr, self._routes))
         known = ", ".join(served[:_MAX_NAMES]) + (", …" if len(served) > _MAX_NAMES else "")
+        if not name and not served:
+            return ModelNotFound("no model is served here")
         if not name:
             return InvalidRequest.of("model_name", f"several models are served here; name one of {known}")
         return ModelNotFound(f"no model {name[:128]!r} is served here{', only ' if known else ''}{known}")

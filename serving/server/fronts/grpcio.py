@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -12,9 +14,12 @@ import grpc.aio
 from serving.config import ConnectionConfig, ServerConfig
 from serving.errors import StartFailed
 from serving.server.fronts.shared_port import format_address
+from serving.server.fronts.unix_socket import free_socket_file
 from serving.server.security.tls import TlsFiles, TlsIdentity
 
 _NO_LIMIT = 2**31 - 1
+# How long clients without a call have to close their connections, once they were told to.
+_LEAVE_S = 0.2
 
 
 class GrpcioFront:
@@ -27,6 +32,7 @@ class GrpcioFront:
         share_port: Whether other processes of this user may listen on the same port and share its connections.
         tls: The certificates, loaded; None for plain text.
         interceptors: See every call first.
+        until_idle: Returns once no call is left.
     """
 
     def __init__(
@@ -37,6 +43,7 @@ class GrpcioFront:
         max_request_bytes: int,
         share_port: bool,
         tls: TlsFiles | None,
+        until_idle: Callable[[], Coroutine[Any, Any, None]],
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
         self._handlers = handlers
@@ -45,13 +52,14 @@ class GrpcioFront:
         self._share_port = share_port
         self._tls = tls
         self._interceptors = interceptors
+        self._until_idle = until_idle
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
         """Binds the address and begins to listen; returns the address with the port that it got.
 
         Raises:
-            StartFailed: The port is in use, or the address is not this machine's.
+            StartFailed: The port or the socket is in use, or the address is not this machine's.
         """
         logging.getLogger("grpc._cython.cygrpc").addFilter(_shows_no_header)
         self._server = grpc.aio.server(
@@ -67,12 +75,7 @@ class GrpcioFront:
             ],
         )
         self._server.add_generic_rpc_handlers(tuple(self._handlers))
-        host, port = self._config.host, self._config.port
-        address = format_address(host, port)
-        try:
-            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except socket.gaierror as error:
-            raise StartFailed(f"can't listen on {address}: no address is known for {host!r}") from error
+        address = self._address()
         try:
             if self._tls is None:
                 port = self._server.add_insecure_port(address)
@@ -83,12 +86,36 @@ class GrpcioFront:
                 f"can't listen on {address}: the port is in use or the address is not this machine's"
             ) from error
         await self._server.start()
-        return format_address(host, port)
+        return address if self._config.socket_path is not None else format_address(self._config.host, port)
+
+    def _address(self) -> str:
+        """Returns the address for gRPC, after checks whose errors say more than gRPC's."""
+        host, port, path = self._config.host, self._config.port, self._config.socket_path
+        if path is not None:
+            free_socket_file(path)
+            return f"unix:{path}"
+        address = format_address(host, port)
+        try:
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise StartFailed(f"can't listen on {address}: no address is known for {host!r}") from error
+        return address
 
     async def stop(self, grace_s: float) -> None:
-        """Takes no new calls, and cancels those that are still in flight after the grace period, in seconds."""
-        if self._server is not None:
-            await self._server.stop(grace_s)
+        """Takes no new calls, and cancels those that are still in flight after the grace period, in seconds.
+
+        gRPC alone would wait all that time for a connection without a call too, if its client says nothing.
+        """
+        if self._server is None:
+            return
+        stopping = asyncio.create_task(self._server.stop(grace_s))
+        while not stopping.done():
+            idle = asyncio.create_task(self._until_idle())
+            await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
+            if idle.done() and not (await asyncio.wait({stopping}, timeout=_LEAVE_S))[0]:
+                await self._server.stop(0)
+            idle.cancel()
+        await stopping
 
 
 def _shows_no_header(record: logging.LogRecord) -> bool:

@@ -23,6 +23,8 @@ from serving.server.security.tls import TlsFiles
 _MAX_HEAD_BYTES = 32 << 10
 # How long a client that was refused may take to read the answer.
 _LINGER_S = 1.0
+# How often the Date header is renewed.
+_TICK_S = 1.0
 
 _logger = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ class HttpFront:
     """
 
     def __init__(self, app: Any, config: ServerConfig, *, share_port: bool, tls: TlsFiles | None) -> None:
-        self._host = config.host
+        self._host = config.tcp_host
         self._port = config.http_port or 0
         self._share_port = share_port
         self._scheme = "http" if tls is None else "https"
@@ -85,7 +87,7 @@ class HttpFront:
         if self._serving is None:
             return
         self._server.config.timeout_graceful_shutdown = grace_s  # type: ignore[assignment]  # a float works too
-        self._server.should_exit = True
+        self._server.exit_now()
         await self._serving
         for connection in tuple(self._server.server_state.connections):
             connection.transport.abort()
@@ -97,6 +99,12 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
+        self._exiting = asyncio.Event()
+
+    def exit_now(self) -> None:
+        """Makes it stop. uvicorn itself notices `should_exit` at its next tick only."""
+        self.should_exit = True
+        self._exiting.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -105,6 +113,13 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
         self.listening.set()
+
+    async def main_loop(self) -> None:
+        counter = 0
+        while not await self.on_tick(counter):
+            counter += 10  # uvicorn ticks ten times a second, and renews the Date header at every tenth tick
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._exiting.wait(), _TICK_S)
 
 
 class _Connection(H11Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 
+from serving.config import ServerConfig
 from serving.errors import StartFailed
 
 
@@ -72,6 +73,15 @@ def bind(host: str, port: int, *, share: bool) -> list[socket.socket]:
     return sockets
 
 
+def bind_metrics_port(config: ServerConfig) -> list[socket.socket]:
+    """Binds the sockets for the metrics; none if there is no port for them.
+
+    Raises:
+        StartFailed: The port is in use, or the address is not this machine's.
+    """
+    return [] if config.metrics_port is None else bind(config.tcp_host, config.metrics_port, share=False)
+
+
 def format_address(host: str, port: int) -> str:
     """Joins a host and a port, with an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -82,7 +92,8 @@ def _bind(family: int, address: str, port: int, *, share: bool) -> socket.socket
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections may still occupy the port
         if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # As gRPC does: all addresses means those of both versions.
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address != "::")
         if share:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind((address, port))

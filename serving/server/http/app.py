@@ -18,7 +18,7 @@ from serving.server.http import oip_json
 from serving.server.http.handlers import JSON, Endpoint, HttpContext, HttpHandlers
 from serving.server.http.message_json import to_json
 from serving.server.security.admission import AdmissionControl
-from serving.server.services.handlers import CallObserver
+from serving.server.telemetry.calls import CallObserver
 
 # Larger bodies are converted in a thread, one at a time: the conversion takes more than a millisecond.
 _LARGE_BYTES = 64 << 10

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
@@ -20,8 +19,9 @@ from starlette.types import Receive
 
 from serving.server.http.body import HttpError, read_body
 from serving.server.security.admission import AdmissionControl
-from serving.server.services.handlers import STOPPING, CallObserver, accept_request_id, report_end
+from serving.server.services.handlers import STOPPING, accept_request_id
 from serving.server.services.status import HTTP_STATUSES, code_of, status_of
+from serving.server.telemetry.calls import Call, CallObserver
 from serving.server.telemetry.logs import request_id
 
 JSON = "application/json"
@@ -32,11 +32,19 @@ class HttpContext:
 
     def __init__(self, request: Request) -> None:
         self._metadata = tuple(request.headers.items())
+        self._client = request.client
         self.response_headers: dict[str, str] = {}
 
     def invocation_metadata(self) -> Sequence[tuple[str, str]]:
         """Returns the request headers, with names in lower case."""
         return self._metadata
+
+    def peer(self) -> str:
+        """Returns the client's address and port; `unix:` if it has none."""
+        if self._client is None:
+            return "unix:"
+        host = self._client.host.removeprefix("::ffff:")  # IPv4 on a socket that takes IPv6 too
+        return f"[{host}]:{self._client.port}" if ":" in host else f"{host}:{self._client.port}"
 
     def set_trailing_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
         """Sets headers of the response."""
@@ -85,17 +93,17 @@ class HttpHandlers:
 
     async def no_route(self, request: Request, error: Exception) -> Response:
         """Answers a request with an unknown path, or with the wrong method for its path."""
-        started = time.perf_counter()
+        call = Call("no route", HttpContext(request), self._observers)
         missing = isinstance(error, HTTPException) and error.status_code == 404
         code = grpc.StatusCode.NOT_FOUND if missing else grpc.StatusCode.UNIMPLEMENTED
         message = "there is nothing at this path" if missing else "this path takes another method"
         headers = dict(getattr(error, "headers", None) or {})
-        report_end(self._observers, "no route", code, started)
+        call.end(code.name)
         return Response(error_body(message), 404 if missing else 405, headers, JSON)
 
     async def _answer(self, name: str, endpoint: Endpoint, admission: AdmissionControl, request: Request) -> Response:
-        started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
         context = HttpContext(request)
+        call, code = Call(name, context, self._observers), grpc.StatusCode.CANCELLED
         request_id.set("")  # that of the connection's previous request may still be set
         accept_request_id(context)
         try:
@@ -114,7 +122,7 @@ class HttpHandlers:
         except Exception as error:  # noqa: BLE001 - the outermost boundary
             code, response = _failure(error)
         finally:
-            report_end(self._observers, name, code, started)
+            call.end(code.name)
         response.headers.update(context.response_headers)
         if self._draining.is_set():
             response.headers["connection"] = "close"

@@ -22,6 +22,7 @@ from serving.server.services.digits_service import DigitClassifierService
 from serving.server.services.handlers import generic_handler
 from serving.server.services.health import Health
 from serving.server.services.oip_service import InferenceService, ModelControl
+from serving.server.services.open_calls import OpenCalls
 from serving.server.telemetry.logs import AccessLog
 from serving.server.telemetry.metrics import Metrics
 
@@ -130,7 +131,8 @@ class Server:
         open_health = config.security.open_health
         health_admission = AdmissionControl(tokens=None, on_rejected=rejected) if open_health else unlimited
 
-        handler = partial(generic_handler, observers=self._observers)
+        open_calls = OpenCalls()
+        handler = partial(generic_handler, observers=self._observers, open_calls=open_calls)
         health_methods = {"ServerLive": health_admission, "ServerReady": health_admission}
         handlers = [
             handler(digits.DESCRIPTOR, digits, admission=admission),
@@ -148,6 +150,7 @@ class Server:
             share_port=self._is_worker,
             tls=tls,
             interceptors=self._start_traces(),
+            until_idle=open_calls.until_none,
         )
         if config.http_port is not None:
             from serving.server.fronts.http import HttpFront

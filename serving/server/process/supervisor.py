@@ -22,7 +22,7 @@ from serving.errors import StartFailed
 from serving.inference.processors import available_processors
 from serving.rollout.controller import RolloutController
 from serving.rollout.rollout import Rollout
-from serving.server.fronts.shared_port import SharedPort
+from serving.server.fronts.shared_port import SharedPort, bind_metrics_port
 from serving.server.process.lifecycle import handle_signals
 from serving.server.process.shared_number import SharedNumber
 from serving.server.process.worker_pool import WorkerPool
@@ -99,7 +99,7 @@ class Supervisor:
         tasks: list[asyncio.Future[Any]] = []
         try:
             if self._config.metrics_port is not None or self._config.http_port is not None:
-                self._metrics.start(host=self._config.host, port=self._config.metrics_port)
+                self._metrics.start(bind_metrics_port(self._config))
             handle_signals(self._stopping, self._reload_all, self._pool.kill_all)
             if os.getpid() == 1:
                 asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, _reap_orphans)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
+import grpc
+
 from protos.digits.v1 import digits_pb2
 from serving.errors import InvalidImage
 from serving.images.preparation import PreparedImage
@@ -18,7 +20,8 @@ from serving.server.services.digits_codec import (
     readable_images,
 )
 from serving.server.services.handlers import Context, deadline_of
-from serving.server.services.status import status_of
+from serving.server.services.status import code_of, status_of
+from serving.server.telemetry.calls import current_call
 
 
 class DigitClassifierService:
@@ -43,13 +46,18 @@ class DigitClassifierService:
         """Classifies the images of one request."""
         deadline = deadline_of(context)
         deployment = self._deployments.find(request.model_name, request.model_version, request.model_label)
+        call = current_call()
+        call.routed_to(deployment.name, deployment.version)
         check_min_confidence(request)
         prepared: Sequence[PreparedImage | InvalidImage] = ()
         if request.WhichOneof("images") == "encoded_images":
-            prepared = await deployment.prepare(encoded_images(request, deployment), deadline=deadline)
+            contents = encoded_images(request, deployment)
+            call.images = len(contents)
+            prepared = await deployment.prepare(contents, deadline=deadline)
             images = readable_images(prepared, request)
         else:
             images = raw_images(request, deployment)
+            call.images = len(images)
         answer = None
         if images is not None:
             answer = await deployment.classify(images, deadline=deadline, prepared=bool(prepared))
@@ -64,6 +72,7 @@ class DigitClassifierService:
     async def GetModel(self, request: digits_pb2.GetModelRequest, context: Context) -> digits_pb2.GetModelResponse:  # noqa: N802
         """Describes a model."""
         deployment = self._deployments.find_for_metadata(request.model_name, request.model_version, request.model_label)
+        current_call().routed_to(deployment.name, deployment.version)
         return encode_model(deployment, self._deployments.rollout, max_message_bytes=self._max_message_bytes)
 
     def drain(self) -> None:
@@ -73,10 +82,16 @@ class DigitClassifierService:
     async def _classify_in_stream(
         self, request: digits_pb2.ClassifyStreamRequest, context: Context
     ) -> digits_pb2.ClassifyStreamResponse:
+        call, code = current_call().request(), grpc.StatusCode.CANCELLED
         try:
-            return digits_pb2.ClassifyStreamResponse(response=await self.Classify(request.request, context))
+            response = digits_pb2.ClassifyStreamResponse(response=await self.Classify(request.request, context))
+            code = grpc.StatusCode.OK
         except Exception as error:  # noqa: BLE001 - one bad request must not end the stream
-            return digits_pb2.ClassifyStreamResponse(error=status_of(error))
+            status = status_of(error)
+            response, code = digits_pb2.ClassifyStreamResponse(error=status), code_of(status)
+        finally:
+            call.end(code.name)
+        return response
 
 
 def _claimed_rows(request: digits_pb2.ClassifyStreamRequest) -> int:

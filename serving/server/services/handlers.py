@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -23,7 +23,9 @@ from google.rpc import status_pb2
 
 from serving.errors import InvalidRequest, NotReady
 from serving.server.security.admission import AdmissionControl
+from serving.server.services.open_calls import OpenCalls
 from serving.server.services.status import DETAILS_KEY, code_of, status_of
+from serving.server.telemetry.calls import Call, CallObserver
 from serving.server.telemetry.logs import request_id
 
 STOPPING = "the server is stopping"
@@ -35,13 +37,6 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 Context = Any  # grpc.aio.ServicerContext, or the part of it that another front end offers
 
 
-class CallObserver(Protocol):
-    """Observes every call."""
-
-    def call_ended(self, method: str, code: str, seconds: float) -> None:
-        """Called when a call has ended, with the name of its gRPC status code and its duration."""
-
-
 def generic_handler(
     service: ServiceDescriptor,
     servicer: object,
@@ -50,6 +45,7 @@ def generic_handler(
     method_admission: Mapping[str, AdmissionControl] | None = None,
     draining: asyncio.Event | None = None,
     observers: Sequence[CallObserver] = (),
+    open_calls: OpenCalls | None = None,
 ) -> grpc.GenericRpcHandler:
     """Makes the handler of one service, with each method inside the boundary.
 
@@ -60,6 +56,7 @@ def generic_handler(
         method_admission: Admits the calls of some methods instead, by their names.
         draining: Streams of requests end with UNAVAILABLE when it is set. For servicers that can't end their own.
         observers: Observe every call.
+        open_calls: Counts the calls that have not ended.
     """
     handlers = {
         method.name: _method_handler(
@@ -68,6 +65,7 @@ def generic_handler(
             (method_admission or {}).get(method.name, admission),
             draining,
             observers,
+            open_calls or OpenCalls(),
         )
         for method in service.methods
     }
@@ -80,6 +78,7 @@ def _method_handler(
     admission: AdmissionControl,
     draining: asyncio.Event | None,
     observers: Sequence[CallObserver],
+    open_calls: OpenCalls,
 ) -> Any:
     request_type = GetMessageClass(method.input_type)
     name = f"/{method.containing_service.full_name}/{method.name}"
@@ -89,13 +88,14 @@ def _method_handler(
             return _decode(request_type, request)
         return _decode_each(request_type, request if draining is None else _until(draining, request))
 
-    def ended(code: grpc.StatusCode, started: float, context: Context) -> None:
+    def ended(call: Call, code: grpc.StatusCode, context: Context) -> None:
         if code is grpc.StatusCode.CANCELLED and (context.time_remaining() or 1) <= 0:
             code = grpc.StatusCode.DEADLINE_EXCEEDED  # gRPC cancels the handler in either case
-        report_end(observers, name, code, started)
+        call.end(code.name)
 
     async def call(request: Any, context: Context) -> Any:
-        started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
+        open_calls.add(context)
+        running, code = Call(name, context, observers), grpc.StatusCode.CANCELLED
         identity = accept_request_id(context)
         try:
             with admission.admit(context):
@@ -108,10 +108,11 @@ def _method_handler(
                 raise
             await _abort(context, code, status, identity)
         finally:
-            ended(code, started, context)
+            ended(running, code, context)
 
     async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
-        started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
+        open_calls.add(context)
+        running, code = Call(name, context, observers), grpc.StatusCode.CANCELLED
         identity = accept_request_id(context)
         try:
             with admission.admit(context):
@@ -125,7 +126,7 @@ def _method_handler(
                 raise
             await _abort(context, code, status, identity)
         finally:
-            ended(code, started, context)
+            ended(running, code, context)
 
     make = getattr(
         grpc,
@@ -154,19 +155,6 @@ def accept_request_id(context: Context) -> tuple[tuple[str, str], ...]:
             context.set_trailing_metadata(identity)
             return identity
     return ()
-
-
-def report_end(observers: Sequence[CallObserver], name: str, code: grpc.StatusCode, started: float) -> None:
-    """Reports the end of a call to its observers.
-
-    Args:
-        observers: Whom to report to.
-        name: The called method.
-        code: What the call ended with.
-        started: When it arrived, on the clock of `time.perf_counter`.
-    """
-    for observer in observers:
-        observer.call_ended(name, code.name, time.perf_counter() - started)
 
 
 def _decode(request_type: type[Message], content: bytes) -> Message:

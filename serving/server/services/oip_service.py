@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 
@@ -26,7 +27,8 @@ from serving.server.services.bidi_stream import ROW_BYTES, BidiStreamHandler
 from serving.server.services.handlers import Context, deadline_of
 from serving.server.services.oip_codec import decode_request, encode_response
 from serving.server.services.oip_tensors import quoted
-from serving.server.services.status import status_of
+from serving.server.services.status import code_of, status_of
+from serving.server.telemetry.calls import current_call
 
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
@@ -145,6 +147,7 @@ class InferenceService:
         deadline, started = deadline_of(context), time.perf_counter()
         deployment = self._find(request.model_name, request.model_version, route=True)
         decoded = decode_request(request, deployment)
+        current_call().images = len(decoded.images)
         decoded_s = time.perf_counter() - started
         if decoded.timeout_s:
             answer = await _classify_within(decoded.timeout_s, deployment, decoded.images, deadline)
@@ -166,11 +169,16 @@ class InferenceService:
         self._streams.drain()
 
     async def _infer_in_stream(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelStreamInferResponse:
+        call, code = current_call().request(), grpc.StatusCode.CANCELLED
         try:
             response = await self.ModelInfer(request, context)
+            code = grpc.StatusCode.OK
         except Exception as error:  # noqa: BLE001 - one bad request must not end the stream
-            failed = pb.ModelInferResponse(id=request.id)
-            return pb.ModelStreamInferResponse(error_message=status_of(error).message, infer_response=failed)
+            status = status_of(error)
+            code, failed = code_of(status), pb.ModelInferResponse(id=request.id)
+            return pb.ModelStreamInferResponse(error_message=status.message, infer_response=failed)
+        finally:
+            call.end(code.name)
         # Clients that expect any number of responses per request wait for this parameter.
         response.parameters["triton_final_response"].bool_param = True
         return pb.ModelStreamInferResponse(infer_response=response)
@@ -199,10 +207,12 @@ class InferenceService:
             if not name:
                 raise ModelNotFound
             find = self._deployments.find if route else self._deployments.find_for_metadata
-            return find(name, 0 if label else int(version or 0), label)
+            deployment = find(name, 0 if label else int(version or 0), label)
         except ModelNotFound as error:
             which = f" version {version}" if version else ""
             raise ModelNotFound(f"Request for unknown model: {quoted(name)}{which} is not found") from error
+        current_call().routed_to(deployment.name, deployment.version)
+        return deployment
 
 
 async def _classify_within(

@@ -173,7 +173,7 @@ _REPOSITORIES = {
         Labels(canary=Canary(version=2)),
         "",
         "mnist_convnet version 1",
-        "labels.json: canary: version 2: ",
+        "labels.json: canary: version 2 can't be served",
     ),
     "a canary that is not there": (
         (2, 0),

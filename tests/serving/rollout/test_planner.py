@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -104,7 +107,7 @@ def test_labels_decide(repository: Repository) -> None:
     [
         ('{"format": 1, "stable": 9}', "labels.json: stable: no version 9; available: 1, 2"),
         ('{"format": 1, "stable": 1', "net/labels.json: not JSON"),
-        ('{"format": 1, "stable": 3}', "labels.json: stable: version 3: net/3/model.onnx: sha256"),
+        ('{"format": 1, "stable": 3}', "labels.json: stable: version 3 can't be served; move the label"),
     ],
 )
 def test_labels_that_can_not_be_followed_change_nothing(repository: Repository, text: str, said: str) -> None:
@@ -211,6 +214,108 @@ def test_a_bad_model_does_not_keep_others_from_being_served(repository: Reposito
     assert _next(_planner(repository)).routes == {"net": Route(stable=2)}
     with pytest.raises(ModelRejected, match="other version 1"):
         _planner(repository, models=("net", "other")).plan()
+
+
+def _make_unreadable(repository: Repository) -> None:
+    (repository.root / "other").chmod(0)
+
+
+def _make_entries_unknowable(repository: Repository) -> None:
+    (repository.root / "other").chmod(0o444)
+
+
+def _replace_by_link_to_unreadable(repository: Repository) -> None:
+    hidden = repository.root.parent / "hidden"
+    hidden.mkdir()
+    (repository.root / "other").rename(hidden / "other")
+    (repository.root / "other").symlink_to(hidden / "other")
+    hidden.chmod(0)
+
+
+def _replace_by_link_to_nothing(repository: Repository) -> None:
+    shutil.rmtree(repository.root / "other" / "1")
+    (repository.root / "other" / "1").symlink_to("nowhere")
+
+
+def _replace_manifest_by_directory(repository: Repository) -> None:
+    manifest = repository.root / "other" / "1" / "manifest.json"
+    manifest.unlink()
+    manifest.mkdir()
+
+
+def _replace_model_by_pipe(repository: Repository) -> None:
+    model = repository.root / "other" / "1" / "model.onnx"
+    model.unlink()
+    os.mkfifo(model)
+
+
+def _replace_labels_by_directory(repository: Repository) -> None:
+    (repository.root / "other" / "labels.json").mkdir()
+
+
+DAMAGES = [
+    (_make_unreadable, "other: other: can't be read: Permission denied"),
+    (_make_entries_unknowable, "Permission denied"),
+    (_replace_by_link_to_unreadable, "other: other: can't be read: Permission denied"),
+    (_replace_by_link_to_nothing, ""),  # as if the version were removed
+    (_replace_manifest_by_directory, "other/1/manifest.json: not a file"),
+    (_replace_model_by_pipe, "other/1/model.onnx: not a file"),
+    (_replace_labels_by_directory, "other: other/labels.json: Is a directory"),
+]
+
+
+@pytest.fixture
+def open_repository() -> Iterator[Repository]:
+    """Models `net` and `other`, in a folder that every user may read; the test runs as one who may not read all."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    made = Repository(folder / "models")
+    publish(made, 1)
+    publish(made, 2, name="other")
+    yield made
+    os.seteuid(os.getuid())
+    for path in (folder / "hidden", made.root / "other"):
+        if path.is_dir():
+            path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(("damage_it", "said"), DAMAGES, ids=[damage_it.__name__ for damage_it, _ in DAMAGES])
+@pytest.mark.parametrize("when", ["at the start", "later"])
+def test_a_model_that_can_not_be_read_keeps_no_other_from_changing(
+    open_repository: Repository, damage_it: Callable[[Repository], None], said: str, when: str
+) -> None:
+    planner = _planner(open_repository)
+    before = _next(planner) if when == "later" else None
+    damage_it(open_repository)
+    publish(open_repository, 3)
+    if os.getuid() == 0:
+        os.seteuid(65534)  # root may read everything
+    rollout = _next(planner)
+    assert rollout.routes["net"] == Route(stable=2)
+    refused = "; ".join(map(str, rollout.refusals))
+    assert said in refused
+    assert str(open_repository.root) not in refused
+    if before is not None and said:
+        assert rollout.routes["other"] == before.routes["other"]
+    else:
+        assert "other" not in rollout.routes
+        assert rollout.default == "net"  # the only one that can answer
+    assert planner.plan() is None
+
+
+def test_a_refusal_is_logged_once(repository: Repository, caplog: pytest.LogCaptureFixture) -> None:
+    repository.write_labels("net", Labels(stable=1))
+    damage(repository, 1)
+    publish(repository, 5, name="other")
+    planner = _planner(repository)
+    planner.plan()
+    _next(planner)
+    assert [record.getMessage().partition(": sha256")[0] for record in caplog.records] == [
+        "not served: net: labels.json: stable: version 1 can't be served; "
+        "move the label with digits-models, or restore the version",
+        "not served: net version 1: net/1/model.onnx",
+    ]
 
 
 def test_a_pinned_version_is_served_whatever_labels_say(repository: Repository) -> None:

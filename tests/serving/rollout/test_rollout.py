@@ -28,8 +28,11 @@ from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from protos.inference import inference_pb2, inference_pb2_grpc
 from serving.client import CallFailed, Client
 from serving.client.retry import channel_options
+from serving.errors import ModelNotFound
 from serving.repository.labels import Canary, Labels
 from serving.repository.repository import Repository
+from serving.rollout.rollout import Rollout
+from serving.rollout.router import Router
 
 Start = Callable[..., contextlib.AbstractContextManager]
 
@@ -393,6 +396,12 @@ def test_the_only_model_is_not_served_once_it_is_unloaded(start_server: Start, r
                 stub.GetModel(digits_pb2.GetModelRequest(model_name=name))
             assert failure.value.code() is grpc.StatusCode.NOT_FOUND
             assert failure.value.details() == "no model 'net' is served here"
+
+
+def test_without_any_model_the_error_does_not_speak_of_several() -> None:
+    router = Router(Rollout(number=1, default="", models=(), routes={}, max_request_bytes=1), [])
+    with pytest.raises(ModelNotFound, match=r"^no model is served here$"):
+        router.find("", 0, "")
 
 
 def test_an_error_names_no_more_models_than_a_client_takes(start_server: Start, repository: Repository) -> None:

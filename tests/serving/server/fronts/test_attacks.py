@@ -148,7 +148,7 @@ async def test_a_queue_that_stays_full_refuses_at_once_and_answers_the_rest(star
             shown = (await asyncio.to_thread(urllib.request.urlopen, port)).read().decode()
             refused = codes["RESOURCE_EXHAUSTED"]
             assert float(re.search(r'^digits_rejected_total{reason="queue_full"} (\S+)$', shown, re.M)[1]) == refused
-            counted = re.search(r'^digits_requests_total{code="RESOURCE_EXHAUSTED",.*Classify"} (\S+)$', shown, re.M)
+            counted = re.search(r'^digits_requests_total{code="RESOURCE_EXHAUSTED",.*Classify",.*} (\S+)$', shown, re.M)
             assert float(counted[1]) == refused
             assert (await stub.Classify(request, timeout=20)).labels == expected
 

@@ -121,7 +121,8 @@ def test_workers_share_the_port_and_show_one_sum(start_server: Start) -> None:
         for _ in range(5):  # whichever worker answers
             shown = _metrics(address)
             assert shown['digits_images_total{model="mnist_convnet",version="1"}'] == "40.0"
-            assert shown['digits_requests_total{code="OK",method="POST /v2/models/{name}/infer"}'] == "40.0"
+            labels = '{code="OK",method="POST /v2/models/{name}/infer",model="mnist_convnet",version="1"}'
+            assert shown[f"digits_requests_total{labels}"] == "40.0"
         code, stderr = server.stop()
     assert code == 0
     assert "Traceback" not in stderr
@@ -271,12 +272,14 @@ def test_metrics_and_logs_name_routes_and_never_paths(start_server: Start) -> No
         assert _ask(address, "/metrics", accept="application/openmetrics-text; version=1.0.0")[2].endswith(b"# EOF\n")
         code, stderr = server.stop()
     assert code == 0
-    counted = dict(
-        re.findall(r'^digits_requests_total{code="(\w+)",method="POST \S+infer"} (\S+)$', body.decode(), re.M)
-    )
-    assert counted == {"OK": "4.0", "INVALID_ARGUMENT": "1.0", "NOT_FOUND": "1.0"}
-    assert 'digits_requests_total{code="NOT_FOUND",method="no route"} 1.0' in body.decode()
-    assert 'digits_requests_total{code="UNIMPLEMENTED",method="no route"} 1.0' in body.decode()
+    infer = r'^digits_requests_total{code="(\w+)",method="POST \S+infer",model="(\w*)",version="(\w*)"} (\S+)$'
+    assert sorted(re.findall(infer, body.decode(), re.M)) == [
+        ("INVALID_ARGUMENT", "mnist_convnet", "1", "1.0"),
+        ("NOT_FOUND", "", "", "1.0"),
+        ("OK", "mnist_convnet", "1", "4.0"),
+    ]
+    for code in ("NOT_FOUND", "UNIMPLEMENTED"):
+        assert f'digits_requests_total{{code="{code}",method="no route",model="",version=""}} 1.0' in body.decode()
     assert stderr.count("request my-id: POST /v2/models/{name}/infer OK") == 3
     assert "secret" not in body.decode() + stderr
 
@@ -434,7 +437,8 @@ async def test_a_client_that_goes_away_takes_its_request_along(held: _HeldServer
     held.released.set()
     assert (await first)[0] == 200
     body = (await _asking(address, "/metrics"))[2].decode()
-    assert 'digits_requests_total{code="CANCELLED",method="POST /v2/models/{name}/infer"} 1.0' in body
+    labels = '{code="CANCELLED",method="POST /v2/models/{name}/infer",model="mnist_convnet",version="1"}'
+    assert f"digits_requests_total{labels} 1.0" in body
     assert 'digits_images_total{model="mnist_convnet",version="1"} 1.0' in body
 
 

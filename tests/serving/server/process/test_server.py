@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from serving.client import Client
 from serving.config import PRETRAINED
@@ -83,6 +89,50 @@ def test_a_signal_that_comes_twice_at_once_is_one(start_server: Start) -> None:
         code, stderr = server.stop()
     assert code == 0, stderr
     assert "second signal" not in stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_connection_without_a_call_does_not_use_the_grace_period_up(start_server: Start, workers: str) -> None:
+    """Such as a load balancer's that only connects, on each port. gRPC alone would wait for it for 20 s."""
+    options = "--grace-s", "600", "--http-port", "0", "--metrics-port", "0", "--workers", workers
+    with start_server(*options) as server, contextlib.ExitStack() as connections:
+        addresses = server.address, server.process.stdout.readline(), server.process.stderr.readline()
+        for address in addresses:
+            where = "127.0.0.1", int(re.search(r"127\.0\.0\.1:(\d+)", address)[1])
+            connections.enter_context(socket.create_connection(where, 20))
+        with Client(server.address) as client:
+            client.get_model()
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(12) == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_closed_standard_streams_keep_nobody_from_serving(workers: str) -> None:
+    """Some launchers start a service with none of the three."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    serve = Path(sys.executable).parent / "digits-serve"
+    options = f"--port {port} --workers {workers}"
+    server = subprocess.Popen(["/bin/sh", "-c", f"exec {shlex.quote(str(serve))} {options} <&- >&- 2>&-"])
+    try:
+        with Client(f"127.0.0.1:{port}") as client:
+            client.wait_until_serving(20)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+
+
+def test_all_addresses_are_those_of_ipv4_and_ipv6_on_each_port(start_server: Start) -> None:
+    with start_server("--host", "::", "--http-port", "0", "--metrics-port", "0") as server:
+        port = server.address.rpartition(":")[2]
+        http_port = server.process.stdout.readline().strip().rpartition(":")[2]
+        metrics_port = re.search(r"metrics on \S+:(\d+)/", server.process.stderr.readline())[1]
+        for host in ("127.0.0.1", "[::1]"):
+            with grpc.insecure_channel(f"{host}:{port}") as channel:
+                health = health_pb2_grpc.HealthStub(channel)
+                assert health.Check(health_pb2.HealthCheckRequest(), timeout=20).status == 1
+            for url in (f"http://{host}:{http_port}/readyz", f"http://{host}:{metrics_port}/metrics"):
+                assert urllib.request.urlopen(url, timeout=20).status == 200
 
 
 def test_a_full_stdout_keeps_nobody_from_serving() -> None:

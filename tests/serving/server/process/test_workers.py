@@ -51,7 +51,9 @@ def _eventually(what: Callable[[], object], limit_s: float = 20) -> object:
 
 
 def _metrics(url: str) -> dict[str, str]:
-    return dict(re.findall(r"^(digits_\S+) (\S+)$", urllib.request.urlopen(url).read().decode(), re.MULTILINE))
+    return dict(
+        re.findall(r"^((?:digits|process)_\S+) (\S+)$", urllib.request.urlopen(url).read().decode(), re.MULTILINE)
+    )
 
 
 def _statistics(address: str) -> inference_pb2.ModelStatistics:
@@ -122,6 +124,7 @@ def test_workers_share_the_connections(start_server: Start, digits: tuple) -> No
                 assert len(client.classify(digits[0]).labels) == 500
         busy = [worker.pid for worker in _workers(server) if worker.cpu_times().user > before[worker.pid]]
         assert len(busy) == 2
+        resident = sum(each.memory_info().rss for each in (psutil.Process(server.process.pid), *_workers(server)))
         values = _metrics(port)
         counted = [_statistics(server.address) for _ in range(4)]  # each a connection of its own
         victim = _workers(server)[0]
@@ -135,21 +138,26 @@ def test_workers_share_the_connections(start_server: Start, digits: tuple) -> No
         (directory,) = set(Path("/dev/shm").glob("digits-metrics-*")) - left_behind
         assert not list(directory.glob(f"gauge_live*_{victim.pid}.db"))  # a dead worker's queue length
         assert server.stop()[0] == 0
-    method = 'method="/digits.v1.DigitClassifierService/Classify"'
+    method, version = 'method="/digits.v1.DigitClassifierService/Classify"', 'model="mnist_convnet",version="1"'
     assert {(each.inference_count, each.inference_stats.success.count) for each in counted} == {(6000, 12)}
     assert counted[0].execution_count == sum(each.compute_infer.count for each in counted[0].batch_stats)
     assert float(values['digits_images_total{model="mnist_convnet",version="1"}']) == 6000
-    assert float(values[f'digits_requests_total{{code="OK",{method}}}']) == 12
-    assert float(values[f"digits_request_duration_seconds_count{{{method}}}"]) == 12
-    assert float(values["digits_queue_duration_seconds_count"]) == 12
-    assert float(values["digits_batch_rows_sum"]) == 6000
-    assert float(values["digits_inference_duration_seconds_sum"]) > 0
-    assert float(values["digits_queue_rows"]) == 0
+    assert float(values[f'digits_requests_total{{code="OK",{method},{version}}}']) == 12
+    assert float(values[f"digits_request_duration_seconds_count{{{method},{version}}}"]) == 12
+    assert float(values[f"digits_queue_duration_seconds_count{{{version}}}"]) == 12
+    assert float(values[f"digits_batch_rows_sum{{{version}}}"]) == 6000
+    assert float(values[f"digits_inference_duration_seconds_sum{{{version}}}"]) > 0
+    assert float(values[f"digits_queue_rows{{{version}}}"]) == 0
     assert float(values['digits_rejected_total{reason="queue_full"}']) == 0
     (model,) = [name for name in values if name.startswith("digits_model_info")]
     assert 'provider="CPUExecutionProvider"' in model
     images = 'digits_images_total{model="mnist_convnet",version="1"}'
     assert after[images] == values[images]  # a dead worker's counts remain
+    assert 0.9 < float(values["process_resident_memory_bytes"]) / resident < 1.1
+    assert float(values["process_open_fds"]) < float(values["process_max_fds"])
+    assert float(after["process_cpu_seconds_total"]) > float(values["process_cpu_seconds_total"])  # with the dead one's
+    assert after["process_start_time_seconds"] == values["process_start_time_seconds"]
+    assert not [name for name in values if "_created" in name]
     assert float(values["digits_worker_restarts_total"]) == 0
     assert float(after["digits_worker_restarts_total"]) == 1
     assert set(Path("/dev/shm").glob("digits-metrics-*")) == left_behind

@@ -264,8 +264,8 @@ def test_health_knows_the_service_and_metrics_count_its_calls(start_server, digi
             stub.ModelInfer(pb.ModelInferRequest(), timeout=20)
         line = next(line for line in iter(server.process.stderr.readline, "") if "metrics on" in line)
         shown = urllib.request.urlopen(line.split("metrics on ")[1].strip(), timeout=20).read().decode()
-    for code in ("OK", "NOT_FOUND"):
-        assert f'digits_requests_total{{code="{code}",method="/{SERVICE}/ModelInfer"}} 1.0' in shown
+    for code, labels in {"OK": 'model="mnist_convnet",version="1"', "NOT_FOUND": 'model="",version=""'}.items():
+        assert f'digits_requests_total{{code="{code}",method="/{SERVICE}/ModelInfer",{labels}}} 1.0' in shown
     assert 'digits_images_total{model="mnist_convnet",version="1"} 7.0' in shown
 
 
