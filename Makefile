@@ -21,7 +21,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test train seeds export chaos soak fuzz preparation million calibration ray
+.PHONY: run test train seeds export chaos soak attacks fuzz preparation million calibration ray
 .PHONY: lint format protos requirements clean
 
 run: $(SERVE_VENV)/.installed
@@ -48,6 +48,10 @@ chaos: .venv-dev/.installed
 soak: .venv-dev/.installed
 	.venv-dev/bin/python tests/manual/soak.py
 	FULL_QUEUE_S=60 .venv-dev/bin/python -m pytest tests/serving/server/fronts/test_attacks.py -k stays_full
+
+# Messages that cost more than they weigh, on every method: time, memory, and what a polite caller waits
+attacks: .venv-dev/.installed
+	.venv-dev/bin/python tests/manual/attacks.py
 
 # Random requests, for longer than in the tests
 fuzz: .venv-dev/.installed

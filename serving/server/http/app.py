@@ -141,8 +141,10 @@ class HttpApp(Starlette):
 
     async def _infer(self, request: Request, body: bytes, context: HttpContext) -> Response:
         header = ",".join(request.headers.getlist(oip_json.JSON_LENGTH_HEADER)) or None
+        which = _name_and_version(request)
+        max_values = self._servicer.max_values(**which)
         asked = await self._converted(
-            len(body), lambda: oip_json.decode_request(body, header, **_name_and_version(request))
+            len(body), lambda: oip_json.decode_request(body, header, **which, max_values=max_values)
         )
         try:
             found = await self._servicer.ModelInfer(asked.message, context)

@@ -21,6 +21,7 @@ from serving.server.security.tokens import TokenFile
 from serving.server.services.digits_service import DigitClassifierService
 from serving.server.services.handlers import generic_handler
 from serving.server.services.health import Health
+from serving.server.services.message_limits import MessageLimits
 from serving.server.services.oip_service import InferenceService, ModelControl
 from serving.server.telemetry.logs import AccessLog
 from serving.server.telemetry.metrics import Metrics
@@ -130,7 +131,8 @@ class Server:
         open_health = config.security.open_health
         health_admission = AdmissionControl(tokens=None, on_rejected=rejected) if open_health else unlimited
 
-        handler = partial(generic_handler, observers=self._observers)
+        limits = MessageLimits(max_images=rows, max_message_bytes=max_request_bytes)
+        handler = partial(generic_handler, limits=limits, observers=self._observers)
         health_methods = {"ServerLive": health_admission, "ServerReady": health_admission}
         handlers = [
             handler(digits.DESCRIPTOR, digits, admission=admission),

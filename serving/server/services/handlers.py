@@ -23,6 +23,7 @@ from google.rpc import status_pb2
 
 from serving.errors import InvalidRequest, NotReady
 from serving.server.security.admission import AdmissionControl
+from serving.server.services.message_limits import MessageLimits
 from serving.server.services.status import DETAILS_KEY, code_of, status_of
 from serving.server.telemetry.logs import request_id
 
@@ -47,6 +48,7 @@ def generic_handler(
     servicer: object,
     *,
     admission: AdmissionControl,
+    limits: MessageLimits,
     method_admission: Mapping[str, AdmissionControl] | None = None,
     draining: asyncio.Event | None = None,
     observers: Sequence[CallObserver] = (),
@@ -57,6 +59,7 @@ def generic_handler(
         service: The service's descriptor, from a generated module.
         servicer: An object with a method for each RPC: a coroutine function, or one that makes an async generator.
         admission: Admits the calls.
+        limits: What a message may hold.
         method_admission: Admits the calls of some methods instead, by their names.
         draining: Streams of requests end with UNAVAILABLE when it is set. For servicers that can't end their own.
         observers: Observe every call.
@@ -66,6 +69,7 @@ def generic_handler(
             method,
             getattr(servicer, method.name),
             (method_admission or {}).get(method.name, admission),
+            limits,
             draining,
             observers,
         )
@@ -78,6 +82,7 @@ def _method_handler(
     method: MethodDescriptor,
     behavior: Callable[..., Any],
     admission: AdmissionControl,
+    limits: MessageLimits,
     draining: asyncio.Event | None,
     observers: Sequence[CallObserver],
 ) -> Any:
@@ -86,8 +91,8 @@ def _method_handler(
 
     def decoded(request: Any) -> Any:
         if not method.client_streaming:
-            return _decode(request_type, request)
-        return _decode_each(request_type, request if draining is None else _until(draining, request))
+            return _decode(request_type, request, limits)
+        return _decode_each(request_type, request if draining is None else _until(draining, request), limits)
 
     def ended(code: grpc.StatusCode, started: float, context: Context) -> None:
         if code is grpc.StatusCode.CANCELLED and (context.time_remaining() or 1) <= 0:
@@ -169,8 +174,9 @@ def report_end(observers: Sequence[CallObserver], name: str, code: grpc.StatusCo
         observer.call_ended(name, code.name, time.perf_counter() - started)
 
 
-def _decode(request_type: type[Message], content: bytes) -> Message:
+def _decode(request_type: type[Message], content: bytes, limits: MessageLimits) -> Message:
     try:
+        limits.check(request_type, content)
         return request_type.FromString(content)
     except DecodeError as error:
         raise InvalidRequest.of(
@@ -178,9 +184,11 @@ def _decode(request_type: type[Message], content: bytes) -> Message:
         ) from error
 
 
-async def _decode_each(request_type: type[Message], contents: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+async def _decode_each(
+    request_type: type[Message], contents: AsyncIterator[bytes], limits: MessageLimits
+) -> AsyncIterator[Message]:
     async for content in contents:
-        yield _decode(request_type, content)
+        yield _decode(request_type, content, limits)
 
 
 async def _until(event: asyncio.Event, contents: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

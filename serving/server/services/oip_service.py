@@ -155,6 +155,16 @@ class InferenceService:
         deployment.statistics.converted(decoded_s, time.perf_counter() - started)
         return response
 
+    def max_values(self, name: str, version: str) -> int:
+        """Returns how many values the input of a request may have, for a version that may answer it.
+
+        Raises:
+            DigitsError: No version may.
+        """
+        found = self._find(name, version)
+        others = (other for other in self._deployments if other.name == found.name)  # the canary's images may be larger
+        return max(each.max_request_images * each.manifest.input.image_bytes for each in (found, *others))
+
     def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
