@@ -15,6 +15,7 @@ from serving.errors import StartFailed
 from serving.rollout.controller import RolloutController
 from serving.rollout.deployments import Deployments
 from serving.server.fronts.grpcio import GrpcioFront
+from serving.server.process.memory import MemoryTrimmer
 from serving.server.security.admission import AdmissionControl
 from serving.server.security.tls import TlsFiles
 from serving.server.security.tokens import TokenFile
@@ -61,7 +62,8 @@ class Server:
     ) -> None:
         self._config = config
         self._metrics = metrics or Metrics(registry=None)
-        self._observers = (self._metrics, AccessLog(config.access_log_share))
+        self._memory = MemoryTrimmer()
+        self._observers = (self._metrics, AccessLog(config.access_log_share), self._memory)
         self._traces: Traces | None = None
         self._is_worker = deployments is not None
         self._rollout_number = 0
@@ -106,6 +108,7 @@ class Server:
         except BaseException:
             await self.aclose(grace_s=0)
             raise
+        self._memory.start()
 
     async def reload(self) -> None:
         """Rereads the repository and serves what it contains now; does nothing until the server has started."""
