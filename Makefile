@@ -86,7 +86,6 @@ format: .venv-dev/.installed
 
 protos: .venv-protos/.installed
 	.venv-protos/bin/python -m grpc_tools.protoc --proto_path=. \
-		--proto_path="$$(.venv-protos/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 		--python_out=. --pyi_out=. --grpc_python_out=. protos/digits/v1/digits.proto protos/inference/*.proto
 
 # Pins the newest releases; run the tests afterwards.

@@ -11,6 +11,7 @@ from serving.rollout.deployments import Deployments
 from serving.server.services.bidi_stream import ROW_BYTES, BidiStreamHandler
 from serving.server.services.digits_codec import (
     check_min_confidence,
+    encode_error,
     encode_model,
     encode_response,
     encoded_images,
@@ -18,7 +19,6 @@ from serving.server.services.digits_codec import (
     readable_images,
 )
 from serving.server.services.handlers import Context, deadline_of
-from serving.server.services.status import status_of
 
 
 class DigitClassifierService:
@@ -76,7 +76,7 @@ class DigitClassifierService:
         try:
             return digits_pb2.ClassifyStreamResponse(response=await self.Classify(request.request, context))
         except Exception as error:  # noqa: BLE001 - one bad request must not end the stream
-            return digits_pb2.ClassifyStreamResponse(error=status_of(error))
+            return digits_pb2.ClassifyStreamResponse(error=encode_error(error))
 
 
 def _claimed_rows(request: digits_pb2.ClassifyStreamRequest) -> int:
