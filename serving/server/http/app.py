@@ -94,7 +94,7 @@ class HttpApp(Starlette):
     async def _readyz(self, request: Request, body: bytes, context: HttpContext) -> Response:
         response = await self._ready(request, body, context)
         if response.status_code != 200:
-            raise NotReady("the server is starting or stopping")
+            raise NotReady("the server is starting or stopping, or serves no model")
         return response
 
     async def _show_metrics(self, request: Request, body: bytes, context: HttpContext) -> Response:

@@ -47,6 +47,7 @@ def generic_handler(
     service: ServiceDescriptor,
     servicer: object,
     *,
+    name: str = "",
     admission: AdmissionControl,
     limits: MessageLimits,
     method_admission: Mapping[str, AdmissionControl] | None = None,
@@ -58,14 +59,17 @@ def generic_handler(
     Args:
         service: The service's descriptor, from a generated module.
         servicer: An object with a method for each RPC: a coroutine function, or one that makes an async generator.
+        name: The full name under which it is served; its own by default.
         admission: Admits the calls.
         limits: What a message may hold.
         method_admission: Admits the calls of some methods instead, by their names.
         draining: Streams of requests end with UNAVAILABLE when it is set. For servicers that can't end their own.
         observers: Observe every call.
     """
+    name = name or service.full_name
     handlers = {
         method.name: _method_handler(
+            f"/{name}/{method.name}",
             method,
             getattr(servicer, method.name),
             (method_admission or {}).get(method.name, admission),
@@ -75,10 +79,11 @@ def generic_handler(
         )
         for method in service.methods
     }
-    return grpc.method_handlers_generic_handler(service.full_name, handlers)
+    return grpc.method_handlers_generic_handler(name, handlers)
 
 
 def _method_handler(
+    name: str,
     method: MethodDescriptor,
     behavior: Callable[..., Any],
     admission: AdmissionControl,
@@ -87,7 +92,6 @@ def _method_handler(
     observers: Sequence[CallObserver],
 ) -> Any:
     request_type = GetMessageClass(method.input_type)
-    name = f"/{method.containing_service.full_name}/{method.name}"
 
     def decoded(request: Any) -> Any:
         if not method.client_streaming:

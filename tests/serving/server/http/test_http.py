@@ -199,7 +199,7 @@ def test_a_body_in_chunks_is_read(address: str, digits: tuple) -> None:
 def test_the_server_and_its_model_describe_themselves(address: str, shipped) -> None:
     found = _ask(address, "/v2").json
     assert found["name"] == "digits-serving"
-    assert {"binary_tensor_data", "classification", "statistics"} <= set(found["extensions"])
+    assert set(found["extensions"]) == {"binary_tensor_data", "classification", "model_configuration", "statistics"}
     for path in ("/v2/models/mnist_convnet", "/v2/models/mnist_convnet/versions/1"):
         assert _ask(address, path).json == {
             "name": "mnist_convnet",
