@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -35,11 +36,13 @@ from serving.client import Client
 from training.synthetic import draw_digits
 
 INFER = "/v2/models/mnist_convnet/infer"
+# Each service with the name under which it is served.
 SERVICES = [
-    service
+    (service.full_name, service)
     for file in (digits_pb2, inference_pb2, health_pb2, reflection_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 ]
+SERVICES += [(name.replace("v1alpha", "v1"), service) for name, service in SERVICES if "v1alpha" in name]
 # The volley is of messages for these.
 METHODS = [
     digits_pb2.DESCRIPTOR.services_by_name["DigitClassifierService"].methods_by_name["Classify"],
@@ -160,21 +163,21 @@ def messages(message: Descriptor, size: int) -> Iterator[tuple[str, bytes]]:
 
 
 def grpc_attacks(channel: grpc.Channel, size: int) -> Iterator[Attack]:
-    for service in SERVICES:
+    for service_name, service in SERVICES:
         for method in service.methods:
             # So that the service gets to the rest. Nobody shall unload the model, though.
             named = b"" if method.name == "RepositoryModelUnload" else named_model(method.input_type)
             for name, content in messages(method.input_type, size):
                 yield Attack(
-                    method=f"{service.name}/{method.name}",
+                    method=f"{service_name}/{method.name}",
                     name=name,
                     refusal="more than" if name.endswith("million") or name.startswith("unknown") else "",
-                    send=lambda method=method, content=named + content: _send(channel, method, content),
+                    send=partial(_send, channel, service_name, method, named + content),
                 )
 
 
-def _send(channel: grpc.Channel, method: MethodDescriptor, content: bytes) -> tuple[str, str]:
-    path = f"/{method.containing_service.full_name}/{method.name}"
+def _send(channel: grpc.Channel, service: str, method: MethodDescriptor, content: bytes) -> tuple[str, str]:
+    path = f"/{service}/{method.name}"
     try:
         if method.client_streaming:
             answers = channel.stream_stream(path)(iter([content]), timeout=120)
@@ -270,7 +273,11 @@ def polite(address: str, pipe: Connection) -> None:
 
 def volley(channel: grpc.Channel, size: int) -> None:
     """Bad requests of many kinds, many at a time."""
-    kinds = ((method, content) for method in METHODS for _, content in messages(method.input_type, size))
+    kinds = (
+        (method.containing_service.full_name, method, content)
+        for method in METHODS
+        for _, content in messages(method.input_type, size)
+    )
     lock = threading.Lock()
 
     def send_all() -> None:

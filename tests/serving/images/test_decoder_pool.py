@@ -6,29 +6,33 @@ import asyncio
 import itertools
 
 from serving.config import SAMPLES, DecoderConfig
+from serving.errors import InvalidImage
 from serving.images.decoder_pool import DecoderPool
 from serving.images.preparation import Preparation, PreparedImage
 
 
 async def test_an_image_waits_for_one_slow_image_of_another_request_and_not_for_all() -> None:
     """On a clock on which every image takes a second."""
-    preparation = Preparation(kind="mnist", height=28, width=28, channels=1)
+    order: list[bytes] = []
+
+    class Recording(Preparation):
+        def decode(self, content: bytes) -> PreparedImage:
+            order.append(content)
+            return super().decode(content)
+
+    preparation = Recording(kind="mnist", height=28, width=28, channels=1)
     seconds = itertools.count()
     pool = DecoderPool(preparation, DecoderConfig(decoder_threads=1), clock=lambda: float(next(seconds)))
     pool.start()
     try:
         files = [(SAMPLES / f"{digit}.png").read_bytes() for digit in range(10)]
-        ended: list[str] = []
-
-        async def decode(name: str, contents: list[bytes]) -> list:
-            found = await pool.decode(contents)
-            ended.append(name)
-            return found
-
-        many, one = await asyncio.gather(decode("many", files), decode("one", files[:1]))
-        assert ended == ["one", "many"]
-        expected = [preparation.decode(content) for content in files]
-        assert [image.pixels.tobytes() for image in many] == [image.pixels.tobytes() for image in expected]
-        assert isinstance(one[0], PreparedImage)
+        assert sum(map(len, files)) < 1 << 17  # one chunk
+        many, one = await asyncio.gather(pool.decode(files[1:]), pool.decode(files[:1]))
     finally:
         pool.close()
+    assert order.index(files[0]) == 1
+    assert [content for content in order if content != files[0]] == files[1:]
+    expected = [preparation.decode(content) for content in files]
+    for found, wanted in zip([*one, *many], expected, strict=True):
+        assert not isinstance(found, InvalidImage)
+        assert found.pixels.tobytes() == wanted.pixels.tobytes()
