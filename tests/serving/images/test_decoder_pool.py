@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 
 from serving.config import SAMPLES, DecoderConfig
 from serving.errors import InvalidImage
@@ -14,10 +15,13 @@ from serving.images.preparation import Preparation, PreparedImage
 async def test_an_image_waits_for_one_slow_image_of_another_request_and_not_for_all() -> None:
     """On a clock on which every image takes a second."""
     order: list[bytes] = []
+    began, both_wait = threading.Event(), threading.Event()
 
     class Recording(Preparation):
         def decode(self, content: bytes) -> PreparedImage:
             order.append(content)
+            began.set()
+            assert both_wait.wait(20)
             return super().decode(content)
 
     preparation = Recording(kind="mnist", height=28, width=28, channels=1)
@@ -27,7 +31,12 @@ async def test_an_image_waits_for_one_slow_image_of_another_request_and_not_for_
     try:
         files = [(SAMPLES / f"{digit}.png").read_bytes() for digit in range(10)]
         assert sum(map(len, files)) < 1 << 17  # one chunk
-        many, one = await asyncio.gather(pool.decode(files[1:]), pool.decode(files[:1]))
+        decoding_many = asyncio.create_task(pool.decode(files[1:]))
+        assert await asyncio.to_thread(began.wait, 20)
+        decoding_one = asyncio.create_task(pool.decode(files[:1]))
+        await asyncio.sleep(0)  # until it has given its image to the thread
+        both_wait.set()
+        many, one = await decoding_many, await decoding_one
     finally:
         pool.close()
     assert order.index(files[0]) == 1
