@@ -21,7 +21,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test image train seeds export chaos soak fuzz preparation million calibration ray
+.PHONY: run test image train seeds export chaos soak attacks fuzz preparation million calibration ray
 .PHONY: lint format protos requirements clean
 
 run: $(SERVE_VENV)/.installed
@@ -53,6 +53,10 @@ chaos: .venv-dev/.installed
 soak: .venv-dev/.installed
 	.venv-dev/bin/python tests/manual/soak.py
 	FULL_QUEUE_S=60 .venv-dev/bin/python -m pytest tests/serving/server/fronts/test_attacks.py -k stays_full
+
+# Messages that cost more than they weigh, on every method: time, memory, and what a polite caller waits
+attacks: .venv-dev/.installed
+	.venv-dev/bin/python tests/manual/attacks.py
 
 # Random requests, for longer than in the tests
 fuzz: .venv-dev/.installed
@@ -87,7 +91,6 @@ format: .venv-dev/.installed
 
 protos: .venv-protos/.installed
 	.venv-protos/bin/python -m grpc_tools.protoc --proto_path=. \
-		--proto_path="$$(.venv-protos/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 		--python_out=. --pyi_out=. --grpc_python_out=. protos/digits/v1/digits.proto protos/inference/*.proto
 
 # Pins the newest releases; run the tests afterwards.

@@ -58,7 +58,7 @@ ROOMS = {
     "server.services": Room(
         rooms=CORE | {"server.security", "server.telemetry"},
         packages={"numpy"} | GRPC,
-        some={"health": {"grpc_health"}},
+        some={"health": {"grpc_health"}, "reflection": {"grpc_reflection"}},
     ),
     "server.http": Room(
         rooms=CORE | {"server.security", "server.telemetry", "server.services"},
@@ -71,7 +71,7 @@ ROOMS = {
     ),
     "server.process": Room(
         rooms=CORE | {f"server.{name}" for name in ("security", "telemetry", "services", "http", "fronts")},
-        some={"server": {"grpc_reflection"}, "event_loop": {"uvloop"}},
+        some={"event_loop": {"uvloop"}},
     ),
     "score": Room(
         rooms={"client", "config", "errors", "images", "inference", "repository"},

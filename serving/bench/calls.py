@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 
 from protos.digits.v1 import digits_pb2
 from serving.bench.load import PAUSE_S, RequestFailed
@@ -158,7 +158,7 @@ def _failure(error: grpc.aio.AioRpcError) -> RequestFailed:
         return RequestFailed(error.code().name)
 
 
-def _pause_s(status: status_pb2.Status) -> float:
+def _pause_s(status: digits_pb2.Status) -> float:
     for detail in status.details:
         retry = error_details_pb2.RetryInfo()
         if detail.Unpack(retry):

@@ -1,6 +1,7 @@
 """A thread pool that decodes and prepares encoded images off the event loop, with a limit on the waiting work.
 
-A request's images go to the threads in small chunks, so that a single image never waits for a thousand others.
+A request's images go to the threads in small chunks, so that a single image never waits for a thousand others, nor for
+many that take long.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from serving.images.preparation import Preparation, PreparedImage
 # Limits of a chunk, the work that a thread takes at once. A larger image is a chunk of its own.
 _CHUNK_IMAGES = 16
 _CHUNK_BYTES = 128 * 1024
+# A chunk that has taken this long ends with the image that it is at; what is left of it queues again.
+_CHUNK_S = 0.05
 
 
 class DecoderPool:
@@ -109,14 +112,16 @@ class DecoderPool:
 
         async def work() -> None:
             for start, chunk in chunks:
-                if deadline is not None and self._clock() >= deadline:
-                    self._rejected("deadline")
-                    raise DeadlinePassed("the deadline passed while the images were being decoded")
-                if self._executor is None:
-                    raise NotReady("not accepting images")
-                results[start] = await asyncio.get_running_loop().run_in_executor(
-                    self._executor, self._decode_chunk, chunk
-                )
+                decoded = results[start] = []
+                while len(decoded) < len(chunk):
+                    if deadline is not None and self._clock() >= deadline:
+                        self._rejected("deadline")
+                        raise DeadlinePassed("the deadline passed while the images were being decoded")
+                    if self._executor is None:
+                        raise NotReady("not accepting images")
+                    decoded += await asyncio.get_running_loop().run_in_executor(
+                        self._executor, self._decode_chunk, chunk[len(decoded) :]
+                    )
 
         if len(contents) == 1:
             await work()
@@ -130,7 +135,7 @@ class DecoderPool:
         return [result for start in sorted(results) for result in results[start]]
 
     def _decode_chunk(self, chunk: Sequence[bytes]) -> list[PreparedImage | InvalidImage]:
-        """Decodes and prepares a chunk, on a thread."""
+        """Decodes and prepares a chunk, or its first images if it takes long; on a thread."""
         started = self._clock()
         results: list[PreparedImage | InvalidImage] = []
         for content in chunk:
@@ -138,7 +143,9 @@ class DecoderPool:
                 results.append(self._preparation.decode(content))
             except InvalidImage as error:
                 results.append(error)
-        each = (self._clock() - started) / (1 + sum(map(len, chunk)))
+            if self._clock() - started > _CHUNK_S:
+                break
+        each = (self._clock() - started) / (1 + sum(map(len, chunk[: len(results)])))
         self._seconds_per_byte += (each - self._seconds_per_byte) / 8  # an estimate; a race between threads is harmless
         return results
 

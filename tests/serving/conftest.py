@@ -14,7 +14,6 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from google.rpc import status_pb2
 from onnx import TensorProto, helper, numpy_helper
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
@@ -112,7 +111,7 @@ class Rollout(digits_pb2_grpc.DigitClassifierServiceServicer):
                 yield digits_pb2.ClassifyStreamResponse(response=self._ask("Classify", each.request))
             except grpc.RpcError as error:
                 status = dict(error.trailing_metadata())["grpc-status-details-bin"]
-                yield digits_pb2.ClassifyStreamResponse(error=status_pb2.Status.FromString(status))
+                yield digits_pb2.ClassifyStreamResponse(error=digits_pb2.Status.FromString(status))
 
     def _unary(self, method: str, request, context):
         try:

@@ -1,4 +1,4 @@
-from google.rpc import status_pb2 as _status_pb2
+from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -77,13 +77,23 @@ class ClassifyResponse(_message.Message):
     preparations: _containers.RepeatedCompositeFieldContainer[ImagePreparation]
     def __init__(self, labels: _Optional[_Iterable[int]] = ..., confidences: _Optional[_Iterable[float]] = ..., probabilities: _Optional[_Iterable[float]] = ..., top_labels: _Optional[_Iterable[int]] = ..., top_confidences: _Optional[_Iterable[float]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., queue_time_us: _Optional[int] = ..., inference_time_us: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[ImageError, _Mapping]]] = ..., preparations: _Optional[_Iterable[_Union[ImagePreparation, _Mapping]]] = ...) -> None: ...
 
+class Status(_message.Message):
+    __slots__ = ("code", "message", "details")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    message: str
+    details: _containers.RepeatedCompositeFieldContainer[_any_pb2.Any]
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., details: _Optional[_Iterable[_Union[_any_pb2.Any, _Mapping]]] = ...) -> None: ...
+
 class ImageError(_message.Message):
     __slots__ = ("index", "status")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     index: int
-    status: _status_pb2.Status
-    def __init__(self, index: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    status: Status
+    def __init__(self, index: _Optional[int] = ..., status: _Optional[_Union[Status, _Mapping]] = ...) -> None: ...
 
 class ImagePreparation(_message.Message):
     __slots__ = ("width", "height", "steps", "pixels")
@@ -108,8 +118,8 @@ class ClassifyStreamResponse(_message.Message):
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     response: ClassifyResponse
-    error: _status_pb2.Status
-    def __init__(self, response: _Optional[_Union[ClassifyResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    error: Status
+    def __init__(self, response: _Optional[_Union[ClassifyResponse, _Mapping]] = ..., error: _Optional[_Union[Status, _Mapping]] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
     __slots__ = ("model_name", "model_version", "model_label")

@@ -94,7 +94,7 @@ class HttpApp(Starlette):
     async def _readyz(self, request: Request, body: bytes, context: HttpContext) -> Response:
         response = await self._ready(request, body, context)
         if response.status_code != 200:
-            raise NotReady("the server is starting or stopping")
+            raise NotReady("the server is starting or stopping, or serves no model")
         return response
 
     async def _show_metrics(self, request: Request, body: bytes, context: HttpContext) -> Response:
@@ -141,8 +141,10 @@ class HttpApp(Starlette):
 
     async def _infer(self, request: Request, body: bytes, context: HttpContext) -> Response:
         header = ",".join(request.headers.getlist(oip_json.JSON_LENGTH_HEADER)) or None
+        which = _name_and_version(request)
+        max_values = self._servicer.max_values(**which)
         asked = await self._converted(
-            len(body), lambda: oip_json.decode_request(body, header, **_name_and_version(request))
+            len(body), lambda: oip_json.decode_request(body, header, **which, max_values=max_values)
         )
         try:
             found = await self._servicer.ModelInfer(asked.message, context)

@@ -49,20 +49,23 @@ class Numbers:
     def __init__(self, text: bytes) -> None:
         self._text = text
 
-    def to_raw(self, datatype: str, shape: Sequence[int], field: str) -> bytes:
+    def to_raw(self, datatype: str, shape: Sequence[int], field: str, *, max_values: int) -> bytes:
         """Parses the array.
 
         Args:
             datatype: `UINT8` or `FP32`.
             shape: The tensor's shape. A nested array must have it; a flat one may have any length.
             field: Where the array is in its request, for errors.
+            max_values: A longer array is refused before it is parsed.
 
         Returns:
             The values in row-major order, little-endian.
 
         Raises:
-            InvalidRequest: The array is not JSON, has another nesting, or has values of another datatype.
+            InvalidRequest: The array is too long, not JSON, has another nesting, or has values of another datatype.
         """
+        if self._text.count(b",") >= max_values:
+            raise InvalidRequest.of(field, f"more than {max_values:,} numbers, the most in a request for this model")
         nested = self._text.count(b"[") > 1
         if self._text.count(b"]") != self._text.count(b"[") or (nested and not self._is_nested_like(shape)):
             raise InvalidRequest.of(field, "must be flat, or nested like the shape")
@@ -129,8 +132,11 @@ def _cut(text: bytes) -> tuple[bytes, list[Numbers]]:
         if kept_bytes > _MAX_REST_BYTES or len(arrays) == _MAX_ARRAYS:
             break
         if opening:
-            ends = [end for mark in (b'"', b"{", b"}") if (end := text.find(mark, start)) >= 0]
-            array = text[start : min(ends, default=len(text))].rstrip(b" \t\r\n,")
+            end = len(text)
+            for mark in (b'"', b"{", b"}"):
+                found = text.find(mark, start, end)
+                end = found if found >= 0 else end
+            array = text[start:end].rstrip(b" \t\r\n,")
             if not array.endswith(b"]"):
                 raise InvalidRequest.of("request", "an array under 'data' must contain only numbers, and end")
             kept.append(b"NaN")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from protos.inference import inference_pb2 as pb
 from serving.errors import InvalidRequest
 from serving.server.http import json_arrays
 from serving.server.http.json_arrays import Numbers
+from serving.server.http.json_values import flag_of, list_of, members_of, parameters_of, text_of
 from serving.server.services.oip_tensors import RAW_FIELD, quoted
 
 # Triton's header with the length of the JSON, in requests and responses that have bytes after it.
@@ -43,7 +44,7 @@ class HttpRequest:
     binary_outputs: Mapping[str, bool]
 
 
-def decode_request(body: bytes, json_length: str | None, *, name: str, version: str) -> HttpRequest:
+def decode_request(body: bytes, json_length: str | None, *, name: str, version: str, max_values: int) -> HttpRequest:
     """Decodes an inference request.
 
     Args:
@@ -51,29 +52,32 @@ def decode_request(body: bytes, json_length: str | None, *, name: str, version: 
         json_length: The header with the length of the JSON; None if the body is only JSON.
         name: Name of the model.
         version: Its version; empty for the current one.
+        max_values: How many numbers an array may have.
 
     Raises:
         InvalidRequest: The body can't be decoded. The service checks what is in the message.
     """
     text, binary = _split(body, json_length)
-    document = _members(json_arrays.parse(text), "request", {"id", "parameters", "inputs", "outputs"})
-    message = pb.ModelInferRequest(model_name=name, model_version=version, id=_text(document.get("id", ""), "id"))
-    parameters = dict(_object(document.get("parameters"), "parameters"))
-    binary_output = _flag(parameters.pop("binary_data_output", False), "parameters['binary_data_output']")
+    document = members_of(json_arrays.parse(text), "request", {"id", "parameters", "inputs", "outputs"})
+    message = pb.ModelInferRequest(model_name=name, model_version=version)
+    if document.get("id") is not None:
+        message.id = text_of(document["id"], "id")
+    parameters = parameters_of(document.get("parameters"), "parameters")
+    binary_output = flag_of(parameters.pop("binary_data_output", False), "parameters['binary_data_output']")
     _set_parameters(message.parameters, parameters, "parameters")
     taken = 0
-    for index, given in enumerate(_list(document.get("inputs"), "inputs")):
-        taken = _add_input(message, given, f"inputs[{index}]", binary, taken)
+    for index, given in enumerate(list_of(document.get("inputs"), "inputs")):
+        taken = _add_input(message, given, f"inputs[{index}]", binary, taken, max_values)
     if taken != len(binary):
         raise InvalidRequest.of("request", f"{len(binary) - taken} bytes after the JSON belong to no input")
     binary_outputs = {}
-    for index, given in enumerate(_list(document.get("outputs"), "outputs")):
+    for index, given in enumerate(list_of(document.get("outputs"), "outputs")):
         field = f"outputs[{index}]"
-        output = _members(given, field, {"name", "parameters"})
-        parameters = dict(_object(output.get("parameters"), f"{field}.parameters"))
-        added = message.outputs.add(name=_text(output.get("name"), f"{field}.name"))
+        output = members_of(given, field, {"name", "parameters"})
+        parameters = parameters_of(output.get("parameters"), f"{field}.parameters")
+        added = message.outputs.add(name=text_of(output.get("name"), f"{field}.name"))
         if "binary_data" in parameters:
-            binary_outputs[added.name] = _flag(parameters.pop("binary_data"), f"{field}.parameters['binary_data']")
+            binary_outputs[added.name] = flag_of(parameters.pop("binary_data"), f"{field}.parameters['binary_data']")
         _set_parameters(added.parameters, parameters, f"{field}.parameters")
     return HttpRequest(message=message, binary_output=binary_output, binary_outputs=binary_outputs)
 
@@ -108,8 +112,8 @@ def decode_parameters(body: bytes, target: Any) -> None:
     Raises:
         InvalidRequest: The body can't be decoded.
     """
-    document = _members(json_arrays.parse(body), "request", {"parameters"}) if body else {}
-    _set_parameters(target, _object(document.get("parameters"), "parameters"), "parameters")
+    document = members_of(json_arrays.parse(body), "request", {"parameters"}) if body else {}
+    _set_parameters(target, parameters_of(document.get("parameters"), "parameters"), "parameters")
 
 
 def only_ready(body: bytes) -> bool:
@@ -118,8 +122,8 @@ def only_ready(body: bytes) -> bool:
     Raises:
         InvalidRequest: The body can't be decoded.
     """
-    document = _members(json_arrays.parse(body), "request", {"ready"}) if body else {}
-    return _flag(document.get("ready", False), "ready")
+    document = members_of(json_arrays.parse(body), "request", {"ready"}) if body else {}
+    return flag_of(document.get("ready", False), "ready")
 
 
 def _set_parameters(target: Any, given: Mapping[str, object], field: str) -> None:
@@ -130,7 +134,7 @@ def _set_parameters(target: Any, given: Mapping[str, object], field: str) -> Non
     """
     for name, value in given.items():
         where = f"{field}[{quoted(name)}]"
-        parameter = target[_text(name, where)]
+        parameter = target[text_of(name, where)]
         if isinstance(value, bool):
             parameter.bool_param = value
         elif isinstance(value, int) and -(2**63) <= value < 2**63:
@@ -138,7 +142,7 @@ def _set_parameters(target: Any, given: Mapping[str, object], field: str) -> Non
         elif isinstance(value, float) and hasattr(parameter, "double_param"):
             parameter.double_param = value
         elif isinstance(value, str):
-            parameter.string_param = _text(value, where)
+            parameter.string_param = text_of(value, where)
         else:
             raise InvalidRequest.of(where, "must be text, true or false, or a number of at most 64 bits")
 
@@ -154,12 +158,14 @@ def _split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
     return body[: int(json_length)], body[int(json_length) :]
 
 
-def _add_input(message: pb.ModelInferRequest, given: object, field: str, binary: bytes, start: int) -> int:
+def _add_input(
+    message: pb.ModelInferRequest, given: object, field: str, binary: bytes, start: int, max_values: int
+) -> int:
     """Adds an input and its bytes to the message; returns where the bytes of the next input start."""
-    tensor = _members(given, field, {"name", "datatype", "shape", "parameters", "data"})
-    parameters = dict(_object(tensor.get("parameters"), f"{field}.parameters"))
+    tensor = members_of(given, field, {"name", "datatype", "shape", "parameters", "data"})
+    parameters = parameters_of(tensor.get("parameters"), f"{field}.parameters")
     shape = _shape(tensor.get("shape"), f"{field}.shape")
-    datatype = _text(tensor.get("datatype"), f"{field}.datatype")
+    datatype = text_of(tensor.get("datatype"), f"{field}.datatype")
     size, data, raw = parameters.pop("binary_data_size", None), tensor.get("data"), b""
     if size is not None:
         where = f"{field}.parameters['binary_data_size']"
@@ -172,60 +178,20 @@ def _add_input(message: pb.ModelInferRequest, given: object, field: str, binary:
         start += size
     elif isinstance(data, Numbers):
         if datatype in ("UINT8", "FP32"):  # the service refuses other datatypes
-            raw = data.to_raw(datatype, shape, f"{field}.data")
+            raw = data.to_raw(datatype, shape, f"{field}.data", max_values=max_values)
     elif data is not None or not parameters:  # else the service refuses the parameters, such as shared memory
         raise InvalidRequest.of(f"{field}.data", "must be an array of numbers, or bytes after the JSON")
-    added = message.inputs.add(name=_text(tensor.get("name"), f"{field}.name"), datatype=datatype, shape=shape)
+    added = message.inputs.add(name=text_of(tensor.get("name"), f"{field}.name"), datatype=datatype, shape=shape)
     _set_parameters(added.parameters, parameters, f"{field}.parameters")
     message.raw_input_contents.append(raw)
     return start
 
 
 def _shape(value: object, field: str) -> list[int]:
-    shape = _list(value, field)
+    shape = list_of(value, field)
     if any(not isinstance(size, int) or isinstance(size, bool) or abs(size) >= 2**63 for size in shape):
         raise InvalidRequest.of(field, "must be whole numbers of at most 64 bits")
     return [*shape]
-
-
-def _members(value: object, field: str, known: set[str]) -> dict[str, Any]:
-    members = _object(value, field)
-    if value is None:
-        raise InvalidRequest.of(field, "must be an object")
-    for name in members.keys() - known:
-        raise InvalidRequest.of(field, f"unknown member {quoted(name)}")
-    return members
-
-
-def _object(value: object, field: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise InvalidRequest.of(field, "must be an object")
-    return value
-
-
-def _list(value: object, field: str) -> Sequence[Any]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise InvalidRequest.of(field, "must be an array")
-    return value
-
-
-def _flag(value: object, field: str) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidRequest.of(field, "must be true or false")
-    return value
-
-
-def _text(value: object, field: str) -> str:
-    try:
-        if isinstance(value, str) and value.encode() is not None:
-            return value
-    except UnicodeEncodeError:  # an unpaired surrogate
-        pass
-    raise InvalidRequest.of(field, "must be text")
 
 
 def _values(datatype: str, raw: bytes) -> Iterator[str]:

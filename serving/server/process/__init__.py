@@ -1,4 +1,4 @@
 """Runs one serving process from start to shutdown, and supervises several of them as workers.
 
-Imports uvloop, grpc_reflection and every room below it; grpc only through them.
+Imports uvloop and every room below it; grpc only through them.
 """

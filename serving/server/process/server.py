@@ -7,20 +7,20 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from grpc_reflection.v1alpha import reflection_pb2
-from grpc_reflection.v1alpha.reflection import aio as reflection
-
 from serving.config import ServerConfig
 from serving.errors import StartFailed, install_hint
 from serving.rollout.controller import RolloutController
 from serving.rollout.deployments import Deployments
 from serving.server.fronts.grpcio import GrpcioFront
+from serving.server.process.memory import MemoryTrimmer
 from serving.server.security.admission import AdmissionControl
 from serving.server.security.tls import TlsFiles
 from serving.server.security.tokens import TokenFile
+from serving.server.services import reflection
 from serving.server.services.digits_service import DigitClassifierService
 from serving.server.services.handlers import generic_handler
 from serving.server.services.health import Health
+from serving.server.services.message_limits import MessageLimits
 from serving.server.services.oip_service import InferenceService, ModelControl
 from serving.server.services.open_calls import OpenCalls
 from serving.server.telemetry.logs import AccessLog
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from serving.server.fronts.http import HttpFront
     from serving.server.telemetry.traces import Traces
 
-_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 # How long calls are refused before connections close: most clients have noticed by then, and back off.
 _REFUSE_S = 0.1
 
@@ -61,7 +60,8 @@ class Server:
     ) -> None:
         self._config = config
         self._metrics = metrics or Metrics(registry=None)
-        self._observers = (self._metrics, AccessLog(config.access_log_share))
+        self._memory = MemoryTrimmer()
+        self._observers = (self._metrics, AccessLog(config.access_log_share), self._memory)
         self._traces: Traces | None = None
         self._is_worker = deployments is not None
         self._rollout_number = 0
@@ -73,7 +73,7 @@ class Server:
         self._watching: asyncio.Task[None] | None = None
         self._service_names = [DigitClassifierService.DESCRIPTOR.full_name, InferenceService.DESCRIPTOR.full_name]
         if config.security.reflection:
-            self._service_names.append(_REFLECTION.full_name)
+            self._service_names += reflection.NAMES
         self._health = Health(tuple(self._service_names))
         self._services: tuple[DigitClassifierService | InferenceService, ...] = ()
         self._front: GrpcioFront | None = None
@@ -106,6 +106,7 @@ class Server:
         except BaseException:
             await self.aclose(grace_s=0)
             raise
+        self._memory.start()
 
     async def reload(self) -> None:
         """Rereads the repository and serves what it contains now; does nothing until the server has started."""
@@ -121,7 +122,13 @@ class Server:
         rows, rejected, draining = config.batcher.max_batch_rows, self._metrics.rejected, self._health.draining
 
         digits = DigitClassifierService(self.deployments, max_stream_rows=rows, max_message_bytes=max_request_bytes)
-        inference = InferenceService(self.deployments, max_stream_rows=rows, draining=draining, control=self._control)
+        inference = InferenceService(
+            self.deployments,
+            max_stream_rows=rows,
+            draining=draining,
+            control=self._control,
+            model_control=config.model_control,
+        )
         self._services = (digits, inference)
 
         # gRPC and HTTP share admission. Health, metrics and reflection have no limit, so they work under full load.
@@ -132,7 +139,8 @@ class Server:
         health_admission = AdmissionControl(tokens=None, on_rejected=rejected) if open_health else unlimited
 
         open_calls = OpenCalls()
-        handler = partial(generic_handler, observers=self._observers, open_calls=open_calls)
+        limits = MessageLimits(max_images=rows, max_message_bytes=max_request_bytes)
+        handler = partial(generic_handler, limits=limits, observers=self._observers, open_calls=open_calls)
         health_methods = {"ServerLive": health_admission, "ServerReady": health_admission}
         handlers = [
             handler(digits.DESCRIPTOR, digits, admission=admission),
@@ -140,8 +148,9 @@ class Server:
             handler(self._health.DESCRIPTOR, self._health, admission=health_admission),
         ]
         if config.security.reflection:
-            servicer = reflection.ReflectionServicer((*self._service_names, Health.DESCRIPTOR.full_name))
-            handlers.append(handler(_REFLECTION, servicer, admission=unlimited, draining=draining))
+            described = digits.DESCRIPTOR.full_name, inference.DESCRIPTOR.full_name, Health.DESCRIPTOR.full_name
+            reflecting = partial(handler, reflection.DESCRIPTOR, reflection.servicer(described))
+            handlers += [reflecting(name=name, admission=unlimited, draining=draining) for name in reflection.NAMES]
 
         self._front = GrpcioFront(
             handlers,

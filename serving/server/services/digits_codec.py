@@ -139,7 +139,7 @@ def encode_response(
             )
         for index, image in enumerate(prepared):
             if isinstance(image, InvalidImage):
-                status = status_of(InvalidRequest(_violation(index, image)))
+                status = encode_error(InvalidRequest(_violation(index, image)))
                 response.errors.append(digits_pb2.ImageError(index=index, status=status))
     response.labels.extend(labels.tolist())
     response.confidences.extend(confidences.tolist())
@@ -151,6 +151,12 @@ def encode_response(
     if request.explain:
         response.preparations.extend(map(_preparation, prepared))
     return response
+
+
+def encode_error(error: Exception) -> digits_pb2.Status:
+    """Encodes the status that the client gets for an error. Logs the traceback of an unexpected error."""
+    status = status_of(error)
+    return digits_pb2.Status(code=status.code, message=status.message, details=status.details)
 
 
 def encode_model(deployment: Deployment, rollout: Rollout, *, max_message_bytes: int) -> digits_pb2.GetModelResponse:

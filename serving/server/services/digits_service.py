@@ -13,6 +13,7 @@ from serving.rollout.deployments import Deployments
 from serving.server.services.bidi_stream import ROW_BYTES, BidiStreamHandler
 from serving.server.services.digits_codec import (
     check_min_confidence,
+    encode_error,
     encode_model,
     encode_response,
     encoded_images,
@@ -20,7 +21,7 @@ from serving.server.services.digits_codec import (
     readable_images,
 )
 from serving.server.services.handlers import Context, deadline_of
-from serving.server.services.status import code_of, status_of
+from serving.server.services.status import code_of
 from serving.server.telemetry.calls import current_call
 
 
@@ -87,7 +88,7 @@ class DigitClassifierService:
             response = digits_pb2.ClassifyStreamResponse(response=await self.Classify(request.request, context))
             code = grpc.StatusCode.OK
         except Exception as error:  # noqa: BLE001 - one bad request must not end the stream
-            status = status_of(error)
+            status = encode_error(error)
             response, code = digits_pb2.ClassifyStreamResponse(error=status), code_of(status)
         finally:
             call.end(code.name)

@@ -23,6 +23,7 @@ from google.rpc import status_pb2
 
 from serving.errors import InvalidRequest, NotReady
 from serving.server.security.admission import AdmissionControl
+from serving.server.services.message_limits import MessageLimits
 from serving.server.services.open_calls import OpenCalls
 from serving.server.services.status import DETAILS_KEY, code_of, status_of
 from serving.server.telemetry.calls import Call, CallObserver
@@ -41,7 +42,9 @@ def generic_handler(
     service: ServiceDescriptor,
     servicer: object,
     *,
+    name: str = "",
     admission: AdmissionControl,
+    limits: MessageLimits,
     method_admission: Mapping[str, AdmissionControl] | None = None,
     draining: asyncio.Event | None = None,
     observers: Sequence[CallObserver] = (),
@@ -52,41 +55,47 @@ def generic_handler(
     Args:
         service: The service's descriptor, from a generated module.
         servicer: An object with a method for each RPC: a coroutine function, or one that makes an async generator.
+        name: The full name under which it is served; its own by default.
         admission: Admits the calls.
+        limits: What a message may hold.
         method_admission: Admits the calls of some methods instead, by their names.
         draining: Streams of requests end with UNAVAILABLE when it is set. For servicers that can't end their own.
         observers: Observe every call.
         open_calls: Counts the calls that have not ended.
     """
+    name = name or service.full_name
     handlers = {
         method.name: _method_handler(
+            f"/{name}/{method.name}",
             method,
             getattr(servicer, method.name),
             (method_admission or {}).get(method.name, admission),
+            limits,
             draining,
             observers,
             open_calls or OpenCalls(),
         )
         for method in service.methods
     }
-    return grpc.method_handlers_generic_handler(service.full_name, handlers)
+    return grpc.method_handlers_generic_handler(name, handlers)
 
 
 def _method_handler(
+    name: str,
     method: MethodDescriptor,
     behavior: Callable[..., Any],
     admission: AdmissionControl,
+    limits: MessageLimits,
     draining: asyncio.Event | None,
     observers: Sequence[CallObserver],
     open_calls: OpenCalls,
 ) -> Any:
     request_type = GetMessageClass(method.input_type)
-    name = f"/{method.containing_service.full_name}/{method.name}"
 
     def decoded(request: Any) -> Any:
         if not method.client_streaming:
-            return _decode(request_type, request)
-        return _decode_each(request_type, request if draining is None else _until(draining, request))
+            return _decode(request_type, request, limits)
+        return _decode_each(request_type, request if draining is None else _until(draining, request), limits)
 
     def ended(call: Call, code: grpc.StatusCode, context: Context) -> None:
         if code is grpc.StatusCode.CANCELLED and (context.time_remaining() or 1) <= 0:
@@ -157,8 +166,9 @@ def accept_request_id(context: Context) -> tuple[tuple[str, str], ...]:
     return ()
 
 
-def _decode(request_type: type[Message], content: bytes) -> Message:
+def _decode(request_type: type[Message], content: bytes, limits: MessageLimits) -> Message:
     try:
+        limits.check(request_type, content)
         return request_type.FromString(content)
     except DecodeError as error:
         raise InvalidRequest.of(
@@ -166,9 +176,11 @@ def _decode(request_type: type[Message], content: bytes) -> Message:
         ) from error
 
 
-async def _decode_each(request_type: type[Message], contents: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+async def _decode_each(
+    request_type: type[Message], contents: AsyncIterator[bytes], limits: MessageLimits
+) -> AsyncIterator[Message]:
     async for content in contents:
-        yield _decode(request_type, content)
+        yield _decode(request_type, content, limits)
 
 
 async def _until(event: asyncio.Event, contents: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -13,7 +13,14 @@ from protos.inference import inference_pb2 as pb
 from serving.errors import InvalidRequest, Violation
 from serving.inference.request import InferenceResult
 from serving.rollout.deployment import Deployment
-from serving.server.services.oip_tensors import classification, parameter_values, quoted, to_images
+from serving.server.services.oip_tensors import (
+    CONTENT_TYPE,
+    classification,
+    content_type_violation,
+    parameter_values,
+    quoted,
+    to_images,
+)
 
 INPUT = "images"
 OUTPUTS = ("logits", "probabilities")
@@ -104,6 +111,8 @@ def _timeout_s(parameters: Mapping[str, object], violations: list[Violation]) ->
             # Either value is fine: each response is the final one of its request, and none is empty.
             if not isinstance(value, bool):
                 violations.append(Violation(field=field, description="must be true or false"))
+        elif name == CONTENT_TYPE:
+            violations += content_type_violation(value, field)
         elif name in ("sequence_id", "sequence_start", "sequence_end"):
             violations.append(Violation(field=field, description="the model is stateless: it takes no sequences"))
         else:
@@ -125,7 +134,9 @@ def _requested_outputs(outputs: Sequence[Any], model: str, violations: list[Viol
             violations.append(Violation(field=f"{field}.name", description=f"{output.name!r} is requested twice"))
         for name, value in parameter_values(output.parameters).items():
             where = f"{field}.parameters[{quoted(name)}]"
-            if name != "classification":
+            if name == CONTENT_TYPE:
+                violations += content_type_violation(value, where)
+            elif name != "classification":
                 violations.append(Violation(field=where, description="this server has no such parameter of outputs"))
             elif _is_count(value):
                 k = value

@@ -12,8 +12,9 @@ from serving.rollout.deployments import Deployments
 from serving.server.services.oip_codec import INPUT, OUTPUTS
 
 _NAME = "digits-serving"
-# Triton's names of the extensions that are fully supported.
+# Triton's names of the extensions that are fully supported, and of the one that a server may offer.
 _EXTENSIONS = ("classification", "model_configuration", "statistics")
+_MODEL_CONTROL = "model_repository"
 # Triton's names for an ONNX model on ONNX Runtime.
 _PLATFORM, _BACKEND = "onnxruntime_onnx", "onnxruntime"
 
@@ -21,9 +22,14 @@ _Tensor = inference_pb2.ModelMetadataResponse.TensorMetadata
 _Group = model_config_pb2.ModelInstanceGroup
 
 
-def server() -> inference_pb2.ServerMetadataResponse:
-    """Returns the name, version and extensions of this server."""
-    return inference_pb2.ServerMetadataResponse(name=_NAME, version=serving.__version__, extensions=_EXTENSIONS)
+def server(*, model_control: bool) -> inference_pb2.ServerMetadataResponse:
+    """Returns the name, version and extensions of this server.
+
+    Args:
+        model_control: Whether clients may load and unload models.
+    """
+    extensions = (*_EXTENSIONS, _MODEL_CONTROL) if model_control else _EXTENSIONS
+    return inference_pb2.ServerMetadataResponse(name=_NAME, version=serving.__version__, extensions=extensions)
 
 
 def model(deployment: Deployment, versions: Sequence[int]) -> inference_pb2.ModelMetadataResponse:

@@ -54,15 +54,23 @@ class InferenceService:
         max_stream_rows: How many rows one stream may have in flight.
         draining: Set when the server stops; then it is live but not ready.
         control: Loads and unloads models.
+        model_control: Whether clients may do so.
     """
 
     DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
     def __init__(
-        self, deployments: Deployments, *, max_stream_rows: int, draining: asyncio.Event, control: ModelControl
+        self,
+        deployments: Deployments,
+        *,
+        max_stream_rows: int,
+        draining: asyncio.Event,
+        control: ModelControl,
+        model_control: bool,
     ) -> None:
         self._deployments = deployments
         self._control = control
+        self._model_control = model_control
         self._draining = draining
         self._streams = BidiStreamHandler(self._infer_in_stream, claimed_rows=_claimed_rows, max_rows=max_stream_rows)
 
@@ -71,9 +79,8 @@ class InferenceService:
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:  # noqa: N802
-        """Returns whether every model is ready and the server is not stopping."""
-        ready = not self._draining.is_set() and self._deployments.ready
-        return pb.ServerReadyResponse(ready=ready)
+        """Returns whether models are served, all of them ready, and the server is not stopping."""
+        return pb.ServerReadyResponse(ready=not self._draining.is_set() and any(self._deployments))
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:  # noqa: N802
         """Returns whether a model is ready."""
@@ -89,7 +96,7 @@ class InferenceService:
         self, request: pb.ServerMetadataRequest, context: Context
     ) -> pb.ServerMetadataResponse:
         """Describes the server."""
-        return oip_metadata.server()
+        return oip_metadata.server(model_control=self._model_control)
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:  # noqa: N802
         """Describes the tensors of a model."""
@@ -157,6 +164,12 @@ class InferenceService:
         response = encode_response(answer, decoded.outputs, deployment, request_id=request.id)
         deployment.statistics.converted(decoded_s, time.perf_counter() - started)
         return response
+
+    def max_values(self, name: str, version: str) -> int:
+        """Returns how many values the input of a request may have; raises as `ModelInfer` if nobody answers it."""
+        found = self._find(name, version)
+        others = (other for other in self._deployments if other.name == found.name)  # the canary's images may be larger
+        return max(each.max_request_images * each.manifest.input.image_bytes for each in (found, *others))
 
     def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context

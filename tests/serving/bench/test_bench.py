@@ -20,7 +20,7 @@ import onnx
 import onnx.numpy_helper
 import psutil
 import pytest
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 
 from protos.digits.v1 import digits_pb2
 from serving.bench.calls import has_labels, stream_has_labels
@@ -410,7 +410,7 @@ def test_labels_are_compared_and_errors_found_in_a_stream() -> None:
         message = digits_pb2.ClassifyStreamResponse(response=answer).SerializeToString()
         assert stream_has_labels(message, _response(labels))
         assert not stream_has_labels(message, _response(labels[::-1] if count > 1 else [7]))
-    status = status_pb2.Status(code=8, message="full")
+    status = digits_pb2.Status(code=8, message="full")
     retry = error_details_pb2.RetryInfo()
     retry.retry_delay.FromMilliseconds(250)
     status.details.add().Pack(retry)

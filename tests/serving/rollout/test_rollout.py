@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
@@ -384,18 +385,31 @@ def test_clients_load_and_unload_if_they_may(start_server: Start, repository: Re
 
 def test_the_only_model_is_not_served_once_it_is_unloaded(start_server: Start, repository: Repository) -> None:
     with (
-        start_server("--repository", str(repository.root), "--model-control") as server,
+        start_server("--repository", str(repository.root), "--model-control", "--http-port", "0") as server,
         grpc.insecure_channel(server.address) as channel,
     ):
-        inference_pb2_grpc.GRPCInferenceServiceStub(channel).RepositoryModelUnload(
-            inference_pb2.RepositoryModelUnloadRequest(model_name="net")
-        )
+        url = server.process.stdout.readline().split()[-1]
+        inference = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+        def readiness() -> tuple[bool, int]:
+            ready = inference.ServerReady(inference_pb2.ServerReadyRequest()).ready
+            try:
+                return ready, urllib.request.urlopen(f"{url}/readyz").status
+            except urllib.error.HTTPError as error:
+                return ready, error.code
+
+        assert "model_repository" in inference.ServerMetadata(inference_pb2.ServerMetadataRequest()).extensions
+        assert readiness() == (True, 200)
+        inference.RepositoryModelUnload(inference_pb2.RepositoryModelUnloadRequest(model_name="net"))
+        assert readiness() == (False, 503)
         stub = digits_pb2_grpc.DigitClassifierServiceStub(channel)
         for name in ("", "net"):
             with pytest.raises(grpc.RpcError) as failure:
                 stub.GetModel(digits_pb2.GetModelRequest(model_name=name))
             assert failure.value.code() is grpc.StatusCode.NOT_FOUND
             assert failure.value.details() == "no model 'net' is served here"
+        inference.RepositoryModelLoad(inference_pb2.RepositoryModelLoadRequest(model_name="net"))
+        assert readiness() == (True, 200)
 
 
 def test_without_any_model_the_error_does_not_speak_of_several() -> None:

@@ -199,7 +199,7 @@ def test_a_body_in_chunks_is_read(address: str, digits: tuple) -> None:
 def test_the_server_and_its_model_describe_themselves(address: str, shipped) -> None:
     found = _ask(address, "/v2").json
     assert found["name"] == "digits-serving"
-    assert {"binary_tensor_data", "classification", "statistics"} <= set(found["extensions"])
+    assert set(found["extensions"]) == {"binary_tensor_data", "classification", "model_configuration", "statistics"}
     for path in ("/v2/models/mnist_convnet", "/v2/models/mnist_convnet/versions/1"):
         assert _ask(address, path).json == {
             "name": "mnist_convnet",
@@ -278,6 +278,44 @@ def test_the_commands_in_the_docs_work(address: str, tmp_path: Path) -> None:
     assert len(classified["outputs"][0]["data"]) == 6
 
 
+# What other clients add to a request: nulls for what they know and do not use, and MLServer's word for arrays.
+ADDED = {
+    "nulls of a request": (dict.fromkeys(("id", "parameters", "outputs")), {}),
+    "null parameters": ({"parameters": {"content_type": None, "headers": None, "binary_data_output": None}}, {}),
+    "null parameters of an input": ({}, {"parameters": None}),
+    "a content type of the request": ({"parameters": {"content_type": "np"}}, {}),
+    "a content type of the input": ({}, {"parameters": {"content_type": "np", "headers": None}}),
+    "a content type of an output": (
+        {"outputs": [{"name": "probabilities", "parameters": {"content_type": "np"}}, {"name": "logits"}]},
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize(("members", "of_input"), ADDED.values(), ids=ADDED)
+def test_what_other_clients_add_changes_nothing(
+    address: str, stub, digits: tuple, members: dict, of_input: dict
+) -> None:
+    images = np.ascontiguousarray(digits[0][:3])
+    document = {**_document(images), **members}
+    document["inputs"][0] |= of_input
+    answer = _ask(address, INFER, document)
+    assert answer.status == 200, answer.body
+    assert "id" not in answer.json
+    assert {o["name"]: _floats(o).tobytes() for o in answer.json["outputs"]} == _over_grpc(stub, images)
+
+
+def test_floats_that_were_rounded_to_five_digits_are_the_same_pixels(address: str, stub) -> None:
+    images = np.resize(np.arange(256, dtype=np.uint8), (1, 28, 28, 1))
+    rounded = np.round(images.astype(np.float64) / 255, 5)
+    expected = _over_grpc(stub, images)
+    document = _document(images)
+    document["inputs"][0] |= {"datatype": "FP32", "data": rounded.ravel().tolist()}
+    answer = _ask(address, INFER, document)
+    assert {o["name"]: _floats(o).tobytes() for o in answer.json["outputs"]} == expected
+    assert _over_grpc(stub, rounded.astype(np.float32)) == expected
+
+
 # --- what is refused
 
 BLANK = np.zeros((1, 28, 28, 1), np.uint8)
@@ -345,7 +383,10 @@ REFUSED = {
     "id a number": (_with(id=7), 400, "id: must be text"),
     "id half a character": (b'{"id": "\\ud800"}', 400, "id: must be text"),
     "parameters an array": (_with(parameters=[1]), 400, "parameters: must be an object"),
-    "a parameter null": (_with(parameters={"timeout": None}), 400, "parameters['timeout']"),
+    "id 0": (_with(id=0), 400, "id: must be text"),
+    "images in a file": (
+        _with(parameters={"content_type": "image_bytes"}), 400, "parameters['content_type']: must be 'np'"
+    ),
     "a parameter an object": (_with(parameters={"timeout": {}}), 400, "parameters['timeout']"),
     "a parameter beyond 64 bits": (_with(parameters={"timeout": 2**64}), 400, "parameters['timeout']"),
     "an unknown parameter": (_with(parameters={"beam": 4}), 400, "no such parameter of requests"),
@@ -399,6 +440,7 @@ REFUSED = {
     "1e999": (_zeros("1e999", "FP32"), 400, "inf of images[0], row 27, column 27"),
     "an integer of 400 digits as FP32": (_zeros("1" * 400, "FP32"), 400, "too large for FP32"),
     "half a step": (_zeros("0.5", "FP32"), 400, "inputs[0].data: the value 0.5 of images[0]"),
+    "white divided by 256": (_zeros(str(255 / 256), "FP32"), 400, "inputs[0].data: the value 0.996094 of images[0]"),
     "a comma too few": (_zeros("0 0"), 400, "separated by commas"),
     "a comma too many in data": (_zeros(",0"), 400, "separated by commas"),
     # outputs

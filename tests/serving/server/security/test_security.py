@@ -473,12 +473,10 @@ def test_health_is_open_unless_told_otherwise(start_server: Start, token_file: P
 def test_reflection_is_off_where_it_is_not_wanted(start_server: Start, digits: tuple) -> None:
     with start_server("--no-reflection") as server:
         with grpc.insecure_channel(server.address) as channel:
-            error = _refusal(
-                lambda: channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")(
-                    iter([b""]), timeout=20
-                )
-            )
-        assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+            for version in ("v1", "v1alpha"):
+                path = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+                error = _refusal(lambda path=path: channel.stream_stream(path)(iter([b""]), timeout=20))
+                assert error.code() is grpc.StatusCode.UNIMPLEMENTED
         _classifies(server.address, Credentials(), digits)
 
 

@@ -10,6 +10,8 @@ import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
+from google.protobuf import descriptor_pool
+from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -216,6 +218,29 @@ def test_health_and_reflection_answer(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         health.Check(health_pb2.HealthCheckRequest(service="no.such.Service"), timeout=20)
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_reflection_v1_describes_itself_and_the_services(channel: grpc.Channel) -> None:
+    """With messages made from what the server says about them, as tools do."""
+    known = ProtoReflectionDescriptorDatabase(channel)  # which asks v1alpha
+    pool = descriptor_pool.DescriptorPool(known)
+    (method,) = pool.FindServiceByName("grpc.reflection.v1.ServerReflection").methods
+    request_type, response_type = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+    assert request_type.DESCRIPTOR.full_name == "grpc.reflection.v1.ServerReflectionRequest"
+    ask = channel.stream_stream(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        request_serializer=request_type.SerializeToString,
+        response_deserializer=response_type.FromString,
+    )
+    symbol = "digits.v1.DigitClassifierService"
+    asked = [request_type(list_services=""), request_type(file_containing_symbol=symbol)]
+    listed, described = ask(iter(asked), timeout=20)
+    names = [service.name for service in listed.list_services_response.service]
+    assert {symbol, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"} <= set(names)
+    assert sorted(known.get_services()) == names
+    assert described.original_request == asked[1]
+    files = described.file_descriptor_response.file_descriptor_proto
+    assert digits_pb2.DESCRIPTOR.serialized_pb in files
 
 
 class _HeldServer:

@@ -284,6 +284,17 @@ REFUSED = {
         _parameter("triton_enable_empty_final_response", string_param="yes"),
         INVALID, "parameters['triton_enable_empty_final_response']", "true or false",
     ),
+    "content type": (
+        _parameter("content_type", string_param="pd"), INVALID, "parameters['content_type']", "must be 'np'"
+    ),
+    "content type of an input": (
+        _of_input("content_type", string_param="image_bytes"),
+        INVALID, "inputs[0].parameters['content_type']", "must be 'np'",
+    ),
+    "content type of an output": (
+        _output_parameter("content_type", int64_param=1),
+        INVALID, "outputs[0].parameters['content_type']", "must be 'np'",
+    ),
     "input in shared memory": (
         _of_input("shared_memory_region", string_param="r"),
         INVALID, "inputs[0].parameters['shared_memory_region']", "no such parameter",
