@@ -39,6 +39,7 @@ ROOMS = {
     "errors": Room(),
     "config": Room(rooms={"errors"}),
     "images": Room(rooms={"config", "errors"}, packages={"numpy"}, some={"decoding": {"PIL"}, "geometry": {"PIL"}}),
+    "images.tables": Room(rooms={"errors", "images"}, packages={"numpy"}, some={"parquet_table": {"pyarrow"}}),
     "inference": Room(rooms={"config", "errors"}, packages={"numpy"}, some={"engine": {"onnxruntime"}}),
     "repository": Room(rooms={"config", "errors", "inference"}, packages={"numpy"}),
     "rollout": Room(rooms=CORE - {"rollout"}, packages={"numpy"}),
@@ -72,9 +73,9 @@ ROOMS = {
         some={"server": {"grpc_reflection"}, "event_loop": {"uvloop"}},
     ),
     "score": Room(
-        rooms={"client", "config", "errors", "images", "inference", "repository"},
+        rooms={"client", "config", "errors", "images", "images.tables", "inference", "repository"},
         packages={"numpy", "grpc", "protos"},
-        some={"tables": {"pyarrow"}, "formats": {"pyarrow"}, "ray_actors": {"ray"}},
+        some={"formats": {"pyarrow"}, "ray_actors": {"ray"}},
     ),
     "bench": Room(
         rooms=CORE | {"client"},
@@ -83,7 +84,7 @@ ROOMS = {
     ),
     "commands": Room(
         rooms=CORE
-        | {"client", "score", "bench"}
+        | {"images.tables", "client", "score", "bench"}
         | {f"server.{name}" for name in ("security", "telemetry", "fronts", "process")},
         packages={"click", "cloup", "numpy"},
         some={
@@ -97,7 +98,7 @@ ROOMS = {
 
 # Of `serving`, the importing packages beside it may use these rooms only.
 TRAINING = Room(
-    rooms={"images", "errors"},
+    rooms={"images", "images.tables", "errors"},
     packages={"keras", "tensorflow", "numpy", "PIL", "click", "cloup", "pooch"},
     some={"evaluation": {"sklearn"}, "charts": {"matplotlib"}, "report": {"matplotlib", "jinja2"}},
 )

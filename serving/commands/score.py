@@ -15,6 +15,7 @@ from serving.commands.cli import FILE, SETTINGS, examples, option, repository_op
 from serving.commands.client_options import credential_options
 from serving.config import PROVIDERS
 from serving.errors import DigitsError
+from serving.images.tables.columns import Columns
 from serving.score.backends import open_scorer
 from serving.score.batch import BatchLimits
 from serving.score.formats import SUFFIXES
@@ -23,7 +24,6 @@ from serving.score.output import Output, PartLimits, check_free
 from serving.score.rows import RowLayout
 from serving.score.run import Run
 from serving.score.summary import summarise
-from serving.score.tables import Columns
 
 
 def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
@@ -40,12 +40,19 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
         "digits-score serving/samples --out scores.csv --local",
         "digits-score 'serving/samples/*.png' --out scores.jsonl --target 127.0.0.1:50051",
         "digits-score serving/samples --out scores.csv --local --resume",
+        "digits-score test.csv --out submission.csv --columns kaggle --local",
     ),
 )
 @click.argument("inputs", nargs=-1, required=True)
 @cloup.option_group(
     "Output",
     option("--out", required=True, callback=_out, type=FILE, help="File to write: .csv, .jsonl or .parquet."),
+    option(
+        "--columns",
+        type=click.Choice(["all", "kaggle"]),
+        default="all",
+        help="kaggle: ImageId, counted from 1, and Label, as Kaggle's Digit Recognizer takes them.",
+    ),
     option("--probabilities", is_flag=True, help="Add a column with the probability of each label."),
     option(
         "--min-confidence",
@@ -136,12 +143,12 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
     "Columns of the input",
     option(
         "--image-column",
-        show_default="image",
-        help="Images: a column of a table (bytes, or base64 in CSV), or an array of an .npz file.",
+        show_default="image and the like",
+        help="Images: a column of a table (bytes, base64 or lists of pixels), or an array of an .npz file.",
     ),
     option(
         "--path-column",
-        show_default="path, file or file_name",
+        show_default="path, file, file_name and the like",
         help="Paths of images, relative to the table's folder: a column of a table.",
     ),
     option(
@@ -175,9 +182,10 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
 def main(**options: Any) -> None:
     """Classifies all images of INPUTS into one file.
 
-    INPUTS are folders with everything below them, image files, patterns such as 'scans/**/*.png', archives (.zip, .tar
-    and compressed ones), arrays (.npy, .npz, IDX) and tables (.parquet, .csv). An image that can't be read becomes a
-    row that says why. --resume continues a run that was killed; the output contains every image exactly once.
+    INPUTS are folders with all images below them, image files, patterns such as 'scans/**/*.png', archives (.zip, .tar
+    and compressed ones), arrays (.npy, .npz, IDX) and tables (.parquet, .csv, .tsv, .jsonl). An image that can't be
+    read becomes a row that says why; if not one can be read, the exit code is 1. --resume continues a run that was
+    killed; the output contains every image exactly once.
     """
     if options["resume"] and options["overwrite"]:
         raise click.UsageError("--resume and --overwrite exclude each other")
@@ -186,6 +194,8 @@ def main(**options: Any) -> None:
         raise click.UsageError("--target can't be combined with --local or --engine ray")
     if math.isnan(options["min_confidence"]):
         raise click.UsageError("--min-confidence must lie between 0 and 1")
+    if options["columns"] == "kaggle" and options["probabilities"]:
+        raise click.UsageError("--probabilities needs --columns all")
     try:
         _score(**options)
     except ModuleNotFoundError as error:
@@ -218,11 +228,18 @@ def _score(**options: Any) -> None:
         InputOptions(labelled_folders=options["label_folders"], label_file=options["label_file"], columns=columns),
     )
     survey = source.survey()
+    if survey.left_out:
+        more = ", …" if survey.left_out > len(survey.examples) else ""
+        click.echo(
+            f"left out {survey.left_out:,} files that are no images by their name ({', '.join(survey.examples)}{more})",
+            err=True,
+        )
     scorer = open_scorer(**options)
     try:
         source.check_shape(scorer.model.shape)
         layout = RowLayout(
             labels=scorer.model.labels,
+            kaggle=options["columns"] == "kaggle",
             probabilities=options["probabilities"],
             expected=labelled,
             min_confidence=options["min_confidence"],
@@ -244,6 +261,7 @@ def _score(**options: Any) -> None:
                 "labels": list(scorer.model.labels),
                 **{f"--{name.replace('_', '-')}": options[name] for name in names},
                 "--label-file": str(options["label_file"]) if options["label_file"] else None,
+                **({"--columns": "kaggle"} if layout.kaggle else {}),  # runs of earlier releases have no such option
             },
             "model": {"name": scorer.model.name, "version": scorer.model.version, "sha256": scorer.model.sha256},
         }
@@ -276,5 +294,7 @@ def _score(**options: Any) -> None:
             run.execute(bar.update)
     finally:
         scorer.close()
-    click.echo(summarise(output.tally))
+    click.echo(summarise(output.tally, labelled=labelled))
     click.echo(out)
+    if output.tally.errors == output.tally.images:
+        raise click.ClickException("not one image could be read; the output says why for each")
