@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.images.tables.table import FloatArray, Table, UnusableTable
+from serving.images.tables.table import Numbers, Table, UnusableTable
 
 _BLOCK_ROWS = 256
 
@@ -31,7 +31,7 @@ class ParquetTable(Table):
         for block in self._blocks(start, columns, _BLOCK_ROWS):
             yield from zip(*(_values(block.column(name)) for name in columns), strict=True)
 
-    def numbers(self, start: int, columns: Sequence[str], rows: int) -> Iterator[FloatArray]:
+    def numbers(self, start: int, columns: Sequence[str], rows: int) -> Iterator[Numbers]:
         """See `Table.numbers`."""
         import pyarrow
 

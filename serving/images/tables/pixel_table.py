@@ -86,10 +86,11 @@ class PixelTable:
                 yield self._stacked([row[0] for row in block])
             return
         for numbers in self._table.numbers(start, self._columns.names, rows):
-            bad = np.isnan(numbers).any(axis=1)
-            if bad.any():
-                numbers[bad] = 0
-            yield numbers, dict.fromkeys(np.flatnonzero(bad).tolist(), "its row has a pixel that is not a number")
+            errors: dict[int, str] = {}
+            if numbers.dtype.kind == "f" and (bad := np.isnan(numbers).any(axis=1)).any():
+                numbers = np.where(bad[:, np.newaxis], 0, numbers)  # noqa: PLW2901
+                errors = dict.fromkeys(np.flatnonzero(bad).tolist(), "its row has a pixel that is not a number")
+            yield numbers, errors
 
     def _stacked(self, cells: list[Any]) -> Block:
         errors: dict[int, str] = {}

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -66,10 +67,12 @@ class DelimitedTable(Table):
 
     def rows(self, start: int, columns: Sequence[str]) -> Iterator[Sequence[Any]]:
         """See `Table.rows`."""
-        indices = [self.names.index(name) for name in columns]
+        positions = {name: index for index, name in reversed([*enumerate(self.names)])}
+        indices = [positions[name] for name in columns]
+        pick = itemgetter(*indices) if len(indices) > 1 else lambda line: [line[index] for index in indices]
         for line in itertools.islice(self._lines(), start, None):
             try:
-                yield [line[index] for index in indices]
+                yield pick(line)
             except IndexError:
                 yield [line[index] if index < len(line) else None for index in indices]
 
