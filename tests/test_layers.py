@@ -89,7 +89,7 @@ ROOMS = {
         packages={"click", "cloup", "numpy"},
         some={
             "bench": {"tqdm"},
-            "score": {"pyarrow", "tqdm"},
+            "score_run": {"pyarrow", "tqdm"},
             "serve": {"prometheus_client"},
         },
     ),

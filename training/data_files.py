@@ -103,6 +103,10 @@ def read_files(
         return train.with_test_set(test), names
     except DatasetError:
         raise
+    except ModuleNotFoundError as error:
+        raise DatasetError(
+            f"{files[0]}: reading Parquet needs {error.name}, which is in the extra score: pip install '.[score]'"
+        ) from error
     except DigitsError as error:
         raise DatasetError(str(error)) from error
 

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -229,6 +230,13 @@ def test_arrays_whose_meaning_is_a_guess_are_refused(drawn: tuple, tmp_path: Pat
         np.savez(tmp_path / "a.npz", **arrays)
         with pytest.raises(DatasetError, match=said):
             load(str(tmp_path / "a.npz"))
+
+
+def test_parquet_without_pyarrow_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DatasetError, match="reading Parquet needs pyarrow, which is in the extra score: pip install"):
+        load(str(tmp_path / "a.parquet"))
 
 
 @pytest.fixture

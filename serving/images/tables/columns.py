@@ -15,8 +15,12 @@ _PATH_NAMES = (
     "img_path",
 )
 _LABEL_NAMES = ("label", "labels", "class", "target", "y", "digit")
+# What numbered columns are called that are pixels even beside a column called image. Others may be features of it.
+_PIXEL_NAMES = ("", "pixel", "pixels", "pix", "px", "p", "x")
 # As many numbered columns are pixels.
 _LEAST_PIXELS = 64
+
+Numbered = list[tuple[tuple[int, ...], str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +73,16 @@ def find_images(table: Table, columns: Columns) -> ImageColumns:
         return ImageColumns(names=(columns.image,))
     if columns.path is not None:
         return ImageColumns(names=(columns.path,), are_paths=True)
-    if pixels := _pixels(table, names):
-        return ImageColumns(names=pixels, are_pixels=True)
+    prefix, numbered = _numbered(names)
+    are_called_pixels = prefix.strip("_-. ").lower() in _PIXEL_NAMES
+    if numbered and are_called_pixels:
+        return ImageColumns(names=_in_order(table, numbered), are_pixels=True)
     lower = {name.lower(): name for name in reversed(names)}
     for known, are_paths in ((_IMAGE_NAMES, False), (_PATH_NAMES, True)):
         if found := next((lower[name] for name in known if name in lower), None):
             return ImageColumns(names=(found,), are_paths=are_paths)
+    if numbered:
+        return ImageColumns(names=_in_order(table, numbered), are_pixels=True)
     typed = table.image_columns()
     if len(typed) == 1:
         return ImageColumns(names=tuple(typed))
@@ -107,18 +115,21 @@ def with_default_label(table: Table, columns: Columns) -> Columns:
     return columns if columns.label is not None else replace(columns, label=find_label(table))
 
 
-def _pixels(table: Table, names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the columns that are numbered as pixels are, in their order; none if there are too few."""
-    groups: dict[str, list[tuple[tuple[int, ...], str]]] = {"": []}
+def _numbered(names: Sequence[str]) -> tuple[str, Numbered]:
+    """Returns what most of the numbered columns are called, and these columns with their numbers; none if too few."""
+    groups: dict[tuple[str, str], Numbered] = {("", ""): []}
     for name in names:
         if found := re.fullmatch(r"(\D*)(\d+)(?:(\D+)(\d+))?", name):
             prefix, row, between, column = found.groups()
             number: tuple[int, ...] = (int(row),) if column is None else (int(row), int(column))
-            groups.setdefault(f"{prefix}0{between or ''}", []).append((number, name))
-    group = sorted(groups[max(groups, key=lambda prefix: len(groups[prefix]))])
-    if len(group) < _LEAST_PIXELS:
-        return ()
-    numbers, ordered = [number for number, _ in group], tuple(name for _, name in group)
+            groups.setdefault((prefix, between or ""), []).append((number, name))
+    most = max(groups, key=lambda called: len(groups[called]))
+    return most[0], sorted(groups[most]) if len(groups[most]) >= _LEAST_PIXELS else []
+
+
+def _in_order(table: Table, numbered: Numbered) -> tuple[str, ...]:
+    """Returns numbered columns by their number, if they are complete."""
+    numbers, ordered = [number for number, _ in numbered], tuple(name for _, name in numbered)
     for number, after, name in zip(numbers, numbers[1:], ordered[1:], strict=False):
         steps = [(*number[:-1], number[-1] + 1), *([(number[0] + 1, numbers[0][-1])] if len(number) == 2 else [])]
         if number == after:

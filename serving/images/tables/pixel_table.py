@@ -87,9 +87,9 @@ class PixelTable:
             return
         for numbers in self._table.numbers(start, self._columns.names, rows):
             errors: dict[int, str] = {}
-            if numbers.dtype.kind == "f" and (bad := np.isnan(numbers).any(axis=1)).any():
-                numbers = np.where(bad[:, np.newaxis], 0, numbers)  # noqa: PLW2901
-                errors = dict.fromkeys(np.flatnonzero(bad).tolist(), "its row has a pixel that is not a number")
+            if numbers.dtype.kind == "f" and len(bad := np.flatnonzero(np.isnan(numbers).any(axis=1))):
+                numbers[bad] = 0
+                errors = dict.fromkeys(bad.tolist(), "its row has a pixel that is not a number")
             yield numbers, errors
 
     def _stacked(self, cells: list[Any]) -> Block:

@@ -183,6 +183,14 @@ def test_tables_of_pixels_are_taken_as_they_are(make: Callable, pixels: np.ndarr
         assert {row[3] for row in found} == {None}
 
 
+def test_numbered_features_beside_an_image_are_not_its_pixels(pixels: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "d0.png").write_bytes(_png(pixels[0]))
+    names = ",".join(["file_name", *(f"embedding_{number}" for number in range(784))])
+    (tmp_path / "x.csv").write_bytes(_text(names, ["d0.png," + ",".join(["0"] * 784)]))
+    ((_, image, _, _),) = _read(tmp_path / "x.csv")
+    assert np.array_equal(image[..., 0], pixels[0])
+
+
 def _spellings(pixels: np.ndarray) -> dict[str, str]:
     """Cells that hold the first image in base64 as people write it."""
     plain = base64.b64encode(_png(pixels[0])).decode()
