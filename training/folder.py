@@ -13,6 +13,7 @@ from serving.images.decoding import Uint8Array, load_image
 from serving.images.geometry import resize
 from serving.images.names import is_hidden, is_image_name
 from serving.images.pixel_arrays import ImageShape
+from serving.images.tables.files import is_table_name
 from serving.images.tables.table import list_names
 from training.errors import DatasetError
 from training.labelled_images import LabelledImages, Splits, by_split, split_of, stacked
@@ -50,7 +51,7 @@ def read_folder(
         if len(folders) < 2:
             raise DatasetError(
                 f"{path}: {len(folders)} sub-folders, but a data set needs at least two, one for each class"
-                + (f"; the classes may be in {folders[0]}" if folders and len(_sub_folders(folders[0])) > 1 else "")
+                + _other_place(path, folders)
             )
         whole = reader.read([path], least=2)
         return whole.split(), whole.label_names
@@ -141,6 +142,14 @@ def _splits(path: Path, folders: Sequence[Path]) -> tuple[list[Path], list[Path]
     else:
         said = "each sub-folder holds the same sub-folders, so which of them are the classes?"
     raise DatasetError(f"{path}: {said} ({held}); name one of them: folder:{folders[-1]}")
+
+
+def _other_place(path: Path, folders: Sequence[Path]) -> str:
+    """Says where the data may be instead, if it can be seen."""
+    if folders and len(_sub_folders(folders[0])) > 1:
+        return f"; the classes may be in {folders[0]}"
+    table = next((file for file in sorted(path.iterdir()) if is_table_name(file) or file.suffix == ".npz"), None)
+    return f"; for a table or arrays, name the file: {table}" if table else ""
 
 
 def _sub_folders(path: Path) -> list[Path]:

@@ -29,9 +29,8 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
 @cloup.command(
     context_settings=SETTINGS,
     epilog=examples(
-        "digits-score serving/samples --out scores.csv --local",
-        "digits-score 'serving/samples/*.png' --out scores.jsonl --target 127.0.0.1:50051",
         "digits-score serving/samples --out scores.csv --local --resume",
+        "digits-score 'serving/samples/*.png' --out scores.jsonl --target 127.0.0.1:50051",
         "digits-score test.csv --out submission.csv --columns kaggle --local",
     ),
 )

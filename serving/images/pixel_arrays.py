@@ -211,6 +211,8 @@ class PixelScale:
 
     def _factor(self) -> int:
         slack = self._tolerance
+        if self._low > self._high:
+            return 1  # nothing was seen: all rows were left out
         if self._low < -slack or self._high > 255 + slack:
             raise InvalidImage(
                 f"values from {self._low:g} to {self._high:g}, but pixels are whole numbers from 0 to 255, or "

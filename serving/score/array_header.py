@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -19,7 +20,11 @@ from serving.images.pixel_arrays import Layout
 from serving.images.tables.table import list_names
 from serving.score.batch import UnusableInput
 
-DAMAGED = (OSError, EOFError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, KeyError)
+# SyntaxError and TokenError come from numpy's reading of a damaged header.
+DAMAGED = (
+    *(OSError, EOFError, ValueError, KeyError, SyntaxError),
+    *(struct.error, zlib.error, zipfile.BadZipFile, tokenize.TokenError),
+)
 
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 

@@ -220,6 +220,12 @@ def test_what_is_no_data_set_is_refused_in_a_short_line(name: str, tmp_path: Pat
     assert len(str(refusal.value)) < 400
 
 
+def test_a_folder_with_a_table_names_the_table(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").touch()
+    with pytest.raises(DatasetError, match=r"0 sub-folders, .*for a table or arrays, name the file: .*train\.csv"):
+        load(str(tmp_path))
+
+
 def test_arrays_whose_meaning_is_a_guess_are_refused(drawn: tuple, tmp_path: Path) -> None:
     for arrays, said in (
         ({"a": drawn[0], "b": drawn[1]}, "which of the arrays a, b are images"),

@@ -19,17 +19,27 @@ class ParquetTable(Table):
     @property
     def names(self) -> Sequence[str]:
         """See `Table.names`."""
-        names: list[str] = self._file().schema_arrow.names
+        try:
+            names: list[str] = self._file().schema_arrow.names
+        except UnicodeDecodeError as error:
+            raise UnusableTable(f"{self.path}: damaged (names of columns that are not text)") from error
         return names
 
     def count(self) -> int:
         """See `Table.count`."""
-        return int(self._file().metadata.num_rows)
+        metadata = self._file().metadata
+        return sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
 
     def rows(self, start: int, columns: Sequence[str]) -> Iterator[Sequence[Any]]:
         """See `Table.rows`; lists of numbers that are all of one size are arrays."""
+        import pyarrow
+
         for block in self._blocks(start, columns, _BLOCK_ROWS):
-            yield from zip(*(_values(block.column(name)) for name in columns), strict=True)
+            try:
+                values = [_values(block.column(name)) for name in columns]
+            except (pyarrow.ArrowException, UnicodeDecodeError, IndexError) as error:
+                raise UnusableTable(f"{self.path}: damaged (values that are not of their type)") from error
+            yield from zip(*values, strict=True)
 
     def numbers(self, start: int, columns: Sequence[str], rows: int) -> Iterator[Numbers]:
         """See `Table.numbers`."""

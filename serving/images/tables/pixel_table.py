@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ from serving.images.tables.columns import ImageColumns
 from serving.images.tables.table import Table, UnusableTable
 
 _BLOCK_ROWS = 1024
+# Cells of text in memory at a time, some 60 bytes each.
+_BLOCK_CELLS = 1 << 20
 # Rows whose cell may be empty before the first one that shows what the column holds.
 _PEEKED = 1000
 
@@ -80,6 +83,7 @@ class PixelTable:
             yield np.ascontiguousarray(layout.arrange(self._scale.to_bytes(values))), errors
 
     def _blocks(self, start: int, rows: int) -> Iterator[Block]:
+        rows = min(rows, max(1, _BLOCK_CELLS // max(1, math.prod(self._stored))))
         if not self._columns.are_pixels:
             cells = self._table.rows(start, self._columns.names)
             while block := list(itertools.islice(cells, rows)):

@@ -354,6 +354,27 @@ def test_one_row_without_pixels_does_not_end_a_run(pixels: np.ndarray, tmp_path:
     ]
 
 
+def _damaged(content: bytes, place: int, by: bytes) -> bytes:
+    return content[:place] + by + content[place + len(by) :]
+
+
+def test_damaged_files_are_refused_as_such(pixels: np.ndarray, tmp_path: Path) -> None:
+    dictionary = pyarrow.array(["a", "b"] * 3).dictionary_encode()
+    whole = _parquet({"image": [_png(image) for image in pixels], "näme": dictionary})
+    (tmp_path / "x.parquet").write_bytes(whole.replace("näme".encode(), b"n\xff\xffme"))
+    with pytest.raises(DigitsError, match="damaged"):
+        _read(tmp_path / "x.parquet")
+    np.save(tmp_path / "x.npy", pixels)
+    content = (tmp_path / "x.npy").read_bytes()
+    for by in (b"(((", b"'\n]", b"{{{"):
+        (tmp_path / "x.npy").write_bytes(_damaged(content, content.index(b"shape") + 8, by))
+        with pytest.raises(DigitsError, match=r"not a \.npy"):
+            _read(tmp_path / "x.npy")
+    rows = _pixel_rows(np.full((2, 28, 28), 300))
+    (tmp_path / "x.csv").write_bytes(_text(",".join(NAMES), [row.replace("300,", "?,", 1) for row in rows]))
+    assert [row[3] for row in _read(tmp_path / "x.csv")] == ["its row has a pixel that is not a number"] * 2
+
+
 REFUSED = {
     "x.csv": {
         "in UTF-8": b"path\n\xff\n",
