@@ -39,6 +39,7 @@ ROOMS = {
     "errors": Room(),
     "config": Room(rooms={"errors"}),
     "images": Room(rooms={"config", "errors"}, packages={"numpy"}, some={"decoding": {"PIL"}, "geometry": {"PIL"}}),
+    "images.tables": Room(rooms={"errors", "images"}, packages={"numpy"}, some={"parquet_table": {"pyarrow"}}),
     "inference": Room(rooms={"config", "errors"}, packages={"numpy"}, some={"engine": {"onnxruntime"}}),
     "repository": Room(rooms={"config", "errors", "inference"}, packages={"numpy"}),
     "rollout": Room(rooms=CORE - {"rollout"}, packages={"numpy"}),
@@ -74,9 +75,9 @@ ROOMS = {
         some={"event_loop": {"uvloop"}},
     ),
     "score": Room(
-        rooms={"client", "config", "errors", "images", "inference", "repository"},
+        rooms={"client", "config", "errors", "images", "images.tables", "inference", "repository"},
         packages={"numpy", "grpc", "protos"},
-        some={"tables": {"pyarrow"}, "formats": {"pyarrow"}, "ray_actors": {"ray"}},
+        some={"formats": {"pyarrow"}, "ray_actors": {"ray"}},
     ),
     "bench": Room(
         rooms=CORE | {"client"},
@@ -87,12 +88,12 @@ ROOMS = {
     "commands.cli": Room(rooms={"config", "errors", "commands.variables"}, packages={"click", "cloup"}),
     "commands": Room(
         rooms=CORE
-        | {"client", "score", "bench", "commands.cli", "commands.variables"}
+        | {"images.tables", "client", "score", "bench", "commands.cli", "commands.variables"}
         | {f"server.{name}" for name in ("security", "telemetry", "fronts", "process")},
         packages={"click", "cloup", "numpy"},
         some={
             "bench": {"tqdm"},
-            "score": {"pyarrow", "tqdm"},
+            "score_run": {"pyarrow", "tqdm"},
             "serve": {"prometheus_client"},
         },
     ),
@@ -101,7 +102,7 @@ ROOMS = {
 
 # Of `serving`, the importing packages beside it may use these rooms only.
 TRAINING = Room(
-    rooms={"images", "errors", "commands.cli"},
+    rooms={"images", "images.tables", "errors", "commands.cli"},
     packages={"keras", "tensorflow", "numpy", "PIL", "click", "cloup", "pooch"},
     some={"evaluation": {"sklearn"}, "charts": {"matplotlib"}, "report": {"matplotlib", "jinja2"}},
 )

@@ -23,7 +23,7 @@ from training.command_line import (
     option,
     version_option,
 )
-from training.datasets import SOURCES, load
+from training.datasets import SOURCES, load, own_source
 from training.normalisation import NORMALISATIONS
 from training.recipe import NAMES, recipe_for
 from training.run_record import TEACHER, refuse_earlier_run, run_directories
@@ -33,8 +33,10 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 
 def _source(_: click.Context, __: click.Parameter, value: str) -> str:
-    if value in SOURCES or value.startswith("folder:"):
+    if value in SOURCES:
         return value
+    if own := own_source(value):
+        return own
     raise click.BadParameter(f"{value!r} is not one of {', '.join(SOURCES)}")
 
 
@@ -76,7 +78,8 @@ def _image_shape(_: click.Context, __: click.Parameter, value: str | None) -> tu
         callback=_source,
         metavar="SOURCE",
         default="mnist",
-        help=f"One of {', '.join(SOURCES)}; a folder contains a sub-folder of images for each class.",
+        help=f"One of {', '.join(SOURCES)}; the prefix may be left out. A folder contains a sub-folder of images for "
+        "each class; a file is a table (CSV, JSON lines, Parquet) or .npz with images and labels.",
     ),
     data_dir_option(),
     option(
@@ -84,9 +87,9 @@ def _image_shape(_: click.Context, __: click.Parameter, value: str | None) -> tu
         callback=_image_shape,
         metavar="SIZE",
         show_default="the architecture's",
-        help="Size to which the images of a folder are resized: HEIGHTxWIDTHxCHANNELS, or 'own' to keep theirs.",
+        help="Size to which your own images are resized: HEIGHTxWIDTHxCHANNELS, or 'own' to keep theirs.",
     ),
-    option("--skip-unreadable", is_flag=True, help="Leave out files of a folder that are not images."),
+    option("--skip-unreadable", is_flag=True, help="Leave out images of yours that can't be read."),
     option("--limit", type=click.IntRange(1), help="Number of training images, the first ones.", show_default="all"),
 )
 @cloup.option_group(

@@ -1,12 +1,9 @@
-"""Data sets in memory: MNIST from its IDX files, digits drawn by the project, or a folder of your own images."""
+"""Data sets in memory: MNIST, digits drawn by the project, or your own images in a folder or in files."""
 
 from __future__ import annotations
 
-import gzip
+import glob
 import hashlib
-import struct
-import tempfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -16,29 +13,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from serving.images.pixel_arrays import ImageShape
+from serving.images.preparation import looks_like_mnist
+from training.data_files import find_files, read_files
 from training.errors import DatasetError
 from training.folder import read_folder
+from training.mnist_files import download_mnist, read_mnist
 from training.synthetic import draw_digits
 
 Uint8Array = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
 
-SOURCES = ("mnist", "synthetic", "mnist-odd-even", "synthetic-odd-even", "folder:PATH")
-
-MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-)
-
-# sha256 of the decompressed files: mirrors compress them differently.
-MNIST_SHA256 = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
+SOURCES = ("mnist", "synthetic", "mnist-odd-even", "synthetic-odd-even", "folder:PATH", "file:PATH")
 
 _DIGIT_NAMES = tuple(str(digit) for digit in range(10))
+# Of the first images of your own data, most must look like MNIST's if scans are to be prepared as for MNIST.
+_SAMPLE, _MOST = 1000, 0.9
 _SYNTHETIC_TRAIN, _SYNTHETIC_TEST = 6_000, 1_000
 
 
@@ -97,6 +87,20 @@ class Dataset:
         return digest.hexdigest()
 
 
+def own_source(source: str) -> str | None:
+    """Returns the full name of a source that is somebody's own data: `folder:PATH`, or `file:PATH` for files.
+
+    The prefix may be left out. None for the data sets that have names, and for what is neither a path nor a pattern.
+    """
+    if source.startswith(("folder:", "file:")):
+        return source
+    if source in SOURCES or not (Path(source).exists() or glob.has_magic(source) or "." in source or "/" in source):
+        return None
+    path = Path(source)
+    has_parquet = any(next(folder.glob("*.parquet"), None) for folder in (path, path / "data"))
+    return f"folder:{source}" if path.is_dir() and not has_parquet else f"file:{source}"
+
+
 def load(
     source: str,
     *,
@@ -107,20 +111,21 @@ def load(
     """Loads a data set by name.
 
     Args:
-        source: `mnist` or `synthetic`; each with the suffix `-odd-even` for these two classes; or `folder:PATH`, a
-            directory with a sub-directory of images for each class.
-        data_dir: Directory with MNIST's four IDX files, plain or gzipped. By default they are downloaded once into the
-            user's cache directory.
-        image_shape: Height, width and channels to which a folder's images are resized; by default they keep their own,
+        source: `mnist` or `synthetic`; each with the suffix `-odd-even` for these two classes; `folder:PATH`, a
+            directory with a sub-directory of images for each class; or `file:PATH`, a table or an .npz file with images
+            and labels, or a pattern for several. The prefix may be left out.
+        data_dir: Directory with MNIST's files; see `read_mnist`. By default they are downloaded once into the user's
+            cache directory.
+        image_shape: Height, width and channels to which your own images are resized; by default they keep their own,
             which must be the same for all.
-        skip_unreadable: Leave out unreadable files of a folder, with a warning, instead of refusing the folder.
+        skip_unreadable: Leave out unreadable images of yours, with a warning, instead of refusing the data.
 
     Raises:
-        DatasetError: The name is unknown, a file is missing, damaged or not MNIST's, or the folder is not a data set.
+        DatasetError: The name is unknown, a file is missing, damaged or not MNIST's, or your data are no data set.
     """
     family, odd_even = source.removesuffix("-odd-even"), source.endswith("-odd-even")
-    if source.startswith("folder:"):
-        return _folder(source, image_shape, skip_unreadable)
+    if own := own_source(source):
+        return _own(own, image_shape, skip_unreadable)
     if family == "mnist":
         data = _mnist(data_dir or download_mnist())
     elif family == "synthetic":
@@ -138,67 +143,8 @@ def load(
     )
 
 
-def download_mnist(cache_dir: Path | None = None, *, mirrors: tuple[str, ...] = MIRRORS) -> Path:
-    """Downloads those of MNIST's four files that are missing; only complete, verified files reach the cache.
-
-    Args:
-        cache_dir: Directory for the files; by default in the user's cache directory.
-        mirrors: Base URLs, tried in turn.
-
-    Returns:
-        The directory with the four gzipped files.
-
-    Raises:
-        DatasetError: No mirror has the right bytes. Names the option that reads local files.
-    """
-    import pooch
-
-    directory = cache_dir or Path(pooch.os_cache("digits-serving")) / "mnist"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DatasetError(f"{directory}: can't make the cache directory: {error.strerror}") from error
-    for name in MNIST_SHA256:
-        if not (directory / f"{name}.gz").exists():
-            _download(name, directory, mirrors)
-    return directory
-
-
-def _download(name: str, directory: Path, mirrors: tuple[str, ...]) -> None:
-    import pooch
-
-    failures = []
-    for mirror in mirrors:
-        url = f"{mirror}{name}.gz"
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".incoming-") as incoming:
-            try:
-                arrived = Path(
-                    pooch.retrieve(
-                        url,
-                        known_hash=None,
-                        fname=f"{name}.gz",
-                        path=incoming,
-                        downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
-                    )
-                )
-                _read_verified(arrived, name)
-            except (OSError, ValueError, DatasetError) as error:  # requests' errors are OSErrors
-                reason = "not the published bytes" if isinstance(error, DatasetError) else type(error).__name__
-                failures.append(f"{url} ({reason})")
-                continue
-            arrived.replace(directory / arrived.name)
-            return
-    raise DatasetError(
-        f"could not download {name}.gz from {' or '.join(failures)}; if you have MNIST's four files, "
-        "name their directory with --data-dir or MNIST_DIR; or train with --data synthetic"
-    )
-
-
 def _mnist(directory: Path) -> Dataset:
-    arrays = {}
-    for name in MNIST_SHA256:
-        path = _find(directory, name)
-        arrays[name] = _parse_idx(_read_verified(path, name), path)
+    arrays = read_mnist(directory)
     return Dataset(
         source="mnist",
         preparation="mnist",
@@ -210,54 +156,32 @@ def _mnist(directory: Path) -> Dataset:
     )
 
 
-def _folder(source: str, image_shape: tuple[int, int, int] | None, skip_unreadable: bool) -> Dataset:
-    path = Path(source.removeprefix("folder:"))
-    folder = read_folder(path, image_shape=image_shape, skip_unreadable=skip_unreadable)
-    train_images, train_labels, test_images, test_labels = folder.split()
+def _own(source: str, image_shape: ImageShape | None, skip_unreadable: bool) -> Dataset:
+    kind, _, place = source.partition(":")
+    path = Path(place)
+    if kind == "folder":
+        splits, names = read_folder(path, image_shape=image_shape, skip_unreadable=skip_unreadable)
+    else:
+        splits, names = read_files(find_files(path), image_shape=image_shape, skip_unreadable=skip_unreadable)
+    train_images, train_labels, test_images, test_labels = splits
     return Dataset(
         source=source,
-        preparation="resize",
+        preparation="mnist" if kind == "file" and _laid_out_as_mnist(train_images) else "resize",
         train_images=train_images,
         train_labels=train_labels,
         test_images=test_images,
         test_labels=test_labels,
-        label_names=folder.label_names,
+        label_names=names,
         options={"image_shape": train_images.shape[1:], "skip_unreadable": skip_unreadable},
     )
 
 
-def _find(directory: Path, name: str) -> Path:
-    for candidate in (directory / name, directory / f"{name}.gz"):
-        if candidate.is_file():
-            return candidate
-    raise DatasetError(
-        f"{directory}: neither {name} nor {name}.gz is there; name the right directory with --data-dir or MNIST_DIR"
-    )
-
-
-def _read_verified(path: Path, name: str) -> bytes:
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DatasetError(f"{path}: truncated or not a gzip file; delete it and fetch it again") from error
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}") from error
-    if hashlib.sha256(content).hexdigest() != MNIST_SHA256[name]:
-        raise DatasetError(
-            f"{path}: not MNIST's {name} (its sha256 differs from the published file's); delete it and fetch it again"
-        )
-    return content
-
-
-def _parse_idx(content: bytes, path: Path) -> Uint8Array:
-    """Parses the IDX format: two zero bytes, the type (8 = uint8), the rank, big-endian sizes, then the bytes."""
-    zeros, kind, rank = struct.unpack_from(">HBB", content)
-    if zeros or kind != 8:
-        raise DatasetError(f"{path}: not an IDX file of bytes")
-    shape = struct.unpack_from(f">{rank}I", content, 4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+def _laid_out_as_mnist(images: Uint8Array) -> bool:
+    """Whether scans must be brought into MNIST's layout for a network that learns from these images."""
+    if images.shape[1:] != (28, 28, 1):
+        return False
+    sample = images[:_SAMPLE, :, :, 0]
+    return sum(map(looks_like_mnist, sample)) >= _MOST * len(sample)
 
 
 @cache  # drawing takes seconds

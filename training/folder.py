@@ -1,129 +1,165 @@
-"""A folder of images as a data set, with one sub-folder for each class, named after the class."""
+"""A folder of images as a data set: a sub-folder for each class, or such folders for training and for test."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from serving.errors import InvalidImage
 from serving.images.decoding import Uint8Array, load_image
 from serving.images.geometry import resize
+from serving.images.names import is_hidden, is_image_name
+from serving.images.pixel_arrays import ImageShape
+from serving.images.tables.files import is_table_name
+from serving.images.tables.table import list_names
 from training.errors import DatasetError
+from training.labelled_images import LabelledImages, Splits, by_split, split_of, stacked
 
-Int64Array = npt.NDArray[np.int64]
-
-_TEST_FRACTION = 0.2
 _LISTED = 5
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ImageFolder:
-    """A folder's images.
-
-    Attributes:
-        images: uint8 `[n, height, width, channels]`.
-        labels: int64 `[n]`, indices into `label_names`.
-        paths: Path of each image, relative to the folder.
-        label_names: Names of the sub-folders, sorted.
-    """
-
-    images: Uint8Array
-    labels: Int64Array
-    paths: tuple[str, ...]
-    label_names: tuple[str, ...]
-
-    def split(self) -> tuple[Uint8Array, Int64Array, Uint8Array, Int64Array]:
-        """Splits into a training and a test set; the same files always give the same split.
-
-        Images are sorted by the digest of their path. The last fifth of each class, at least one image, is the test
-        set. The training set keeps that order, so that its end, which validates, contains every class.
-
-        Returns:
-            Training images and labels, test images and labels.
-        """
-        order = np.array(sorted(range(len(self.paths)), key=lambda i: hashlib.sha256(self.paths[i].encode()).digest()))
-        is_test = np.zeros(len(order), dtype=bool)
-        for label in range(len(self.label_names)):
-            members = order[self.labels[order] == label]
-            is_test[members[-max(1, round(len(members) * _TEST_FRACTION)) :]] = True
-        train, test = order[~is_test[order]], order[is_test[order]]
-        return self.images[train], self.labels[train], self.images[test], self.labels[test]
-
-
 def read_folder(
-    path: Path, *, image_shape: tuple[int, int, int] | None = None, skip_unreadable: bool = False
-) -> ImageFolder:
+    path: Path, *, image_shape: ImageShape | None = None, skip_unreadable: bool = False
+) -> tuple[Splits, tuple[str, ...]]:
     """Reads all images of a folder into memory.
+
+    Sub-folders that are named after splits, such as `train` and `test`, and that hold the same classes, are these
+    splits. Files that are no images by their name are left out and counted.
 
     Args:
         path: The folder.
         image_shape: Height, width and channels to which images are resized, without keeping their proportions. By
             default they keep their own, which must be the same for all.
-        skip_unreadable: Leave out files that are not images, with a warning, instead of refusing the folder.
+        skip_unreadable: Leave out files that can't be read, with a warning, instead of refusing the folder.
+
+    Returns:
+        Training images and labels, test images and labels; and the names of the classes, sorted.
 
     Raises:
-        DatasetError: Fewer than two classes, a class with fewer than two images, unreadable files or different sizes.
+        DatasetError: Fewer than two classes, a class with fewer than two images, unreadable files or different sizes,
+            or sub-folders that hold the same sub-folders but are no splits.
     """
-    try:
-        classes = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}") from error
-    if len(classes) < 2:
-        raise DatasetError(f"{path}: {len(classes)} sub-folders, but a data set needs at least two, one for each class")
-    images: list[Uint8Array] = []
-    labels: list[int] = []
-    paths: list[str] = []
-    unreadable: list[str] = []
-    for label, directory in enumerate(classes):
-        for file in sorted(entry for entry in directory.rglob("*") if entry.is_file() and entry.name[0] != "."):
-            try:
-                image = load_image(file, channels=image_shape[2] if image_shape else None)
-            except InvalidImage as error:
-                unreadable.append(str(error))
-                continue
-            images.append(resize(image, *image_shape[:2]) if image_shape else image)
-            labels.append(label)
-            paths.append(file.relative_to(path).as_posix())
-    _check_readable(path, unreadable, skip_unreadable)
-    for label, directory in enumerate(classes):
-        if labels.count(label) < 2:
-            raise DatasetError(f"{directory}: {labels.count(label)} images, but a class needs at least two")
-    return ImageFolder(
-        images=_stacked(images, paths, path),
-        labels=np.array(labels, dtype=np.int64),
-        paths=tuple(paths),
-        label_names=tuple(directory.name for directory in classes),
-    )
+    reader = _Reader(path, image_shape, skip_unreadable)
+    folders = _sub_folders(path)
+    parts = _splits(path, folders)
+    if parts is None:
+        if len(folders) < 2:
+            raise DatasetError(
+                f"{path}: {len(folders)} sub-folders, but a data set needs at least two, one for each class"
+                + _other_place(path, folders)
+            )
+        whole = reader.read([path], least=2)
+        return whole.split(), whole.label_names
+    train, test = (reader.read(part, least=1) for part in parts)
+    return train.with_test_set(test), train.label_names
 
 
-def _check_readable(path: Path, unreadable: list[str], skip: bool) -> None:
+class _Reader:
+    """Reads classes from one or more folders that have the same sub-folders."""
+
+    def __init__(self, root: Path, image_shape: ImageShape | None, skip_unreadable: bool) -> None:
+        self._root = root
+        self._image_shape = image_shape
+        self._skip_unreadable = skip_unreadable
+
+    def read(self, folders: Sequence[Path], *, least: int) -> LabelledImages:
+        names = tuple(folder.name for folder in _sub_folders(folders[0]))
+        images: list[Uint8Array] = []
+        labels: list[int] = []
+        keys: list[str] = []
+        others: list[str] = []
+        unreadable: list[str] = []
+        for label, name in enumerate(names):
+            for file in (file for folder in folders for file in _files(folder / name)):
+                key = file.relative_to(self._root).as_posix()
+                if not is_image_name(file):
+                    others.append(key)
+                    continue
+                try:
+                    images.append(self._load(file))
+                except InvalidImage as error:
+                    unreadable.append(str(error))
+                    continue
+                labels.append(label)
+                keys.append(key)
+        if others:
+            said = "%s: left out %d files that are no images by their name (%s)"
+            _logger.warning(said, self._root, len(others), list_names(others))
+        check_readable(self._root, unreadable, self._skip_unreadable)
+        for label, name in enumerate(names):
+            if labels.count(label) < least:
+                needed = "two" if least == 2 else "one"
+                raise DatasetError(
+                    f"{folders[0] / name}: {labels.count(label)} images, but a class needs at least {needed}"
+                )
+        return LabelledImages(
+            images=stacked(images, keys, self._root),
+            labels=np.array(labels, dtype=np.int64),
+            keys=keys,
+            label_names=names,
+        )
+
+    def _load(self, file: Path) -> Uint8Array:
+        shape = self._image_shape
+        image = load_image(file, channels=shape[2] if shape else None)
+        return resize(image, *shape[:2]) if shape else image
+
+
+def check_readable(where: object, unreadable: Sequence[str], skip: bool) -> None:
+    """Refuses images that can't be read, or warns that they are left out.
+
+    Raises:
+        DatasetError: There are such images, and they are not to be skipped.
+    """
     if not unreadable:
         return
     listed = "\n  ".join([*unreadable[:_LISTED], *(["…"] if len(unreadable) > _LISTED else [])])
     if not skip:
         raise DatasetError(
-            f"{path}: {len(unreadable)} files are not readable images (--skip-unreadable leaves them out):\n  {listed}"
+            f"{where}: {len(unreadable)} files are not readable images (--skip-unreadable leaves them out):\n  {listed}"
         )
-    _logger.warning("%s: left out %d files that are not readable images:\n  %s", path, len(unreadable), listed)
+    _logger.warning("%s: left out %d files that are not readable images:\n  %s", where, len(unreadable), listed)
 
 
-def _stacked(images: list[Uint8Array], paths: list[str], folder: Path) -> Uint8Array:
-    first = images[0].shape
-    for image, path in zip(images, paths, strict=True):
-        if image.shape != first:
-            raise DatasetError(
-                f"{folder}: images of different sizes: {paths[0]} has {_size(first)}, {path} has {_size(image.shape)}; "
-                "--image-size HEIGHTxWIDTHxCHANNELS resizes them all"
-            )
-    return np.stack(images)
+def _splits(path: Path, folders: Sequence[Path]) -> tuple[list[Path], list[Path]] | None:
+    """Returns the folders to train on and those to test on; None if the folder's sub-folders are its classes."""
+    inner = {folder: {each.name for each in _sub_folders(folder)} for folder in folders}
+    same = len(folders) > 1 and len({frozenset(names) for names in inner.values()}) == 1
+    named = len(folders) > 1 and all(split_of(folder.name) for folder in folders)
+    if not any(inner.values()) or not (named or (same and len(next(iter(inner.values()))) > 1)):
+        return None
+    parts = by_split({folder.name: folder for folder in folders})
+    if parts is not None and same:
+        return parts
+    held = "; ".join(f"{folder.name}: {list_names(sorted(names)) or 'none'}" for folder, names in inner.items())
+    if named:
+        said = "the splits do not hold the same classes, for training and for test"
+    else:
+        said = "each sub-folder holds the same sub-folders, so which of them are the classes?"
+    raise DatasetError(f"{path}: {said} ({held}); name one of them: folder:{folders[-1]}")
 
 
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
+def _other_place(path: Path, folders: Sequence[Path]) -> str:
+    """Says where the data may be instead, if it can be seen."""
+    if folders and len(_sub_folders(folders[0])) > 1:
+        return f"; the classes may be in {folders[0]}"
+    table = next((file for file in sorted(path.iterdir()) if is_table_name(file) or file.suffix == ".npz"), None)
+    return f"; for a table or arrays, name the file: {table}" if table else ""
+
+
+def _sub_folders(path: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in path.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}") from error
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for entry in sorted(folder.rglob("*")):
+        if entry.is_file() and not is_hidden(entry.relative_to(folder)):
+            yield entry

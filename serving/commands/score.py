@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,10 @@ import cloup
 
 from serving.commands.cli import FILE, SETTINGS, examples, option, repository_option, version_option
 from serving.commands.client_options import credential_options
+from serving.commands.score_run import run_scoring
 from serving.config import PROVIDERS
 from serving.errors import DigitsError, install_hint
-from serving.score.backends import open_scorer
-from serving.score.batch import BatchLimits
 from serving.score.formats import SUFFIXES
-from serving.score.inputs import InputOptions, open_inputs
-from serving.score.output import Output, PartLimits, check_free
-from serving.score.rows import RowLayout
-from serving.score.run import Run
-from serving.score.summary import summarise
-from serving.score.tables import Columns
 
 
 def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
@@ -37,15 +29,21 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
 @cloup.command(
     context_settings=SETTINGS,
     epilog=examples(
-        "digits-score serving/samples --out scores.csv --local",
-        "digits-score 'serving/samples/*.png' --out scores.jsonl --target 127.0.0.1:50051",
         "digits-score serving/samples --out scores.csv --local --resume",
+        "digits-score 'serving/samples/*.png' --out scores.jsonl --target 127.0.0.1:50051",
+        "digits-score test.csv --out submission.csv --columns kaggle --local",
     ),
 )
 @click.argument("inputs", nargs=-1, required=True)
 @cloup.option_group(
     "Output",
     option("--out", required=True, callback=_out, type=FILE, help="File to write: .csv, .jsonl or .parquet."),
+    option(
+        "--columns",
+        type=click.Choice(["all", "kaggle"]),
+        default="all",
+        help="kaggle: ImageId, counted from 1, and Label, as Kaggle's Digit Recognizer takes them.",
+    ),
     option("--probabilities", is_flag=True, help="Add a column with the probability of each label."),
     option(
         "--min-confidence",
@@ -136,12 +134,12 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
     "Columns of the input",
     option(
         "--image-column",
-        show_default="image",
-        help="Images: a column of a table (bytes, or base64 in CSV), or an array of an .npz file.",
+        show_default="image and the like",
+        help="Images: a column of a table (bytes, base64 or lists of pixels), or an array of an .npz file.",
     ),
     option(
         "--path-column",
-        show_default="path, file or file_name",
+        show_default="path, file, file_name and the like",
         help="Paths of images, relative to the table's folder: a column of a table.",
     ),
     option(
@@ -175,9 +173,10 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
 def main(**options: Any) -> None:
     """Classifies all images of INPUTS into one file.
 
-    INPUTS are folders with everything below them, image files, patterns such as 'scans/**/*.png', archives (.zip, .tar
-    and compressed ones), arrays (.npy, .npz, IDX) and tables (.parquet, .csv). An image that can't be read becomes a
-    row that says why. --resume continues a run that was killed; the output contains every image exactly once.
+    INPUTS are folders with all images below them, image files, patterns such as 'scans/**/*.png', archives (.zip, .tar
+    and compressed ones), arrays (.npy, .npz, IDX) and tables (.parquet, .csv, .tsv, .jsonl). An image that can't be
+    read becomes a row that says why; if not one can be read, the exit code is 1. --resume continues a run that was
+    killed; the output contains every image exactly once.
     """
     if options["resume"] and options["overwrite"]:
         raise click.UsageError("--resume and --overwrite exclude each other")
@@ -186,8 +185,10 @@ def main(**options: Any) -> None:
         raise click.UsageError("--target can't be combined with --local or --engine ray")
     if math.isnan(options["min_confidence"]):
         raise click.UsageError("--min-confidence must lie between 0 and 1")
+    if options["columns"] == "kaggle" and options["probabilities"]:
+        raise click.UsageError("--probabilities needs --columns all")
     try:
-        _score(**options)
+        run_scoring(**options)
     except ModuleNotFoundError as error:
         extra = {"onnxruntime": "cpu", "ray": "ray"}.get(error.name or "", "score")
         raise click.ClickException(
@@ -197,84 +198,3 @@ def main(**options: Any) -> None:
         raise click.ClickException("interrupted; --resume continues the run") from None
     except DigitsError as error:
         raise click.ClickException(str(error)) from error
-
-
-def _score(**options: Any) -> None:
-    from tqdm import tqdm
-
-    out: Path = options["out"]
-    if out.suffix == ".parquet":
-        import pyarrow.parquet  # noqa: F401  # fails now if it is missing, not when the first part ends
-    check_free(out, resume=options["resume"], overwrite=options["overwrite"])
-    labelled = bool(options["label_folders"] or options["label_file"] or options["label_column"])
-    columns = Columns(
-        image=options["image_column"],
-        path=options["path_column"],
-        id=options["id_column"],
-        label=options["label_column"],
-    )
-    source = open_inputs(
-        options["inputs"],
-        InputOptions(labelled_folders=options["label_folders"], label_file=options["label_file"], columns=columns),
-    )
-    survey = source.survey()
-    scorer = open_scorer(**options)
-    try:
-        source.check_shape(scorer.model.shape)
-        layout = RowLayout(
-            labels=scorer.model.labels,
-            probabilities=options["probabilities"],
-            expected=labelled,
-            min_confidence=options["min_confidence"],
-        )
-        names = (
-            "probabilities",
-            "min_confidence",
-            "batch_rows",
-            "label_folders",
-            "label_column",
-            "image_column",
-            "path_column",
-            "id_column",
-        )
-        binding = {
-            "inputs": survey.fingerprint,
-            "count": survey.count,
-            "options": {
-                "labels": list(scorer.model.labels),
-                **{f"--{name.replace('_', '-')}": options[name] for name in names},
-                "--label-file": str(options["label_file"]) if options["label_file"] else None,
-            },
-            "model": {"name": scorer.model.name, "version": scorer.model.version, "sha256": scorer.model.sha256},
-        }
-        output = Output(
-            out,
-            layout,
-            binding,
-            limits=PartLimits(rows=options["part_rows"], seconds=options["part_seconds"]),
-            resume=options["resume"],
-            overwrite=options["overwrite"],
-            mix_models=options["mix_models"],
-        )
-        run = Run(
-            source=source,
-            scorer=scorer,
-            output=output,
-            limits=BatchLimits(rows=options["batch_rows"]),
-            mix_models=options["mix_models"],
-        )
-        shown = options["progress"]
-        with tqdm(
-            total=survey.count,
-            initial=output.rows,
-            unit=" images",
-            unit_scale=True,
-            dynamic_ncols=True,
-            file=sys.stderr,
-            disable=None if shown is None else not shown,
-        ) as bar:
-            run.execute(bar.update)
-    finally:
-        scorer.close()
-    click.echo(summarise(output.tally))
-    click.echo(out)

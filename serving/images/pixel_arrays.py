@@ -79,8 +79,7 @@ class Layout:
         Raises:
             InvalidImage: The array can't hold such images.
         """
-        if not 1 <= len(found) <= 4:
-            raise InvalidImage(f"has the dimensions {list(found)}, but images are {_TAKEN}")
+        count_images(found)
         choices = [True, False] if _is_single(found) else [False, True]
         for single in choices:
             stored = found if single else found[1:]
@@ -90,12 +89,13 @@ class Layout:
         if shapes := _shapes(stored, wanted):
             if wanted is None:
                 return cls(shape=shapes[0], stored=stored, single=choices[0])
-            raise InvalidImage(f"images of {size_text(shapes[0])}, but {size_text(wanted)} are needed")
+            raise InvalidImage(f"images of {size_text(shapes[0])}, but the model takes {size_text(wanted)}")
         if len(stored) == 1:
-            needed = "gray square images" if wanted is None else f"gray images of {size_text(wanted)}"
-            if wanted is not None and wanted[2] != 1:
-                needed = f"images of {size_text(wanted)}, whose order of colours would be a guess"
-            raise InvalidImage(f"rows of {stored[0]} values are not {needed}; save it as [n, height, width, channels]")
+            if wanted is None:
+                raise InvalidImage(f"rows of {stored[0]} values, which are no square; save it as [n, height, width]")
+            if stored[0] == math.prod(wanted):
+                raise InvalidImage("rows of values, whose order of colours would be a guess; save it as [n, h, w, 3]")
+            raise InvalidImage(f"rows of {stored[0]} values, but the model takes images of {size_text(wanted)}")
         raise InvalidImage(f"has the dimensions {list(found)}, but images are {_TAKEN}")
 
     def arrange(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -106,7 +106,13 @@ class Layout:
 
 
 def count_images(found: tuple[int, ...]) -> int:
-    """Returns how many images an array of these dimensions holds, if it holds images."""
+    """Returns how many images an array of these dimensions holds, without knowing their size.
+
+    Raises:
+        InvalidImage: Such an array holds no images.
+    """
+    if not 1 <= len(found) <= 4:
+        raise InvalidImage(f"has the dimensions {list(found)}, but images are {_TAKEN}")
     return 1 if _is_single(found) else found[0]
 
 
@@ -205,6 +211,8 @@ class PixelScale:
 
     def _factor(self) -> int:
         slack = self._tolerance
+        if self._low > self._high:
+            return 1  # nothing was seen: all rows were left out
         if self._low < -slack or self._high > 255 + slack:
             raise InvalidImage(
                 f"values from {self._low:g} to {self._high:g}, but pixels are whole numbers from 0 to 255, or "

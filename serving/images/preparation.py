@@ -96,7 +96,7 @@ class Preparation:
 
 def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
     """Lays an image out as MNIST does: light ink on black, scaled and centred. See `centre_by_mass` for the source."""
-    if _looks_like_mnist(gray) and gray.max() >= 192:
+    if looks_like_mnist(gray) and gray.max() >= 192:
         return gray, ("left as it is",)
     steps = []
     searched = _reduced(gray)
@@ -110,7 +110,7 @@ def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
     if dark:
         steps.append("inverted, since the ink is darker than its background")
     steps.append("background removed, contrast stretched")
-    if _looks_like_mnist(ink):
+    if looks_like_mnist(ink):
         return ink, tuple(steps)
     field = centre_by_mass(ink)
     if not ink.any():
@@ -139,7 +139,7 @@ def _crop_around(ink: Uint8Array, gray: Uint8Array) -> Uint8Array | None:
     return gray[rows, columns]
 
 
-def _looks_like_mnist(gray: Uint8Array) -> bool:
+def looks_like_mnist(gray: Uint8Array) -> bool:
     """Returns whether an image looks like MNIST's: 28 x 28, light ink on black, scaled and centred."""
     if gray.shape != (_FIELD, _FIELD):
         return False

@@ -9,9 +9,10 @@ import itertools
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
+from serving.images.names import is_hidden, is_image_name
 from serving.score.batch import (
     MAX_IMAGE_BYTES,
     Batch,
@@ -22,15 +23,18 @@ from serving.score.batch import (
     UnusableInput,
     make_batches,
 )
-from serving.score.source import Source, Survey, file_fingerprint, path_text
+from serving.score.source import EXAMPLES, Source, Survey, file_fingerprint, path_text
+
+Wanted = Callable[[str], bool]
 
 _DAMAGED = (OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error, zipfile.BadZipFile)
 _TOO_LARGE = Unreadable(reason=f"more than the {MAX_IMAGE_BYTES:,} bytes that digits-score takes")
 
 
 class Archive(Source):
-    """All files in an archive except hidden ones, in the archive's order.
+    """All files in an archive that may be images, in the archive's order.
 
+    Left out are hidden files, what a Mac keeps in `__MACOSX`, and files that are no images by their name.
     The directory of a zip file is kept in memory, about 0.6 kB per image. Nothing of a tar file is.
 
     Args:
@@ -45,14 +49,21 @@ class Archive(Source):
     def survey(self) -> Survey:
         """See `Source.survey`."""
         fingerprint = file_fingerprint(self._path)
-        count = sum(1 for _ in self._members(read_from=None))
+        count, others, examples = 0, 0, list[str]()
+        for name, _ in self._members(_everything, read_from=None):
+            if is_image_name(name):
+                count += 1
+            else:
+                others += 1
+                examples += [path_text(name)] if len(examples) < EXAMPLES else []
         if not count:
-            raise UnusableInput(f"{self._path}: has no files")
-        return Survey(count=count, fingerprint=fingerprint)
+            found = f"none of its {others:,} files is an image by its name ({', '.join(examples)}); unpack it first"
+            raise UnusableInput(f"{self._path}: {found if others else 'has no files'}")
+        return Survey(count=count, fingerprint=fingerprint, left_out=others, examples=tuple(examples))
 
     def batches(self, start: int, limits: BatchLimits) -> Iterator[Batch]:
         """See `Source.batches`."""
-        items = map(self._item, self._members(read_from=start))
+        items = map(self._item, self._members(is_image_name, read_from=start))
         return make_batches(itertools.islice(items, start, None), limits)
 
     def _item(self, member: tuple[str, Encoded]) -> Item:
@@ -64,11 +75,11 @@ class Archive(Source):
             expected=path_text(folder) if self._labelled and folder else None,
         )
 
-    def _members(self, *, read_from: int | None) -> Iterator[tuple[str, Encoded]]:
-        """Yields name and bytes of each file; does not read those before `read_from`, or any if it is None."""
+    def _members(self, wanted: Wanted, *, read_from: int | None) -> Iterator[tuple[str, Encoded]]:
+        """Yields name and bytes of each file that is wanted; reads none before `read_from`, or none if it is None."""
         members = _zip_members if zipfile.is_zipfile(self._path) else _tar_members
         try:
-            yield from members(self._path, read_from)
+            yield from members(self._path, wanted, read_from)
         except (*_DAMAGED, tarfile.TarError) as error:
             reason = "not a complete zip or tar archive"
             if isinstance(error, OSError) and error.strerror:
@@ -76,14 +87,22 @@ class Archive(Source):
             raise UnusableInput(f"{self._path}: {reason}") from error
 
 
-def _zip_members(path: Path, read_from: int | None) -> Iterator[tuple[str, Encoded]]:
+def _everything(_: str) -> bool:
+    return True
+
+
+def _zip_members(path: Path, wanted: Wanted, read_from: int | None) -> Iterator[tuple[str, Encoded]]:
     with zipfile.ZipFile(path) as archive:
-        infos = (info for info in archive.infolist() if not info.is_dir() and not _hidden(info.filename))
-        for number, info in enumerate(infos):
+        number = 0
+        for info in archive.infolist():
+            name = info.filename.replace("\\", "/")  # some programs on Windows write it
+            if name.endswith("/") or is_hidden(name) or not wanted(name):
+                continue
             image: Encoded = b""
             if read_from is not None and number >= read_from:
                 image = _zip_content(archive, info)
-            yield info.filename, image
+            yield name, image
+            number += 1
 
 
 def _zip_content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Encoded:
@@ -95,12 +114,12 @@ def _zip_content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Encoded:
         return Unreadable(reason="damaged or encrypted in its archive")
 
 
-def _tar_members(path: Path, read_from: int | None) -> Iterator[tuple[str, Encoded]]:
+def _tar_members(path: Path, wanted: Wanted, read_from: int | None) -> Iterator[tuple[str, Encoded]]:
     number = 0
     with tarfile.open(path) as archive:
         while (info := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # or it would keep every header
-            if not info.isfile() or _hidden(info.name):
+            if not info.isfile() or is_hidden(info.name) or not wanted(info.name):
                 continue
             image: Encoded = b""
             if read_from is not None and number >= read_from:
@@ -108,8 +127,3 @@ def _tar_members(path: Path, read_from: int | None) -> Iterator[tuple[str, Encod
                 image = file.read() if file else _TOO_LARGE
             yield info.name, image
             number += 1
-
-
-def _hidden(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return name.startswith("__MACOSX/") or any(part.startswith(".") and part != "." for part in parts)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +55,13 @@ class Batch:
         ids: Their names in the output.
         images: Raw pixels, uint8 `[n, height, width, channels]`, or n encoded images.
         expected: The names of their true labels, if known.
+        errors: By index, why a row of raw pixels can't be read.
     """
 
     ids: list[str]
     images: Uint8Array | list[Encoded]
     expected: list[str | None] | None
+    errors: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -67,7 +67,10 @@ def decode_batch(batch: Batch, preparation: Preparation) -> tuple[Uint8Array, np
         `[m]`; and by index what is wrong with each of the others.
     """
     if isinstance(batch.images, np.ndarray):
-        return batch.images, np.arange(len(batch)), {}
+        if not batch.errors:
+            return batch.images, np.arange(len(batch)), {}
+        readable = np.setdiff1d(np.arange(len(batch)), list(batch.errors))
+        return batch.images[readable], readable, dict(batch.errors)
     pixels, indices, errors = [], [], {}
     for index, image in enumerate(batch.images):
         try:

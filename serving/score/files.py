@@ -8,12 +8,14 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from serving.images.names import is_hidden, is_image_name
+from serving.images.tables.files import is_table_name
 from serving.score.batch import Batch, BatchLimits, Item, UnusableInput, make_batches
-from serving.score.source import Source, Survey, file_fingerprint, path_text
+from serving.score.source import EXAMPLES, Source, Survey, file_fingerprint, path_text
 
 
 class Files(Source):
-    """Files in the order in which they were named.
+    """Files in the order in which they were named. Those that are no images by their name are left out.
 
     Args:
         paths: The files.
@@ -26,31 +28,47 @@ class Files(Source):
 
     def survey(self) -> Survey:
         """See `Source.survey`."""
-        digest, count = hashlib.sha256(), 0
-        for path in self._paths():
-            digest.update(f"{self._fingerprint(path)}\n".encode())
-            count += 1
-        return Survey(count=count, fingerprint=digest.hexdigest())
+        digest, count, others, examples = hashlib.sha256(), 0, 0, list[Path]()
+        for path in self._found():
+            if is_image_name(path):
+                digest.update(f"{self._fingerprint(path)}\n".encode())
+                count += 1
+            else:
+                others += 1
+                examples += [path] if len(examples) < EXAMPLES else []
+        if not count:
+            raise UnusableInput(self._nothing(others, examples))
+        names = tuple(path_text(path.name) for path in examples)
+        return Survey(count=count, fingerprint=digest.hexdigest(), left_out=others, examples=names)
 
     def batches(self, start: int, limits: BatchLimits) -> Iterator[Batch]:
         """See `Source.batches`."""
-        return make_batches((self._item(path) for path in itertools.islice(self._paths(), start, None)), limits)
+        images = filter(is_image_name, self._found())
+        return make_batches((self._item(path) for path in itertools.islice(images, start, None)), limits)
 
     def _item(self, path: Path) -> Item:
         return Item(id=path_text(path), image=path, expected=self._label(path) if self._labelled else None)
 
-    def _paths(self) -> Iterator[Path]:
+    def _found(self) -> Iterator[Path]:
         return iter(self._named)
+
+    def _nothing(self, others: int, examples: list[Path]) -> str:
+        """Says that there are no images."""
+        if others == 1:
+            return f"{path_text(examples[0])}: by its name neither an image nor anything else that is read"
+        return f"by their names, none of {others:,} files is an image ({', '.join(map(path_text, examples))})"
 
     def _fingerprint(self, path: Path) -> str:
         return file_fingerprint(path)
 
     def _label(self, path: Path) -> str | None:
-        return path_text(path.parent.name)
+        return path_text(path.parent.name) or None
 
 
 class Folder(Files):
-    """All files below a folder except hidden ones, sorted by name. Keeps one directory's names in memory at a time.
+    """All files below a folder that may be images, sorted by name. Keeps one directory's names in memory at a time.
+
+    Left out are hidden files, what a Mac keeps in `__MACOSX`, and files that are no images by their name.
 
     Args:
         root: The folder.
@@ -61,15 +79,18 @@ class Folder(Files):
         super().__init__((), labelled=labelled)
         self._root = root
 
-    def survey(self) -> Survey:
-        """See `Source.survey`."""
-        survey = super().survey()
-        if not survey.count:
-            raise UnusableInput(f"{self._root}: an empty folder")
-        return survey
-
-    def _paths(self) -> Iterator[Path]:
+    def _found(self) -> Iterator[Path]:
         return _walk(self._root)
+
+    def _nothing(self, others: int, examples: list[Path]) -> str:
+        if not others:
+            return f"{self._root}: an empty folder"
+        names = ", ".join(path_text(path.relative_to(self._root)) for path in examples)
+        said = f"{self._root}: by their names, none of {others:,} files is an image ({names})"
+        if table := next(filter(is_table_name, examples), None):
+            pattern = self._root / ("*" if table.parent == self._root else "**/*")
+            said += f"; for tables, give a pattern in quotes: '{pattern}{table.suffix}'"
+        return said
 
     def _fingerprint(self, path: Path) -> str:
         try:
@@ -86,7 +107,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     try:
         with os.scandir(folder) as entries:
             found = sorted(
-                (entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries if not entry.name.startswith(".")
+                (entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries if not is_hidden(entry.name)
             )
     except OSError as error:
         raise UnusableInput(f"{folder}: {error.strerror}") from error

@@ -9,13 +9,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serving.images.names import is_image_name
+from serving.images.tables.columns import Columns
+from serving.images.tables.files import is_table_name, open_table
 from serving.score.archives import Archive
 from serving.score.arrays import ArrayFile
 from serving.score.batch import UnusableInput
 from serving.score.files import Files, Folder
 from serving.score.source import Chain, Source
-from serving.score.tables import Columns, CsvTable, ParquetTable
+from serving.score.tables import TableSource
 
+# Kinds of files that hold many images, with what to do about them.
+_NOT_READ = {
+    **dict.fromkeys(
+        (".xlsx", ".xls", ".xlsm", ".ods", ".feather", ".arrow", ".orc", ".avro", ".dta", ".sav", ".sas7bdat", ".rds"),
+        "save the table as .csv or .parquet",
+    ),
+    **dict.fromkeys((".sqlite", ".sqlite3"), "save the table as .csv or .parquet"),
+    **dict.fromkeys(
+        (
+            ".pkl",
+            ".pickle",
+            ".joblib",
+            ".h5",
+            ".hdf5",
+            ".mat",
+            ".pt",
+            ".pth",
+            ".safetensors",
+            ".tfrecord",
+            ".tfrecords",
+        ),
+        "save the images as .npy or .npz",
+    ),
+    **dict.fromkeys((".7z", ".rar", ".zst"), "pack the images as .zip or .tar"),
+}
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
@@ -42,12 +70,13 @@ def open_inputs(inputs: Sequence[str], options: InputOptions) -> Source:
         options: How they are read.
 
     Raises:
-        UnusableInput: A file does not exist, a pattern matches nothing, or the input takes no labels.
+        UnusableInput: A file does not exist or is of a kind that is not read, a pattern matches nothing, or the input
+            takes no labels.
     """
     paths = [path for given in inputs for path in _matching(given)]
     sources: list[Source] = []
-    for is_image, group in itertools.groupby(paths, key=_is_image):
-        if is_image:
+    for is_file, group in itertools.groupby(paths, key=_is_single_file):
+        if is_file:
             sources.append(Files(list(group), labelled=options.labelled_folders))
         else:
             sources += [_source(path, options) for path in group]
@@ -68,18 +97,22 @@ def _matching(given: str) -> list[Path]:
     return files
 
 
-def _is_image(path: Path) -> bool:
-    return not path.is_dir() and _kind(path) == "image"
+def _is_single_file(path: Path) -> bool:
+    """Whether a path is an image, or a file that `Files` leaves out because it is none by its name."""
+    return not path.is_dir() and _kind(path) in ("image", "other")
 
 
 def _kind(path: Path) -> str:
     name = path.name.lower()
-    plain = name.removesuffix(".gz")
     if name.endswith(".zip") or name.endswith(_TAR):
         return "archive"
-    if plain.endswith((".npy", ".npz", "-ubyte", ".idx")):
+    if name.removesuffix(".gz").endswith((".npy", ".npz", "-ubyte", ".idx")):
         return "array"
-    return {".csv": "csv", ".parquet": "parquet"}.get(path.suffix.lower(), "image")
+    if is_table_name(path):
+        return "table"
+    if path.suffix.lower() in _NOT_READ:
+        return "not read"
+    return "image" if is_image_name(path) else "other"
 
 
 def _source(path: Path, options: InputOptions) -> Source:
@@ -91,4 +124,6 @@ def _source(path: Path, options: InputOptions) -> Source:
     if kind == "array":
         in_npz = columns.label if path.suffix == ".npz" else None
         return ArrayFile(path, member=columns.image, labels=options.label_file or in_npz)
-    return CsvTable(path, columns) if kind == "csv" else ParquetTable(path, columns)
+    if kind == "not read":
+        raise UnusableInput(f"{path}: files of this kind are not read; {_NOT_READ[path.suffix.lower()]}")
+    return TableSource(open_table(path), columns)

@@ -113,7 +113,7 @@ class Output:
                 self._begin_part()
             assert self._writer is not None  # noqa: S101
             sure = self._layout.sure(batch)
-            self._writer.write(self._layout.values(batch, sure))
+            self._writer.write(self._layout.values(batch, sure, first=self._start + self._tally.images))
             self._tally.add(batch, sure)
             if self._tally.images >= self._limits.rows or time.monotonic() >= self._deadline:
                 self._end_part()

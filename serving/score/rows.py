@@ -19,14 +19,19 @@ _T = TypeVar("_T")
 class RowLayout:
     """The columns of a row: id, label, name, confidence; optional probabilities and true label; error and model.
 
+    For Kaggle, a row has the columns that its competitions take: `ImageId`, counted from 1, and `Label`. The label is
+    its name where the names of all labels are whole numbers, else its number.
+
     Attributes:
         labels: Names of the model's labels.
+        kaggle: Whether the columns are those for Kaggle.
         probabilities: Whether there is a column for the probability of each label.
         expected: Whether there is a column for the true label.
         min_confidence: Less probable answers get the label -1, "unsure".
     """
 
     labels: tuple[str, ...]
+    kaggle: bool = False
     probabilities: bool = False
     expected: bool = False
     min_confidence: float = 0.0
@@ -34,6 +39,8 @@ class RowLayout:
     @property
     def columns(self) -> list[tuple[str, str]]:
         """Name and type of each column: `text`, `integer` or `real`."""
+        if self.kaggle:
+            return [("ImageId", "integer"), ("Label", "integer")]
         return [
             ("id", "text"),
             ("label", "integer"),
@@ -51,8 +58,14 @@ class RowLayout:
         enough: npt.NDArray[np.bool_] = batch.scores.confidences >= np.float32(self.min_confidence)
         return enough
 
-    def values(self, batch: ScoredBatch, sure: npt.NDArray[np.bool_]) -> list[list[Any]]:
-        """Returns a batch as columns of n values each, None for images without an answer."""
+    def values(self, batch: ScoredBatch, sure: npt.NDArray[np.bool_], *, first: int) -> list[list[Any]]:
+        """Returns a batch as columns of n values each, None for images without an answer.
+
+        Args:
+            batch: n images with their answers.
+            sure: bool `[m]`, which answers are probable enough.
+            first: Index of the batch's first image in the run.
+        """
         scores, count = batch.scores, len(batch)
 
         def spread(values: Iterable[_T]) -> list[_T | None]:
@@ -64,6 +77,10 @@ class RowLayout:
             return column
 
         labels = np.where(sure, scores.labels, UNSURE).tolist()
+        if self.kaggle:
+            if all(name.isdecimal() for name in self.labels):
+                labels = [UNSURE if label == UNSURE else int(self.labels[label]) for label in labels]
+            return [list(range(first + 1, first + count + 1)), spread(labels)]
         names = (*self.labels, UNSURE_NAME)  # the label -1 is the last one
         columns: list[list[Any]] = [
             batch.ids,

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from serving.score.batch import Batch, BatchLimits, UnusableInput
 
+# Names that a message gives of files that were left out.
+EXAMPLES = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
@@ -19,10 +22,14 @@ class Survey:
     Attributes:
         count: Number of images, readable or not.
         fingerprint: Changes if the input changes. Made from names, sizes and modification times, not from pixels.
+        left_out: Number of files that are no images by their name, and are therefore not counted.
+        examples: The names of some of them.
     """
 
     count: int
     fingerprint: str
+    left_out: int = 0
+    examples: tuple[str, ...] = ()
 
 
 class Source(ABC):
@@ -60,7 +67,12 @@ class Chain(Source):
         surveys = [source.survey() for source in self._sources]
         self._counts = [survey.count for survey in surveys]
         digest = hashlib.sha256("\n".join(survey.fingerprint for survey in surveys).encode())
-        return Survey(count=sum(self._counts), fingerprint=digest.hexdigest())
+        return Survey(
+            count=sum(self._counts),
+            fingerprint=digest.hexdigest(),
+            left_out=sum(survey.left_out for survey in surveys),
+            examples=tuple(name for survey in surveys for name in survey.examples)[:EXAMPLES],
+        )
 
     def batches(self, start: int, limits: BatchLimits) -> Iterator[Batch]:
         """See `Source.batches`; call `survey` first. No batch has images of two inputs."""

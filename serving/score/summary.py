@@ -10,18 +10,25 @@ from collections.abc import Iterator
 from serving.score.tally import Tally
 
 
-def summarise(tally: Tally) -> str:
-    """Returns counts and reasons and, if true labels are known, accuracy, confusion and the worst mistakes, as text."""
-    return "\n".join(_lines(tally))
+def summarise(tally: Tally, *, labelled: bool) -> str:
+    """Returns counts and reasons and, if true labels are known, accuracy, confusion and the worst mistakes, as text.
+
+    Args:
+        tally: The totals.
+        labelled: Whether true labels were asked for.
+    """
+    return "\n".join(_lines(tally, labelled))
 
 
-def _lines(tally: Tally) -> Iterator[str]:
+def _lines(tally: Tally, labelled_run: bool) -> Iterator[str]:
     yield f"{tally.images:,} images, {tally.errors:,} without an answer, {tally.unsure:,} unsure"
     for reason, count in sorted(tally.reasons.items(), key=lambda entry: -entry[1]):
         yield f"  {count:>9,}  {reason}"
     if tally.unknown:
         yield f"{tally.unknown:,} have an unknown true label"
     labelled, sure = int(tally.confusion.sum()), int(tally.confusion[:, :-1].sum())
+    if labelled_run and tally.images > tally.errors and not labelled and not tally.unknown:
+        yield "no image has a true label: --label-folders takes the name of the folder that an image is in"
     if not labelled:
         return
     right = int(tally.confusion.trace())

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training import datasets
-from training.datasets import download_mnist, load
+from training import mnist_files
+from training.datasets import load
 from training.errors import DatasetError
+from training.mnist_files import download_mnist
 
 
 def _idx(array: np.ndarray) -> bytes:
@@ -32,13 +33,13 @@ def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = tmp_path / "published"
     directory.mkdir()
     digests = {}
-    for name in datasets.MNIST_SHA256:
+    for name in mnist_files.MNIST_SHA256:
         count = 20 if name.startswith("train") else 10
         shape = (count, 28, 28) if "images" in name else (count,)
         content = _idx(generator.integers(0, 10, shape, dtype=np.uint8))
         (directory / f"{name}.gz").write_bytes(gzip.compress(content))
         digests[name] = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(datasets, "MNIST_SHA256", digests)
+    monkeypatch.setattr(mnist_files, "MNIST_SHA256", digests)
     return directory
 
 
@@ -75,6 +76,42 @@ def test_plain_and_gzipped_files_give_the_same_data(small_mnist: Path, tmp_path:
     for file in small_mnist.iterdir():
         (plain / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
     assert load("mnist", data_dir=plain).sha256 == load("mnist", data_dir=small_mnist).sha256
+
+
+def _dotted(folder: Path, name: str) -> Path:
+    return folder / name.replace("-idx", ".idx")
+
+
+def _as_torchvision(folder: Path, name: str) -> Path:
+    return folder / "MNIST" / "raw" / name
+
+
+def _as_kaggle_unpacks(folder: Path, name: str) -> Path:
+    return folder / name / name
+
+
+@pytest.mark.parametrize("place", [_dotted, _as_torchvision, _as_kaggle_unpacks])
+def test_the_files_are_found_under_other_names(small_mnist: Path, tmp_path: Path, place) -> None:
+    for file in small_mnist.iterdir():
+        path = place(tmp_path / "theirs", file.stem)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.decompress(file.read_bytes()))
+    assert load("mnist", data_dir=tmp_path / "theirs").sha256 == load("mnist", data_dir=small_mnist).sha256
+
+
+def test_keras_s_file_is_the_same_data_and_is_verified(small_mnist: Path, tmp_path: Path) -> None:
+    data = load("mnist", data_dir=small_mnist)
+    arrays = {
+        "x_train": data.train_images[..., 0],
+        "y_train": data.train_labels.astype(np.uint8),
+        "x_test": data.test_images[..., 0],
+        "y_test": data.test_labels.astype(np.uint8),
+    }
+    np.savez_compressed(tmp_path / "mnist.npz", **arrays)
+    assert load("mnist", data_dir=tmp_path).sha256 == data.sha256
+    np.savez(tmp_path / "mnist.npz", **{**arrays, "y_test": arrays["y_test"][::-1]})
+    with pytest.raises(DatasetError, match="y_test is not MNIST's; delete the file"):
+        load("mnist", data_dir=tmp_path)
 
 
 def _missing(file: Path) -> None:

@@ -68,9 +68,9 @@ def _clashing(folder: Path) -> str:
 
 
 def _unreadable(folder: Path) -> str:
-    (folder / "cats" / "notes.txt").write_text("no image")
+    (folder / "cats" / "notes.png").write_text("no image")
     (folder / "birds" / "9.png").write_bytes(b"")
-    return r"2 files are not readable images \(--skip-unreadable.*(?s:.)*9\.png(?s:.)*notes\.txt"
+    return r"2 files are not readable images \(--skip-unreadable.*(?s:.)*9\.png(?s:.)*notes\.png"
 
 
 def _one_class(folder: Path) -> str:
@@ -95,6 +95,60 @@ def test_what_is_wrong_with_a_folder_is_named(folder: Path, damage) -> None:
 
 def test_unreadable_files_can_be_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = load(f"folder:{folder}").sha256
-    (folder / "cats" / "notes.txt").write_text("no image")
+    (folder / "cats" / "notes.png").write_text("no image")
     assert load(f"folder:{folder}", skip_unreadable=True).sha256 == whole
-    assert "notes.txt" in caplog.text
+    assert "notes.png" in caplog.text
+
+
+def test_what_systems_leave_in_folders_is_left_out_and_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = load(f"folder:{folder}").sha256
+    for name in ("__MACOSX/cats/._1.png", ".DS_Store", "cats/.DS_Store", "cats/Thumbs.db", "birds/README.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"no image")
+    assert load(str(folder)).sha256 == whole
+    assert "left out 2 files that are no images by their name (birds/README.txt, cats/Thumbs.db)" in caplog.text
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "val"), ("train", "test", "valid")])
+def test_a_folder_that_is_split_keeps_its_splits(folder: Path, tmp_path_factory, names: tuple[str, ...]) -> None:
+    root = tmp_path_factory.mktemp("split")
+    for label in ("birds", "cats"):
+        for number, file in enumerate(sorted((folder / label).iterdir())):
+            place = root / names[number % len(names)] / label
+            place.mkdir(parents=True, exist_ok=True)
+            file.rename(place / file.name)
+    data = load(f"folder:{root}")
+    assert data.label_names == ("birds", "cats")
+    held = {name: [20 * number for number in range(10) if number % len(names) == n] for n, name in enumerate(names)}
+    for label in (0, 1):
+        assert sorted(_reds(data.test_images[data.test_labels == label])) == held[names[1]]
+        trained = sorted(red for name, reds in held.items() if name != names[1] for red in reds)
+        assert sorted(_reds(data.train_images[data.train_labels == label])) == trained
+    assert data.train_labels.tolist() != sorted(data.train_labels)  # or its end would validate on one class
+
+
+def _unlabelled_test(root: Path) -> str:
+    (root / "test").mkdir()
+    (root / "test" / "1.png").touch()
+    return "splits do not hold the same classes.*test: none; train: birds, cats.*name one of them: folder:.*train"
+
+
+def _writers(root: Path) -> str:
+    (root / "train").rename(root / "anne")
+    for label in ("birds", "cats"):
+        (root / "bob" / label).mkdir(parents=True)
+    return "each sub-folder holds the same sub-folders, so which of them are the classes.*anne: birds, cats; bob"
+
+
+def _wrapped(_: Path) -> str:
+    return "1 sub-folders, but a data set needs at least two.*the classes may be in .*train"
+
+
+@pytest.mark.parametrize("make", [_unlabelled_test, _writers, _wrapped])
+def test_sub_folders_that_are_no_classes_are_refused(folder: Path, tmp_path_factory, make) -> None:
+    root = tmp_path_factory.mktemp("split")
+    (root / "train").mkdir()
+    for label in ("birds", "cats"):
+        (folder / label).rename(root / "train" / label)
+    with pytest.raises(DatasetError, match=make(root)):
+        load(f"folder:{root}")

@@ -109,10 +109,10 @@ def _of(*values: float) -> np.ndarray:
         (np.zeros(()), None, r"has the dimensions \[\], but images are \[n, height, width\]"),
         (np.zeros((1, 2, 28, 28, 1)), None, r"has the dimensions \[1, 2, 28, 28, 1\]"),
         (np.zeros((5, 28, 28, 4)), None, r"has the dimensions \[5, 28, 28, 4\]"),
-        (np.zeros((5, 783)), None, "rows of 783 values are not gray square images"),
-        (np.zeros((5, 783)), (28, 28, 1), "rows of 783 values are not gray images of 28 x 28 x 1"),
-        (np.zeros((5, 3072)), (32, 32, 3), "rows of 3072 values .* whose order of colours would be a guess"),
-        (np.zeros((5, 9, 9)), (28, 28, 1), "images of 9 x 9 x 1, but 28 x 28 x 1 are needed"),
+        (np.zeros((5, 783)), None, "rows of 783 values, which are no square"),
+        (np.zeros((5, 783)), (28, 28, 1), "rows of 783 values, but the model takes images of 28 x 28 x 1"),
+        (np.zeros((5, 3072)), (32, 32, 3), "rows of values, whose order of colours would be a guess"),
+        (np.zeros((5, 9, 9)), (28, 28, 1), "images of 9 x 9 x 1, but the model takes 28 x 28 x 1"),
     ],
 )
 def test_what_leaves_a_doubt_is_refused_with_the_reason(array: np.ndarray, shape: tuple | None, reason: str) -> None:

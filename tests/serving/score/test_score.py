@@ -344,6 +344,9 @@ def test_many_different_reasons_are_summed_up(command: Callable, tmp_path: Path)
         (tmp_path / "scans" / f"{more:02d}.png").write_bytes(_large_png(50_000 + more))
     options = ("--batch-rows", 3, "--part-rows", 6, "--local", "--out", "s.csv")
     done = command("digits-score", "scans", *options, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "Error: not one image could be read; the output says why for each\n"
+    assert len(_rows(tmp_path / "s.csv")) == 25
     assert "25 images, 25 without an answer" in done.stdout
     reasons = [line.split() for line in done.stdout.splitlines() if line.startswith("  ")]
     assert " ".join(reasons[0][1:]) == "something else"
@@ -425,8 +428,9 @@ def test_files_that_are_too_large_are_not_read(score: Score, tmp_path: Path) -> 
         archive.write(tmp_path / "large.png", "large.png")
     with tarfile.open(tmp_path / "large.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "large.png", "large.png")
-    rows = score("large.png", "large.zip", "large.tar.gz")
-    assert [row["error"] for row in rows] == ["more than the 67,108,864 bytes that digits-score takes"] * 3
+    Image.new("L", (28, 28)).save(tmp_path / "small.png")
+    rows = score("small.png", "large.png", "large.zip", "large.tar.gz")
+    assert [row["error"] for row in rows] == ["", *["more than the 67,108,864 bytes that digits-score takes"] * 3]
 
 
 def _tar_of_noise() -> bytes:
@@ -442,7 +446,8 @@ def _tar_of_noise() -> bytes:
     ("name", "content", "arguments", "said"),
     [
         ("x.npy", np.zeros((2, 9, 9), np.uint8), (), "images of 9 x 9 x 1, but the model takes 28 x 28 x 1"),
-        ("x.npy", np.zeros((2, 28, 28)), (), "float64 [2, 28, 28], but images must be uint8"),
+        ("x.npy", np.full((2, 28, 28), 0.5), (), "x.npy: values from 0 to 1, of which 0.5 is not a multiple of 1/255"),
+        ("x.npy", np.ones((2, 28, 28, 4), np.uint8), (), "x.npy: has the dimensions [2, 28, 28, 4], but images are"),
         ("x.npy", np.zeros((0, 28, 28), np.uint8), (), "has no images"),
         ("x.npy", b"nonsense", (), "not a .npy, .npz or IDX file"),
         ("x.npz", b"nonsense", (), "not a .npy, .npz or IDX file"),
@@ -454,7 +459,7 @@ def _tar_of_noise() -> bytes:
         ("x.csv", b"a,b\n1,2\n", (), "which of the columns a, b has the images?"),
         ("x.csv", b"a,b\n1,2\n", ("--path-column", "c"), "has no column 'c', only a, b"),
         ("x.csv", b"path\n", (), "has no rows"),
-        ("x.csv", b"path\n\xff\n", (), "not CSV in UTF-8"),
+        ("x.csv", b"path\n\xff\n", (), "not text in UTF-8"),
         ("x.npy", np.zeros((2, 28, 28), np.uint8), ("--label-file", "x.npy"), "but there are 2 images to label"),
         ("x.csv", b"path\na\n", ("--label-file", "x.npy"), "a label file needs exactly one .npy, .npz or IDX file"),
     ],

@@ -1,0 +1,118 @@
+"""One run of `digits-score`: from its options to the output, the progress bar and the summary."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serving.images.tables.columns import Columns
+from serving.score.backends import open_scorer
+from serving.score.batch import BatchLimits
+from serving.score.inputs import InputOptions, open_inputs
+from serving.score.output import Output, PartLimits, check_free
+from serving.score.rows import RowLayout
+from serving.score.run import Run
+from serving.score.source import Survey
+from serving.score.summary import summarise
+
+
+def run_scoring(**options: Any) -> None:
+    """Scores what the options of `digits-score` say, and prints the summary.
+
+    Raises:
+        click.ClickException: Not one image could be read.
+        DigitsError: The inputs, the model or the output can't be used.
+        ModuleNotFoundError: It needs a package that is not installed.
+    """
+    from tqdm import tqdm
+
+    out: Path = options["out"]
+    if out.suffix == ".parquet":
+        import pyarrow.parquet  # noqa: F401  # fails now if it is missing, not when the first part ends
+    check_free(out, resume=options["resume"], overwrite=options["overwrite"])
+    labelled = bool(options["label_folders"] or options["label_file"] or options["label_column"])
+    columns = Columns(
+        image=options["image_column"],
+        path=options["path_column"],
+        id=options["id_column"],
+        label=options["label_column"],
+    )
+    source = open_inputs(
+        options["inputs"],
+        InputOptions(labelled_folders=options["label_folders"], label_file=options["label_file"], columns=columns),
+    )
+    survey = source.survey()
+    if survey.left_out:
+        click.echo(_left_out(survey), err=True)
+    scorer = open_scorer(**options)
+    try:
+        source.check_shape(scorer.model.shape)
+        layout = RowLayout(
+            labels=scorer.model.labels,
+            kaggle=options["columns"] == "kaggle",
+            probabilities=options["probabilities"],
+            expected=labelled,
+            min_confidence=options["min_confidence"],
+        )
+        names = (
+            "probabilities",
+            "min_confidence",
+            "batch_rows",
+            "label_folders",
+            "label_column",
+            "image_column",
+            "path_column",
+            "id_column",
+        )
+        binding = {
+            "inputs": survey.fingerprint,
+            "count": survey.count,
+            "options": {
+                "labels": list(scorer.model.labels),
+                **{f"--{name.replace('_', '-')}": options[name] for name in names},
+                "--label-file": str(options["label_file"]) if options["label_file"] else None,
+                **({"--columns": "kaggle"} if layout.kaggle else {}),  # runs of earlier releases have no such option
+            },
+            "model": {"name": scorer.model.name, "version": scorer.model.version, "sha256": scorer.model.sha256},
+        }
+        output = Output(
+            out,
+            layout,
+            binding,
+            limits=PartLimits(rows=options["part_rows"], seconds=options["part_seconds"]),
+            resume=options["resume"],
+            overwrite=options["overwrite"],
+            mix_models=options["mix_models"],
+        )
+        run = Run(
+            source=source,
+            scorer=scorer,
+            output=output,
+            limits=BatchLimits(rows=options["batch_rows"]),
+            mix_models=options["mix_models"],
+        )
+        shown = options["progress"]
+        with tqdm(
+            total=survey.count,
+            initial=output.rows,
+            unit=" images",
+            unit_scale=True,
+            dynamic_ncols=True,
+            file=sys.stderr,
+            disable=None if shown is None else not shown,
+        ) as bar:
+            run.execute(bar.update)
+    finally:
+        scorer.close()
+    click.echo(summarise(output.tally, labelled=labelled))
+    click.echo(out)
+    if output.tally.errors == output.tally.images:
+        raise click.ClickException("not one image could be read; the output says why for each")
+
+
+def _left_out(survey: Survey) -> str:
+    names = ", ".join([*survey.examples, *(["…"] if survey.left_out > len(survey.examples) else [])])
+    return f"left out {survey.left_out:,} files that are no images by their name ({names})"
