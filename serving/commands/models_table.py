@@ -50,7 +50,7 @@ def _row(model: ModelListing, listed: VersionListing) -> tuple[str, ...]:
         recorded = (
             manifest.created[:16].replace("T", " "),
             manifest.training.get("architecture", ""),
-            f"{manifest.accuracy.onnx:.2%}",
+            f"{manifest.accuracy.onnx:.2%}" if manifest.accuracy else "",
             ", ".join(provider.removesuffix("ExecutionProvider") for provider in manifest.parity),
             manifest.sha256[:12],
         )
@@ -76,7 +76,7 @@ def _version(listed: VersionListing) -> dict[str, Any]:
         "version": listed.version,
         "created": manifest.created if manifest else None,
         "architecture": manifest.training.get("architecture") if manifest else None,
-        "accuracy": manifest.accuracy.onnx if manifest else None,
+        "accuracy": manifest.accuracy.onnx if manifest and manifest.accuracy else None,
         "parity": list(manifest.parity) if manifest else [],
         "size_bytes": listed.size_bytes,
         "sha256": manifest.sha256 if manifest else None,

@@ -98,6 +98,8 @@ class Repository:
             ModelRejected: It is missing or damaged, or describes another model.
         """
         path = self._version_directory(name, version) / MANIFEST_FILE
+        if not path.exists():
+            raise ModelRejected(f"{path}: No such file; digits-export and digits-import write it beside model.onnx")
         manifest = _parse(path, _read(path), Manifest.from_json)
         if manifest.model_name != name:
             raise ModelRejected(f"{path}: describes the model {manifest.model_name!r}, not {name!r}")
