@@ -17,7 +17,7 @@ from export.calibration import calibrate
 from export.convert import convert
 from export.errors import UnusableModel, reason_of
 from export.parity import ParityLimits, ParityReport, check_parity
-from export.publishing import publish, published_before
+from export.publishing import name_from, publish, published_before
 from export.trained_model import TrainedModel, load_trained
 from serving.config import EngineConfig
 from serving.inference.engine import RUNTIME_VERSION, Engine
@@ -109,8 +109,7 @@ class Exporter:
                 repository, name, lambda before: before.training.get("model_sha256") == digest, provider=self._provider
             )
         ):
-            version, manifest = found
-            return Export(report=None, model_name=name, version=version, calibration=manifest.calibration)
+            return Export(report=None, model_name=name, version=found[0], calibration=found[1].calibration)
         try:
             calibration = calibrate(trained, data)
             content = convert(trained, model_name=name, temperature=calibration.temperature)
@@ -174,11 +173,9 @@ def default_name(trained: TrainedModel) -> str:
     That of its architecture where it was trained on digits, as the two belong together; that of its data's folder where
     it was trained on one, since a network for shapes is not called after the architecture that it shares with others.
     """
+    architecture: str = trained.record["architecture"]
     kind, _, path = trained.record["data"]["source"].partition(":")
-    if kind != "folder":
-        architecture: str = trained.record["architecture"]
-        return architecture
-    return name_from(Path(path).absolute().name) or trained.record["architecture"]
+    return (kind == "folder" and name_from(Path(path).absolute().name)) or architecture
 
 
 def _manifest(

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from export.errors import UnusableModel
+from export.errors import UnusableModel, reason_of
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -70,7 +70,9 @@ class TrainedModel:
             Logits and probabilities, each float32 `[n, classes]`.
         """
         last = self.network.layers[-1]
-        linear = rebuilt(last, {**last.get_config(), "activation": "linear"}, last.get_weights())
+        linear = rebuilt(
+            last, {**last.get_config(), "activation": "linear", "name": f"{last.name}_logits"}, last.get_weights()
+        )
         both = keras.Model(self.network.inputs, [linear(last.input), last.output])
         logits, probabilities = both.predict(images, batch_size=256, verbose=0)
         return logits, probabilities

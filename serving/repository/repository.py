@@ -98,9 +98,8 @@ class Repository:
             ModelRejected: It is missing or damaged, or describes another model.
         """
         path = self._version_directory(name, version) / MANIFEST_FILE
-        if not path.exists():
-            raise ModelRejected(f"{path}: No such file; digits-export and digits-import write it beside model.onnx")
-        manifest = _parse(path, _read(path), Manifest.from_json)
+        content = _read(path, missing="; digits-export and digits-import write it beside model.onnx")
+        manifest = _parse(path, content, Manifest.from_json)
         if manifest.model_name != name:
             raise ModelRejected(f"{path}: describes the model {manifest.model_name!r}, not {name!r}")
         return manifest
@@ -203,9 +202,11 @@ class Repository:
         return self._directory(name).path / str(version)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, *, missing: str = "") -> bytes:
     try:
         return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelRejected(f"{path}: {error.strerror}{missing}") from error
     except OSError as error:
         raise ModelRejected(f"{path}: {error.strerror}") from error
 
