@@ -66,7 +66,6 @@ def _layers(network: keras.Sequential) -> list[Layer]:
     spatial = False  # whether values are NCHW in the ONNX graph: they are after a convolution or pooling
     order: np.ndarray | None = None  # of the flattened values, while it differs from Keras's
     for layer in network.layers:
-        weights, config = layer.get_weights(), layer.get_config()
         spatial |= isinstance(layer, keras.layers.Conv2D | keras.layers.MaxPooling2D)
         if isinstance(layer, keras.layers.Flatten) and spatial and layer.data_format == "channels_last":
             shape = tuple(layer.input.shape[1:])
@@ -80,8 +79,12 @@ def _layers(network: keras.Sequential) -> list[Layer]:
         ):
             exported.append(_average_channels_first)
             continue
+        weights, config = layer.get_weights(), layer.get_config()
         if layer is network.layers[-1]:
             config["activation"] = "linear"
+        elif order is None or not weights:
+            exported.append(_called(layer))
+            continue
         if order is not None and weights:
             if not isinstance(layer, keras.layers.Dense | keras.layers.BatchNormalization):
                 raise UnusableModel(f"{layer.name}: a {type(layer).__name__} after a Flatten can't be converted")

@@ -189,8 +189,8 @@ class Importer:
         )
 
     def _size_of_data(self) -> ImageShape | None:
-        """The size of images that can't be resized: MNIST's."""
-        return (28, 28, 1) if self._options.data and self._options.data.startswith("mnist") else None
+        """The size of images that are not resized, where it is known without reading them."""
+        return (28, 28, 1) if (self._options.data or "").startswith(("mnist", "synthetic")) else None
 
     def _images(self, image_shape: ImageShape) -> GateImages:
         if self._options.data is None:

@@ -61,12 +61,13 @@ def _without_log() -> Iterator[None]:
 
 def _make_captured_tensors_constants(graph: onnx.GraphProto, captured: dict[str, Any]) -> None:
     """Tensors that a layer holds, such as the mean of a Normalization, are no inputs of the graph."""
-    constants = {tensor.name for tensor in graph.initializer}
+    used = {name for node in graph.node for name in node.input}
     for value in [value for value in graph.input if value.name in captured]:
         graph.input.remove(value)
-        if value.name not in constants:
-            content = np.asarray(captured[value.name])
-            graph.initializer.append(numpy_helper.from_array(content, value.name))
+    for tensor in [tensor for tensor in graph.initializer if tensor.name in captured]:
+        graph.initializer.remove(tensor)
+    for name in captured.keys() & used:
+        graph.initializer.append(numpy_helper.from_array(np.asarray(captured[name]), name))
 
 
 def _rewrite_erfc(graph: onnx.GraphProto) -> None:
