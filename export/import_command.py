@@ -175,6 +175,8 @@ def main(
         return
     for line in lines(done.report, reference="untouched"):
         click.echo(line)
+    if done.report.accuracy and done.report.accuracy.keras <= 1 / len(done.labels):
+        click.echo("that is no better than chance: are --labels in the order of the outputs, and is --scale right?")
     if done.version is None:
         for line in worst_lines(done.report, reference="untouched"):
             click.echo(line)

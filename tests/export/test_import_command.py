@@ -47,7 +47,7 @@ def bright(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A folder of pictures larger than the network's; one of the five test pictures of each class is mislabelled."""
+    """A folder of 25 pictures of each class, five of which test; they are larger than the network's."""
     generator = np.random.default_rng(0)
     for name, level in (("bright", 200), ("dark", 20)):
         (tmp_path / "pictures" / name).mkdir(parents=True)
@@ -73,6 +73,7 @@ def test_accuracy_is_measured_on_the_user_s_own_pictures(run: Callable, pictures
     printed = run("--data", f"folder:{pictures}", "--labels", "dark,bright").stdout
     assert "accuracy       untouched 100.00%  ONNX Runtime 100.00%" in printed
     manifest = Repository(tmp_path / "models").load("bright_or_dark", 1).manifest
+    assert "chance" not in printed
     assert manifest.accuracy == Accuracy(keras=1.0, onnx=1.0)
     assert manifest.labels == ("dark", "bright")
     assert manifest.input.preparation == "resize"
@@ -83,6 +84,7 @@ def test_accuracy_is_measured_on_the_user_s_own_pictures(run: Callable, pictures
     printed = run("--data", f"folder:{pictures}").stdout
     assert "labels         bright, dark, from the data; --labels overrides" in printed
     assert "accuracy       untouched 0.00%  ONNX Runtime 0.00%" in printed
+    assert "no better than chance" in printed
 
 
 def test_without_data_drawn_images_prove_the_file_and_nothing_is_claimed(run: Callable, tmp_path: Path) -> None:
