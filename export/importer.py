@@ -22,7 +22,7 @@ from export.pixels import ImageShape, PixelInput, pixel_input
 from export.publishing import publish, published_before
 from export.wrapping import wrap
 from serving.config import EngineConfig
-from serving.errors import DigitsError, ModelRejected
+from serving.errors import DigitsError, InferenceFailed, ProviderUnavailable
 from serving.inference.engine import RUNTIME_VERSION, Engine
 from serving.repository.editor import RepositoryEditor
 from serving.repository.labels import CANARY_SHARE, LabelChange
@@ -150,7 +150,7 @@ class Importer:
             "temperature": "1.0",
         }
         content = wrap(origin, pixels, head, properties=properties)
-        engine = self._start_engine(content, pixels.image_shape, head.classes)
+        engine = self._start_engine(origin, content, pixels.image_shape, head.classes)
         untouched = _Untouched(origin=origin, pixels=pixels, head=head, labels=labels)
         logits, _ = untouched.predict(images.images[:_JUDGED])
         largest = float(np.abs(logits).max()) if head.log_floor is None else 0.0
@@ -205,16 +205,18 @@ class Importer:
         except Exception as error:
             raise UnusableModel(f"{origin.kind} itself can't run it on these images: {reason_of(error)}") from error
 
-    def _start_engine(self, content: bytes, image_shape: ImageShape, classes: int) -> Engine:
-        engine = Engine(content, image_shape=image_shape, classes=classes, config=EngineConfig(provider=self._provider))
+    def _start_engine(self, origin: Origin, content: bytes, image_shape: ImageShape, classes: int) -> Engine:
+        config = EngineConfig(provider=self._provider)
+        engine = Engine(content, image_shape=image_shape, classes=classes, config=config)
         try:
             engine.start()
-        except ModelRejected as error:
-            raise UnusableModel(f"its wrapped graph can't be served: {error}") from error
-        except DigitsError:
+        except (ProviderUnavailable, InferenceFailed):
             raise
         except Exception as error:
-            raise UnusableModel(f"its graph runs on one image only: {reason_of(error)}") from error
+            if origin.input_shape[0] == 1:
+                reason = f"its batch is fixed at 1, and it can't be made to take any ({reason_of(error)})"
+                raise UnusableModel(f"{reason}; export it again with a batch of any size") from error
+            raise UnusableModel(f"its wrapped graph can't be served: {reason_of(error)}") from error
         return engine
 
 

@@ -155,21 +155,23 @@ def _free_batch(graph: onnx.GraphProto) -> None:
 
     Whether the graph then computes the same is not decided here: the gate compares batches with single images.
     """
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    made = {node.output[0]: node.attribute[0].t for node in graph.node if _is_constant_tensor(node)}
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    tensors |= {node.output[0]: node.attribute[0].t for node in graph.node if _is_constant_tensor(node)}
+    for_one = {name for name, tensor in tensors.items() if _reshapes_to_one_row(tensor)}
     for node in graph.node:
-        if node.op_type != "Reshape" or any(
-            attribute.name == "allowzero" and attribute.i for attribute in node.attribute
-        ):
-            continue
-        target = constants.get(node.input[1]) or made.get(node.input[1])
-        if target is None:
-            continue
-        sizes = numpy_helper.to_array(target)
-        if sizes.ndim == 1 and len(sizes) > 1 and sizes[0] == 1:
-            freed = sizes.copy()
-            freed[0] = 0
-            target.CopyFrom(numpy_helper.from_array(freed, target.name))
+        if node.op_type == "Reshape" and node.input[1] in for_one:
+            del node.attribute[:]  # its only one, allowzero, would take 0 as a size
+            target = tensors[node.input[1]]
+            sizes = numpy_helper.to_array(target).copy()
+            sizes[0] = 0
+            target.CopyFrom(numpy_helper.from_array(sizes, target.name))
+
+
+def _reshapes_to_one_row(tensor: onnx.TensorProto) -> bool:
+    if tensor.data_type != TensorProto.INT64 or len(tensor.dims) != 1 or tensor.dims[0] < 2:
+        return False
+    first, *others = numpy_helper.to_array(tensor)
+    return bool(first == 1 and 0 not in others)
 
 
 def _is_constant_tensor(node: onnx.NodeProto) -> bool:

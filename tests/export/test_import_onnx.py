@@ -95,13 +95,23 @@ def _convolution() -> onnx.ModelProto:
     return _graph(nodes, ["batch", 3, H, W], {"scores": ["batch", 5, 1, 1]}, tensors, name="x")
 
 
-def _for_one_image() -> onnx.ModelProto:
+def _for_one_image(**options: int) -> onnx.ModelProto:
     nodes = [
-        helper.make_node("Reshape", ["input.1", "sizes"], ["flat"]),
+        helper.make_node("Reshape", ["input.1", "sizes"], ["flat"], **options),
         helper.make_node("MatMul", ["flat", "w"], ["19"]),
     ]
     tensors = {"sizes": np.array([1, -1]), "w": _weights(SIZE, 3)}
     return _graph(nodes, [1, 1, H, W], {"19": [1, 3]}, tensors)
+
+
+def _squeezed() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Squeeze", ["input.1", "axis"], ["image"]),
+        helper.make_node("Flatten", ["image"], ["flat"], axis=0),
+        helper.make_node("MatMul", ["flat", "w"], ["scores"]),
+    ]
+    tensors = {"axis": np.array([0]), "w": _weights(SIZE, 3)}
+    return _graph(nodes, [1, 1, H, W], {"scores": [1, 3]}, tensors)
 
 
 def _divided_inside() -> onnx.ModelProto:
@@ -246,6 +256,7 @@ TAKEN = {
         finish=_softmax,
     ),
     "for one image": Case(make=_for_one_image, finish=_softmax),
+    "for one image, from PyTorch's newer exporter": Case(make=lambda: _for_one_image(allowzero=1), finish=_softmax),
     "names like ours, and a function": Case(make=_with_function, prepare=_unit, finish=_softmax),
     "weights among inputs": Case(make=_weights_among_inputs, finish=_softmax),
     "opset 8": Case(make=lambda: _dense("Softmax", opset=8)),
@@ -404,6 +415,11 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], tuple[str, ...], str]] =
     "bounded values": (_bounded, SCALED, "its last layer is a Clip whose values lie between 0 and 1"),
     "not finite": (lambda: _dense("Log"), SCALED, "its own outputs are not all finite numbers"),
     "data of another size": (_dense, (*SCALED, "--data", "synthetic"), "but the data's images are 28x28x1"),
+    "for one image only": (
+        _squeezed,
+        SCALED,
+        "its batch is fixed at 1, and it can't be made to take any",
+    ),
     "a graph that can't run": (
         lambda: _dense(first=[helper.make_node("Reshape", ["input.1", "b"], ["r"])]),
         SCALED,
