@@ -114,7 +114,10 @@ def _origin(path: Path, network: Any, *, output: str | None = None, findings: tu
         names = ", ".join(f"{each.name} {list(each.shape)}" for each in network.inputs)
         raise UnusableModel(f"it has {len(network.inputs)} inputs ({names}), but only one of images can be served")
     _refuse_fixed_batch(network.inputs[0].shape[0])
-    if output is not None or len(network.outputs) != 1:
+    # Several outputs, or one within a list or a dictionary.
+    if output is not None or not (
+        isinstance(network, keras.Sequential) or isinstance(network.output, keras.KerasTensor)
+    ):
         network = _with_one_output(network, output)
     halved = _compute_in_float32(network)
     if halved:
@@ -152,11 +155,11 @@ def _traced(path: Path, kind: str, function: Any, shape: tuple[int | None, ...],
 
 def _with_one_output(network: Any, output: str | None) -> Any:
     names = [*network.output_names]
-    if output is None:
+    if output is None and len(names) > 1:
         raise UnusableModel(f"it has {len(names)} outputs ({', '.join(names)}); name the one to serve with --output")
-    if output not in names:
+    if output is not None and output not in names:
         raise UnusableModel(f"it has no output {output!r}; it has {', '.join(names)}")
-    return keras.Model(network.inputs, network.outputs[names.index(output)])
+    return keras.Model(network.inputs, network.outputs[names.index(output) if output else 0])
 
 
 def _compute_in_float32(network: Any) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,8 +52,7 @@ def open_onnx(path: Path, *, output: str | None = None) -> Origin:
     chosen, findings = _choose_output(model.graph, output)
     session = _open_session(content)
     rows = 1 if batch == (1,) else _BATCH
-    labels = None
-    served = chosen
+    labels, served = _labels_of_export(model), chosen
     node = next((node for node in model.graph.node if chosen in node.output), None)
     if node is not None and node.op_type == "ZipMap":
         labels, served = _class_labels(node), node.input[0]
@@ -142,6 +143,17 @@ def _may_be_scores(value: onnx.ValueInfoProto) -> bool:
         onnx.TensorProto.BFLOAT16,
         onnx.TensorProto.UNDEFINED,
     )
+
+
+def _labels_of_export(model: onnx.ModelProto) -> tuple[str, ...] | None:
+    """The classes that `digits-export` wrote into the file."""
+    for entry in model.metadata_props:
+        if entry.key == "labels":
+            with contextlib.suppress(ValueError):
+                names = json.loads(entry.value)
+                if isinstance(names, list) and all(isinstance(name, str) for name in names):
+                    return tuple(names)
+    return None
 
 
 def _class_labels(node: onnx.NodeProto) -> tuple[str, ...]:

@@ -20,8 +20,9 @@ ImageShape = tuple[int, int, int]
 _CHANNELS = (1, 3)
 # A vector shorter than this is hardly an image: to call it one would be a guess.
 _SMALLEST_SIDE = 8
-# How far apart black and white lie after a network's own normalisation, whatever its kind.
-_LEAST_SPREAD, _LARGEST_SPREAD = 0.4, 100.0
+# By what a network's own normalisation multiplies: by about 1/255 if it takes 0 to 255, by more than 1 if 0 to 1.
+# In between nothing is certain: a BatchNormalization that has seen no images multiplies by 1, whatever it takes.
+_OF_BYTES, _OF_UNITS = (0.0016, 0.2), (1.2, 100.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +220,11 @@ def _value_range(
         return _as_said(options, channels, findings)
     slope = slope_of_first_layer(origin.model.graph, origin.input_name, Constants(origin.model.graph))
     if slope is not None:
-        for scale, text in ((1.0, "0 to 255 as they are"), (1 / 255, "divided by 255")):
-            if _LEAST_SPREAD <= 255 * scale * slope <= _LARGEST_SPREAD:
+        for scale, text, (least, most) in (
+            (1.0, "0 to 255 as they are", _OF_BYTES),
+            (1 / 255, "divided by 255", _OF_UNITS),
+        ):
+            if least <= slope <= most:
                 why = f"since the network itself first multiplies by {slope:.3g}"
                 findings.append(Finding(subject="pixels", text=f"{text}, {why}", option="--scale"))
                 return scale, (0.0,), (1.0,)

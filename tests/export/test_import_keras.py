@@ -103,6 +103,12 @@ def _quantised() -> keras.Sequential:
     return network
 
 
+def _dictionaries() -> keras.Model:
+    images = layers.Input((SIDE, SIDE, 1), dtype="uint8", name="image")
+    features = layers.Flatten()(layers.Rescaling(1 / 255)(images))
+    return keras.Model({"image": images}, {"kind": _head(name="kind")(features)})
+
+
 def _two_outputs() -> keras.Model:
     images = _images()
     features = layers.Flatten()(layers.Rescaling(1 / 255)(images))
@@ -243,6 +249,7 @@ TAKEN = {
     "mixed bfloat16": Case(make=lambda: _with_policy("mixed_bfloat16"), printed="float32 instead of the bfloat16"),
     "quantised": Case(make=_quantised),
     "one of two outputs": Case(make=_two_outputs, options=("--output", "kind"), finish=lambda outputs: outputs[0]),
+    "dictionaries": Case(make=_dictionaries, finish=lambda outputs: outputs["kind"]),
     "h5": Case(make=_chain, save=lambda network, folder: _saved(network, folder / "m.h5")),
     "SavedModel": Case(make=_residual, save=_exported),
     "weights of the catalogue": Case(
@@ -378,6 +385,13 @@ REFUSED = {
     ),
     "unknown range": (
         lambda folder: _saved(keras.Sequential([_images("float32"), *_body(), _head()]), folder / "m.keras"),
+        (),
+        "--scale 1/255",
+    ),
+    "range of a batch normalisation that saw no images": (
+        lambda folder: _saved(
+            keras.Sequential([_images("float32"), layers.BatchNormalization(), *_body(), _head()]), folder / "m.keras"
+        ),
         (),
         "--scale 1/255",
     ),

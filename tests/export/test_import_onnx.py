@@ -145,6 +145,12 @@ def _classifier(*, zipped: bool) -> onnx.ModelProto:
     return _graph(nodes, ["N", SIZE], {}, {}, returned=[label, scores], imports=imports)
 
 
+def _of_digits_export() -> onnx.ModelProto:
+    model = _dense("Softmax")
+    helper.set_model_props(model, {"labels": '["a", "b", "c"]'})
+    return model
+
+
 def _with_function() -> onnx.ModelProto:
     """As PyTorch's newer exporter writes modules: a function of the file's own."""
     body = [helper.make_node("MatMul", ["x", "y"], ["z"])]
@@ -258,6 +264,9 @@ TAKEN = {
     "for one image": Case(make=_for_one_image, finish=_softmax),
     "for one image, from PyTorch's newer exporter": Case(make=lambda: _for_one_image(allowzero=1), finish=_softmax),
     "names like ours, and a function": Case(make=_with_function, prepare=_unit, finish=_softmax),
+    "labels in its metadata": Case(
+        make=_of_digits_export, printed="labels         a, b, c, from the file; --labels overrides"
+    ),
     "weights among inputs": Case(make=_weights_among_inputs, finish=_softmax),
     "opset 8": Case(make=lambda: _dense("Softmax", opset=8)),
     "half precision": Case(make=_half, prepare=lambda images: _nchw(_unit(images)).astype(np.float16), finish=_softmax),
