@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from export.defaults import class_labels, preparation_of
 from export.errors import UnusableModel, reason_of
 from export.gate_images import GateImages, draw_images, load_images
-from export.head import Head, head_of
+from export.head import head_of
+from export.imported_network import ImportedNetwork
 from export.opening import ImportOptions, open_origin
 from export.origin import Finding, Origin
 from export.parity import ParityLimits, ParityReport, check_parity
@@ -23,10 +22,9 @@ from export.publishing import publish, published_before
 from export.wrapping import wrap
 from serving.config import EngineConfig
 from serving.errors import DigitsError, InferenceFailed, ProviderUnavailable
-from serving.inference.engine import RUNTIME_VERSION, Engine
+from serving.inference.engine import Engine
 from serving.repository.editor import RepositoryEditor
 from serving.repository.labels import CANARY_SHARE, LabelChange
-from serving.repository.manifest import InputSpec, Manifest
 from serving.repository.repository import Repository
 
 FloatArray = npt.NDArray[np.float32]
@@ -56,19 +54,6 @@ class Import:
     version: int | None
     labels: tuple[str, ...]
     label_change: LabelChange | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Untouched:
-    """The network as it was brought, as the gate's reference."""
-
-    origin: Origin
-    pixels: PixelInput
-    head: Head
-    labels: tuple[str, ...]
-
-    def predict(self, images: npt.NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
-        return self.head.finish(self.origin.run(self.pixels.prepare(images)))
 
 
 class Importer:
@@ -118,74 +103,46 @@ class Importer:
             raise UnusableModel(f"{self._model}: can't be imported: {reason_of(error)}") from error
 
     def _publish(self, repository: Repository, name: str, label: str | None, share: float) -> Import:
+        network, findings = self._open()
+        same = network.is_described_by
+        if label is None and (found := published_before(repository, name, same, provider=self._provider)):
+            return Import(findings=findings, report=None, model_name=name, version=found[0], labels=network.labels)
+        content = wrap(network.origin, network.pixels, network.head, properties=network.properties(name))
+        report = self._check(network, content)
+        version = change = None
+        if report.figures.passed:
+            manifest = network.manifest(name, content, report)
+            version, change = publish(repository, content, manifest, label=label, share=share)
+        return Import(
+            findings=findings,
+            report=report,
+            model_name=name,
+            version=version,
+            labels=network.labels,
+            label_change=change,
+        )
+
+    def _open(self) -> tuple[ImportedNetwork, tuple[Finding, ...]]:
         options = self._options
         origin = open_origin(self._model, options)
         pixels, about_pixels = pixel_input(origin, options.pixels, self._size_of_data())
         images = self._images(pixels.image_shape)
-        output = self._first_outputs(origin, pixels, images)
-        head, about_head = head_of(origin, output, logits=options.logits)
-        labels, about_labels = _labels(options.labels, images.label_names, origin.labels, head.classes)
-        preparation, about_preparation = _preparation(options.preparation, images, pixels.image_shape, labels)
-        true_labels = images.labels_among(labels)
-        findings = (*origin.findings, *about_pixels, about_head, *about_labels, *about_preparation)
-        described = _describe_origin(origin, pixels, head)
-
-        def same(manifest: Manifest) -> bool:
-            return (
-                manifest.training.get("origin") == described
-                and manifest.labels == labels
-                and manifest.input.preparation == preparation
-            )
-
-        if label is None and (found := published_before(repository, name, same, provider=self._provider)):
-            return Import(findings=findings, report=None, model_name=name, version=found[0], labels=labels)
-        properties = {
-            "model_name": name,
-            "labels": json.dumps(labels, ensure_ascii=False),
-            "input": f"uint8 [batch, {', '.join(map(str, pixels.image_shape))}], 0 to 255",
-            "architecture": described["kind"],
-            "parameters": str(origin.parameters),
-            "origin_sha256": origin.sha256,
-            "data": images.source,
-            "temperature": "1.0",
-        }
-        content = wrap(origin, pixels, head, properties=properties)
-        engine = self._start_engine(origin, content, pixels.image_shape, head.classes)
-        untouched = _Untouched(origin=origin, pixels=pixels, head=head, labels=labels)
-        logits, _ = untouched.predict(images.images[:_JUDGED])
-        largest = float(np.abs(logits).max()) if head.log_floor is None else 0.0
-        report = check_parity(
-            untouched,
-            engine,
-            images.images,
-            true_labels,
-            limits=ParityLimits(
-                probabilities=self._limits.probabilities,
-                logits=self._limits.logits * max(1.0, largest / _USUAL_LOGIT),
-            ),
-            log_floor=head.log_floor,
+        head, about_head = head_of(origin, self._first_outputs(origin, pixels, images), logits=options.logits)
+        labels, about_labels = class_labels(options.labels, images.label_names, origin.labels, head.classes)
+        preparation, about_preparation = preparation_of(options.preparation, images, pixels.image_shape, labels)
+        network = ImportedNetwork(
+            origin=origin, pixels=pixels, head=head, labels=labels, preparation=preparation, images=images
         )
-        version = change = None
-        if report.figures.passed:
-            manifest = Manifest(
-                model_name=name,
-                sha256=hashlib.sha256(content).hexdigest(),
-                labels=labels,
-                input=_input_spec(pixels.image_shape, preparation),
-                training={
-                    "architecture": described["kind"],
-                    "parameters": origin.parameters,
-                    "data": images.describe(),
-                    "origin": described,
-                },
-                accuracy=report.accuracy,
-                parity={report.provider: report.figures},
-                versions={**origin.versions, "onnxruntime": RUNTIME_VERSION},
-                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            )
-            version, change = publish(repository, content, manifest, label=label, share=share)
-        return Import(
-            findings=findings, report=report, model_name=name, version=version, labels=labels, label_change=change
+        return network, (*origin.findings, *about_pixels, about_head, *about_labels, *about_preparation)
+
+    def _check(self, network: ImportedNetwork, content: bytes) -> ParityReport:
+        true_labels = network.images.labels_among(network.labels)
+        engine = self._start_engine(network, content)
+        logits, _ = network.predict(network.images.images[:_JUDGED])
+        largest = float(np.abs(logits).max()) if network.head.log_floor is None else 0.0
+        limits = replace(self._limits, logits=self._limits.logits * max(1.0, largest / _USUAL_LOGIT))
+        return check_parity(
+            network, engine, network.images.images, true_labels, limits=limits, log_floor=network.head.log_floor
         )
 
     def _size_of_data(self) -> ImageShape | None:
@@ -205,72 +162,20 @@ class Importer:
         except Exception as error:
             raise UnusableModel(f"{origin.kind} itself can't run it on these images: {reason_of(error)}") from error
 
-    def _start_engine(self, origin: Origin, content: bytes, image_shape: ImageShape, classes: int) -> Engine:
-        config = EngineConfig(provider=self._provider)
-        engine = Engine(content, image_shape=image_shape, classes=classes, config=config)
+    def _start_engine(self, network: ImportedNetwork, content: bytes) -> Engine:
+        engine = Engine(
+            content,
+            image_shape=network.pixels.image_shape,
+            classes=network.head.classes,
+            config=EngineConfig(provider=self._provider),
+        )
         try:
             engine.start()
         except (ProviderUnavailable, InferenceFailed):
             raise
         except Exception as error:
-            if origin.input_shape[0] == 1:
+            if network.origin.input_shape[0] == 1:
                 reason = f"its batch is fixed at 1, and it can't be made to take any ({reason_of(error)})"
                 raise UnusableModel(f"{reason}; export it again with a batch of any size") from error
             raise UnusableModel(f"its wrapped graph can't be served: {reason_of(error)}") from error
         return engine
-
-
-def _labels(
-    said: tuple[str, ...] | None, of_data: tuple[str, ...] | None, of_file: tuple[str, ...] | None, classes: int
-) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
-    if said is not None:
-        if len(said) != classes:
-            raise UnusableModel(f"--labels names {len(said)} classes, but its output has {classes}")
-        if len({*said}) != len(said):
-            raise UnusableModel("--labels names a class twice")
-        return said, ()
-    for names, source in ((of_file, "from the file"), (of_data, "from the data")):
-        if names and len(names) == classes:
-            return names, (Finding(subject="labels", text=f"{_list(names)}, {source}", option="--labels"),)
-    names = tuple(map(str, range(classes)))
-    return names, (Finding(subject="labels", text=f"{_list(names)}, as nothing names them", option="--labels"),)
-
-
-def _list(names: tuple[str, ...]) -> str:
-    return ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:3])} to {names[-1]}"
-
-
-def _preparation(
-    said: str | None, images: GateImages, image_shape: ImageShape, labels: tuple[str, ...]
-) -> tuple[str, tuple[Finding, ...]]:
-    if said is not None:
-        return said, ()
-    if images.preparation is not None:
-        chosen, why = images.preparation, f"as for {images.source}"
-    elif image_shape == (28, 28, 1) and labels == tuple("0123456789"):
-        chosen, why = "mnist", "since it takes 28 x 28 gray and has the ten digits"
-    else:
-        chosen, why = "resize", "since it is no network for digits"
-    return chosen, (Finding(subject="preparation", text=f"{chosen}, {why}", option="--preparation"),)
-
-
-def _describe_origin(origin: Origin, pixels: PixelInput, head: Head) -> dict[str, Any]:
-    """What the manifest says about a network from elsewhere; equal for what would be the same served graph."""
-    return {
-        "kind": origin.kind,
-        "file": origin.path.name,
-        "sha256": origin.sha256,
-        "layout": pixels.layout,
-        "dtype": str(pixels.dtype),
-        "scale": pixels.scale,
-        "mean": [*pixels.mean],
-        "std": [*pixels.std],
-        "image_size": [*pixels.image_shape],
-        "output": head.kind,
-        "output_name": origin.output_name,
-    }
-
-
-def _input_spec(image_shape: ImageShape, preparation: str) -> InputSpec:
-    height, width, channels = image_shape
-    return InputSpec(height=height, width=width, channels=channels, preparation=preparation)
