@@ -21,7 +21,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test image train seeds export chaos soak attacks fuzz preparation million calibration ray
+.PHONY: run test image train seeds export chaos soak attacks fuzz preparation million calibration ray torch
 .PHONY: lint format protos requirements clean
 
 run: $(SERVE_VENV)/.installed
@@ -79,6 +79,12 @@ ray: .venv-dev/.installed
 	.venv-dev/bin/python -m pip install --quiet 'ray>=2.49,<3'
 	DIGITS_TEST_RAY=1 .venv-dev/bin/python -m pytest -m ray tests/serving/score/test_ray.py
 
+# Imports what PyTorch exports. Installs PyTorch, which takes gigabytes, in an environment of its own
+torch: .venv-dev/.installed
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet torch onnxscript
+	DIGITS_TEST_TORCH=$(CURDIR)/.venv-torch/bin/python .venv-dev/bin/python -m pytest tests/export/test_import_torch.py
+
 lint: .venv-dev/.installed
 	.venv-dev/bin/ruff check .
 	.venv-dev/bin/ruff format --check .
@@ -104,7 +110,7 @@ requirements: .venv-dev/.installed
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --output-file protos.txt protos.in
 
 clean:
-	rm -rf .venv .venv-dev .venv-gpu .venv-protos build dist *.egg-info
+	rm -rf .venv .venv-dev .venv-gpu .venv-protos .venv-torch build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: requirements/cpu.txt pyproject.toml

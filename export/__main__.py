@@ -20,7 +20,7 @@ from training.command_line import (
 )
 
 if TYPE_CHECKING:
-    from export.exporter import Export
+    from serving.repository.manifest import Calibration
 
 
 @cloup.command(
@@ -48,7 +48,11 @@ if TYPE_CHECKING:
     option(
         "--repository", required=True, type=click.Path(path_type=Path, file_okay=False), help="The model repository."
     ),
-    option("--name", show_default="the architecture's", help="Name of the model in the repository."),
+    option(
+        "--name",
+        show_default="the architecture's, or that of the folder trained on",
+        help="Name of the model in the repository.",
+    ),
     option(
         "--label",
         type=click.Choice([STABLE, CANARY]),
@@ -86,6 +90,8 @@ def main(
         import_tensorflow_quietly()
         from export.exporter import Exporter
         from export.parity import ParityLimits
+        from export.parity_table import lines, worst_lines
+        from export.publishing import stable_that_stays
         from serving.repository.repository import Repository
 
         limits = ParityLimits(probabilities=limit)
@@ -96,40 +102,30 @@ def main(
             export = exporter.publish(target, model_name=name, label=label, share=share)
         else:
             export = exporter.verify(target, version=verify, model_name=name)
-    _print_report(export)
+    if export.report is None:
+        click.echo(f"already published as {target.root / export.model_name / str(export.version)}")
+        return
+    for line in lines(export.report, reference="Keras", temperature=_temperature(export.calibration)):
+        click.echo(line)
     if export.version is None:
-        for worst in export.report.worst:
-            click.echo(
-                f"image {worst.index:>5}  is {worst.label}  Keras {worst.keras_label}  ONNX {worst.onnx_label}"
-                f"  differs by {worst.difference:.2e}"
-            )
+        for line in worst_lines(export.report, reference="Keras"):
+            click.echo(line)
         raise click.ClickException(f"parity not proven, nothing published: {'; '.join(export.report.problems)}")
     click.echo(f"{'verified' if verify else 'published'} {target.root / export.model_name / str(export.version)}")
     if export.label_change:
         click.echo(str(export.label_change))
+    if not verify and (stays := stable_that_stays(target, export.model_name, export.version)):
+        click.echo(stays)
 
 
-def _print_report(export: Export) -> None:
-    figures, accuracy, calibration = export.report.figures, export.report.accuracy, export.calibration
-    temperature = f"{calibration.temperature:.3f}, without images to fit it on"
-    if calibration.images:
-        temperature = (
-            f"{calibration.temperature:.3f}, fitted on {calibration.images:,} validation images; "
-            f"calibration error on the test images {calibration.error_before:.2%} before, "
-            f"{calibration.error_after:.2%} after"
-        )
-    rows = {
-        "provider": export.report.provider,
-        "images": f"{figures.images:,} at batch sizes {', '.join(map(str, figures.batch_sizes))}",
-        "labels equal": f"{figures.labels_equal:,} of {figures.images:,}",
-        "logits": f"max {figures.logits_max_difference:.2e}  mean {figures.logits_mean_difference:.2e}",
-        "probabilities": f"max {figures.probabilities_max_difference:.2e}  "
-        f"mean {figures.probabilities_mean_difference:.2e}  limit {figures.probabilities_limit:.0e}",
-        "accuracy": f"Keras {accuracy.keras:.2%}  ONNX Runtime {accuracy.onnx:.2%}",
-        "temperature": temperature,
-    }
-    for title, value in rows.items():
-        click.echo(f"{title:<14} {value}")
+def _temperature(calibration: Calibration) -> str:
+    if not calibration.images:
+        return f"{calibration.temperature:.3f}, without images to fit it on"
+    return (
+        f"{calibration.temperature:.3f}, fitted on {calibration.images:,} validation images; "
+        f"calibration error on the test images {calibration.error_before:.2%} before, "
+        f"{calibration.error_after:.2%} after"
+    )
 
 
 if __name__ == "__main__":

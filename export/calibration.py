@@ -7,14 +7,17 @@ softmax(logits / T), with the T that maximises the likelihood of the held-out la
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from export.trained_model import TrainedModel
 from serving.repository.manifest import Calibration
 from training.datasets import Dataset
 from training.evaluation import calibration_error
+
+if TYPE_CHECKING:
+    from export.trained_model import TrainedModel
 
 FloatArray = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]

@@ -7,6 +7,7 @@ to match: the sums and products are the same. Global averages are taken in NCHW 
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +16,12 @@ import keras
 import numpy as np
 import onnx
 import tensorflow as tf
-import tf2onnx
 from onnx import shape_inference
 
-from export.trained_model import TrainedModel, UnusableModel
+from export.errors import UnusableModel
+from export.tracing import trace
+from export.trained_model import TrainedModel, rebuilt
 
-OPSET = 18
 INPUT, LOGITS, PROBABILITIES, BATCH = "images", "logits", "probabilities", "batch"
 
 Layer = Callable[[Any], Any]
@@ -39,7 +40,7 @@ def convert(trained: TrainedModel, *, model_name: str, temperature: float = 1.0)
         `probabilities`, float32 `[batch, classes]`; and metadata that describe the model.
 
     Raises:
-        UnusableModel: The weights of a layer after a Flatten can't be permuted.
+        UnusableModel: The weights of a layer after a Flatten can't be permuted, or ONNX lacks an operation.
     """
     layers = _layers(trained.network)
 
@@ -50,10 +51,7 @@ def convert(trained: TrainedModel, *, model_name: str, temperature: float = 1.0)
         scaled = values if temperature == 1 else values / temperature
         return {LOGITS: values, PROBABILITIES: tf.nn.softmax(scaled)}
 
-    signature = [tf.TensorSpec([None, *trained.image_shape], tf.uint8, name=INPUT)]
-    model, _ = tf2onnx.convert.from_function(
-        tf.function(serve, input_signature=signature), input_signature=signature, opset=OPSET
-    )
+    model = trace(serve, shape=(None, *trained.image_shape), dtype=tf.uint8, name=INPUT)
     _name_batch_dimension(model)
     _describe(model, trained, model_name, temperature)
     model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
@@ -68,34 +66,40 @@ def _layers(network: keras.Sequential) -> list[Layer]:
     spatial = False  # whether values are NCHW in the ONNX graph: they are after a convolution or pooling
     order: np.ndarray | None = None  # of the flattened values, while it differs from Keras's
     for layer in network.layers:
-        weights, config = layer.get_weights(), layer.get_config()
         spatial |= isinstance(layer, keras.layers.Conv2D | keras.layers.MaxPooling2D)
-        if isinstance(layer, keras.layers.Flatten) and spatial:
+        if isinstance(layer, keras.layers.Flatten) and spatial and layer.data_format == "channels_last":
             shape = tuple(layer.input.shape[1:])
             order = np.arange(np.prod(shape)).reshape(shape).transpose(2, 0, 1).ravel()
             exported.append(_flatten_channels_first(len(order)))
             continue
-        if isinstance(layer, keras.layers.GlobalAveragePooling2D) and not layer.keepdims:
+        if (
+            isinstance(layer, keras.layers.GlobalAveragePooling2D)
+            and layer.data_format == "channels_last"
+            and not layer.keepdims
+        ):
             exported.append(_average_channels_first)
             continue
+        weights, config = layer.get_weights(), layer.get_config()
         if layer is network.layers[-1]:
             config["activation"] = "linear"
+        elif order is None or not weights:
+            exported.append(_called(layer))
+            continue
         if order is not None and weights:
             if not isinstance(layer, keras.layers.Dense | keras.layers.BatchNormalization):
                 raise UnusableModel(f"{layer.name}: a {type(layer).__name__} after a Flatten can't be converted")
             weights = [weight[order] if weight.shape[:1] == order.shape else weight for weight in weights]
         if isinstance(layer, keras.layers.Dense):
             order = None
-        exported.append(_rebuilt(layer, config, weights))
+        exported.append(_called(rebuilt(layer, config, weights)))
     return exported
 
 
-def _rebuilt(layer: keras.Layer, config: dict[str, Any], weights: list[np.ndarray]) -> Layer:
-    copy = type(layer).from_config(config)
-    copy.build(layer.input.shape)
-    copy.set_weights(weights)
-    takes_training = isinstance(layer, keras.layers.Dropout | keras.layers.BatchNormalization)
-    return (lambda values: copy(values, training=False)) if takes_training else copy
+def _called(layer: keras.Layer) -> Layer:
+    """The layer in inference mode: not only dropout and batch normalisation behave otherwise in training."""
+    if "training" not in inspect.signature(layer.call).parameters:
+        return layer  # type: ignore[no-any-return]
+    return lambda values: layer(values, training=False)
 
 
 def _flatten_channels_first(size: int) -> Layer:

@@ -15,8 +15,10 @@ import tf2onnx
 
 from export.calibration import calibrate
 from export.convert import convert
+from export.errors import UnusableModel, reason_of
 from export.parity import ParityLimits, ParityReport, check_parity
-from export.trained_model import TrainedModel, UnusableModel, load_trained
+from export.publishing import name_from, publish, published_before
+from export.trained_model import TrainedModel, load_trained
 from serving.config import EngineConfig
 from serving.inference.engine import RUNTIME_VERSION, Engine
 from serving.repository.editor import RepositoryEditor
@@ -34,14 +36,14 @@ class Export:
     """The outcome of an export.
 
     Attributes:
-        report: The report of the parity gate.
+        report: The report of the parity gate; None if this very network was published before, without a new proof.
         model_name: Name of the model in the repository.
         version: The version that was published or verified; None if the gate failed.
         calibration: The calibration of its probabilities.
         label_change: The change of the model's labels, if one was asked for and the gate passed.
     """
 
-    report: ParityReport
+    report: ParityReport | None
     model_name: str
     version: int | None
     calibration: Calibration
@@ -86,7 +88,7 @@ class Exporter:
 
         Args:
             repository: The model repository.
-            model_name: Name of the model there; by default that of the architecture.
+            model_name: Name of the model there; by default `default_name`.
             label: `stable` or `canary` for the new version; None leaves the labels as they are.
             share: Share of the canary in the calls that name no version.
 
@@ -97,25 +99,29 @@ class Exporter:
         """
         trained = load_trained(self._model)
         data = self._data_of(trained)
-        name = model_name or trained.record["architecture"]
+        name = model_name or default_name(trained)
         repository.versions(name)  # fails early on an impossible name
         if label is not None:
             RepositoryEditor(repository).check_publish(name, label, share)
+        digest = trained.record["model_sha256"]
+        if label is None and (
+            found := published_before(
+                repository, name, lambda before: before.training.get("model_sha256") == digest, provider=self._provider
+            )
+        ):
+            return Export(report=None, model_name=name, version=found[0], calibration=found[1].calibration)
         try:
             calibration = calibrate(trained, data)
             content = convert(trained, model_name=name, temperature=calibration.temperature)
         except UnusableModel as error:
             raise UnusableModel(f"{self._model}: {error}") from error
         except Exception as error:
-            raise UnusableModel(f"{self._model}: can't be converted to ONNX ({type(error).__name__})") from error
+            raise UnusableModel(f"{self._model}: can't be converted to ONNX: {reason_of(error)}") from error
         report = self._check(trained, content, data, calibration)
         version = change = None
         if report.figures.passed:
             manifest = _manifest(trained, name, content, report, calibration)
-            if label is None:
-                version = repository.publish(content, manifest)
-            else:
-                version, change = RepositoryEditor(repository).publish(content, manifest, label=label, share=share)
+            version, change = publish(repository, content, manifest, label=label, share=share)
         return Export(report=report, model_name=name, version=version, calibration=calibration, label_change=change)
 
     def verify(self, repository: Repository, *, version: int, model_name: str | None = None) -> Export:
@@ -127,7 +133,7 @@ class Exporter:
         """
         trained = load_trained(self._model)
         data = self._data_of(trained)
-        name, version = repository.choose(model_name or trained.record["architecture"], version)
+        name, version = repository.choose(model_name or default_name(trained), version)
         stored = repository.load(name, version)
         if stored.manifest.training.get("model_sha256") != trained.record["model_sha256"]:
             raise UnusableModel(f"{self._model}: version {version} of {name} was made from another model")
@@ -159,6 +165,17 @@ class Exporter:
         return check_parity(
             trained, engine, data.test_images, data.test_labels, temperature=temperature, limits=self._limits
         )
+
+
+def default_name(trained: TrainedModel) -> str:
+    """The name under which a network is published if none is given.
+
+    That of its architecture where it was trained on digits, as the two belong together; that of its data's folder where
+    it was trained on one, since a network for shapes is not called after the architecture that it shares with others.
+    """
+    architecture: str = trained.record["architecture"]
+    kind, _, path = trained.record["data"]["source"].partition(":")
+    return (kind == "folder" and name_from(Path(path).absolute().name)) or architecture
 
 
 def _manifest(

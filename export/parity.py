@@ -1,4 +1,4 @@
-"""The parity gate compares Keras with the engine that will serve: every test image, several batch sizes.
+"""The parity gate compares a network as it was made with the engine that serves: every image, several batch sizes.
 
 The engine checks names, types and shapes when it starts. The gate then compares values and labels.
 """
@@ -9,12 +9,12 @@ import datetime
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from export.calibration import softmax
-from export.trained_model import TrainedModel
 from serving.errors import DigitsError
 from serving.inference.engine import RUNTIME_VERSION, Engine
 from serving.repository.manifest import Accuracy, ParityFigures
@@ -23,6 +23,17 @@ FloatArray = npt.NDArray[np.float32]
 
 BATCH_SIZES = (1, 7, 64, 256)
 _WORST = 10
+
+
+class Reference(Protocol):
+    """A network as it was made: by Keras, or by ONNX Runtime on an untouched file."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Name of each class, in the order of the outputs."""
+
+    def predict(self, images: npt.NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
+        """Returns logits and probabilities, each float32 `[n, classes]`, of uint8 `[n, height, width, channels]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +55,14 @@ class WorstImage:
 
     Attributes:
         index: Its position among the test images.
-        label: Its true label.
-        keras_label: The label that Keras predicts.
+        label: Its true label; None if it has none.
+        keras_label: The label that the network as it was made predicts, mostly in Keras.
         onnx_label: The label that the engine predicts.
         difference: Largest absolute difference of one of its probabilities.
     """
 
     index: int
-    label: str
+    label: str | None
     keras_label: str
     onnx_label: str
     difference: float
@@ -64,40 +75,45 @@ class ParityReport:
     Attributes:
         provider: The execution provider that was compared.
         figures: The figures for the manifest; `figures.passed` is the verdict.
-        accuracy: Accuracy of Keras and of the engine on these images.
+        accuracy: Accuracy of Keras and of the engine on these images; None if they have no labels.
         problems: Why it failed; empty if it passed.
         worst: The images with the largest differences, worst first.
     """
 
     provider: str
     figures: ParityFigures
-    accuracy: Accuracy
+    accuracy: Accuracy | None
     problems: tuple[str, ...]
     worst: tuple[WorstImage, ...]
 
 
 def check_parity(
-    trained: TrainedModel,
+    reference: Reference,
     engine: Engine,
     images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64] | None,
     *,
     temperature: float = 1.0,
     limits: ParityLimits | None = None,
+    log_floor: float | None = None,
 ) -> ParityReport:
-    """Compares a trained network with the engine that will serve it.
+    """Compares a network with the engine that will serve it.
 
     Args:
-        trained: The network, run by Keras.
+        reference: The network as it was made.
         engine: A started engine with the exported model.
         images: uint8 `[n, height, width, channels]`; run at batch sizes 1, 7, 64, 256 and n.
-        labels: int64 `[n]`, the true labels.
+        labels: int64 `[n]`, the true labels; None if they are unknown.
         temperature: Divisor of the logits in the exported model. Its probabilities are compared with
             softmax(Keras's logits / temperature), its logits with Keras's logits.
         limits: Largest differences that pass.
+        log_floor: For a reference that has probabilities and no logits. Its logits are then known only up to one
+            constant for all classes, so logarithms of probabilities are compared, where they are above this floor.
     """
     limits = limits or ParityLimits()
-    keras_logits, keras_probabilities = trained.predict(images)
+    keras_logits, keras_probabilities = reference.predict(images)
+    if log_floor is not None:
+        keras_logits = _logarithms(keras_logits, log_floor)
     if temperature != 1:
         keras_probabilities = softmax(keras_logits, temperature)
     keras_labels = keras_probabilities.argmax(axis=1)
@@ -110,6 +126,8 @@ def check_parity(
     for size in batch_sizes:
         logits, probabilities = _run(engine, images, size)
         finite = finite and bool(np.isfinite(logits).all() and np.isfinite(probabilities).all())
+        if log_floor is not None:
+            logits = _logarithms(logits, log_floor)
         of_logits, of_probabilities = np.abs(logits - keras_logits), np.abs(probabilities - keras_probabilities)
         logits_difference = np.maximum(logits_difference, of_logits.max(axis=1))
         probabilities_difference = np.maximum(probabilities_difference, of_probabilities.max(axis=1))
@@ -119,7 +137,7 @@ def check_parity(
         equal &= onnx_labels == keras_labels
     logits_max, probabilities_max = float(logits_difference.max()), float(probabilities_difference.max())
     problems = []
-    if _labels_in_file(engine) != trained.labels:
+    if _labels_in_file(engine) != reference.labels:
         problems.append("the labels in the file are not those of the training, or their order differs")
     if not finite:
         problems.append("the engine's outputs are not all finite")
@@ -146,16 +164,18 @@ def check_parity(
     )
     # Images with unequal labels come first, then the largest differences.
     order = np.lexsort((-np.nan_to_num(probabilities_difference, nan=np.inf), equal))[:_WORST]
-    names = trained.labels
+    names = reference.labels
     return ParityReport(
         provider=engine.provider,
         figures=figures,
-        accuracy=Accuracy(keras=float((keras_labels == labels).mean()), onnx=float((onnx_labels == labels).mean())),
+        accuracy=None
+        if labels is None
+        else Accuracy(keras=float((keras_labels == labels).mean()), onnx=float((onnx_labels == labels).mean())),
         problems=tuple(problems),
         worst=tuple(
             WorstImage(
                 index=int(index),
-                label=names[labels[index]],
+                label=None if labels is None else names[labels[index]],
                 keras_label=names[keras_labels[index]],
                 onnx_label=names[onnx_labels[index]],
                 difference=float(probabilities_difference[index]),
@@ -168,6 +188,10 @@ def check_parity(
 def _run(engine: Engine, images: npt.NDArray[np.uint8], size: int) -> tuple[FloatArray, FloatArray]:
     parts = [engine.infer(images[start : start + size]) for start in range(0, len(images), size)]
     return np.concatenate([part.logits for part in parts]), np.concatenate([part.probabilities for part in parts])
+
+
+def _logarithms(logits: FloatArray, floor: float) -> FloatArray:
+    return np.log(np.maximum(softmax(logits), np.float32(floor)))
 
 
 def _labels_in_file(engine: Engine) -> Sequence[str]:

@@ -13,9 +13,11 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from serving.errors import DigitsError
+from export.errors import UnusableModel, reason_of
 
 FloatArray = npt.NDArray[np.float32]
+
+_OTHERS = "digits-import takes models that digits-train did not make"
 
 _RECORDED: dict[str, type] = {
     "architecture": str,
@@ -33,13 +35,9 @@ _RECORDED: dict[str, type] = {
 }
 
 
-class UnusableModel(DigitsError):
-    """The model can't be exported: it is unreadable, without its record, or of an unsupported kind."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """A network and its record.
+    """A network of `digits-train` and its record.
 
     Attributes:
         network: From uint8 `[batch, height, width, channels]` to probabilities `[batch, classes]`, a chain of layers.
@@ -63,7 +61,7 @@ class TrainedModel:
     def predict(self, images: npt.NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
         """Runs the network in Keras.
 
-        The network ends in a softmax, so its logits are computed from the input of the last layer.
+        The network ends in a softmax, so its logits are computed by a copy of the last layer without it.
 
         Args:
             images: uint8 `[n, height, width, channels]`.
@@ -72,10 +70,20 @@ class TrainedModel:
             Logits and probabilities, each float32 `[n, classes]`.
         """
         last = self.network.layers[-1]
-        both = keras.Model(self.network.inputs, [last.input, last.output])
-        features, probabilities = both.predict(images, batch_size=256, verbose=0)
-        kernel, bias = last.get_weights()
-        return features @ kernel + bias, probabilities
+        linear = rebuilt(
+            last, {**last.get_config(), "activation": "linear", "name": f"{last.name}_logits"}, last.get_weights()
+        )
+        both = keras.Model(self.network.inputs, [linear(last.input), last.output])
+        logits, probabilities = both.predict(images, batch_size=256, verbose=0)
+        return logits, probabilities
+
+
+def rebuilt(layer: keras.Layer, config: dict[str, Any], weights: list[npt.NDArray[Any]]) -> keras.Layer:
+    """A copy of a layer with another configuration or other weights."""
+    copy = type(layer).from_config(config)
+    copy.build(layer.input.shape)
+    copy.set_weights(weights)
+    return copy
 
 
 def load_trained(path: Path) -> TrainedModel:
@@ -85,19 +93,19 @@ def load_trained(path: Path) -> TrainedModel:
         UnusableModel: A file is missing or damaged, the two are not from the same run, or the network is not a chain of
             layers from uint8 images to a softmax over the labels.
     """
-    record = _read_record(path.parent / "metrics.json")
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise UnusableModel(f"{path}: {error.strerror}") from error
     if not zipfile.is_zipfile(path):
-        raise UnusableModel(f"{path}: not a .keras file, or a truncated one")
+        raise UnusableModel(f"{path}: not a .keras file, or a truncated one; {_OTHERS}")
+    record = _read_record(path.parent / "metrics.json")
     if digest != record["model_sha256"]:
         raise UnusableModel(f"{path}: not the model that {path.parent / 'metrics.json'} describes")
     try:
         network = keras.models.load_model(path, compile=False)
     except Exception as error:
-        raise UnusableModel(f"{path}: Keras can't load it ({type(error).__name__})") from error
+        raise UnusableModel(f"{path}: Keras can't load it: {reason_of(error)}") from error
     trained = TrainedModel(network=network, record=record)
     _check_network(trained, path)
     return trained
@@ -107,7 +115,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UnusableModel(f"{path}: {error.strerror}; digits-train writes it beside the model") from error
+        raise UnusableModel(f"{path}: {error.strerror}; digits-train writes it beside the model; {_OTHERS}") from error
     except (ValueError, RecursionError) as error:
         raise UnusableModel(f"{path}: not JSON") from error
     for name, kind in _RECORDED.items():
@@ -131,15 +139,18 @@ def _read_record(path: Path) -> dict[str, Any]:
 def _check_network(trained: TrainedModel, path: Path) -> None:
     network = trained.network
     if not isinstance(network, keras.Sequential):
-        raise UnusableModel(f"{path}: not a chain of layers (keras.Sequential)")
+        raise UnusableModel(f"{path}: not a chain of layers (keras.Sequential); {_OTHERS}")
     if len(network.input_shape) != 4 or None in network.input_shape[1:] or network.inputs[0].dtype != "uint8":
-        raise UnusableModel(f"{path}: takes {network.inputs[0].dtype} {network.input_shape}, not uint8 images")
+        raise UnusableModel(
+            f"{path}: takes {network.inputs[0].dtype} {list(network.input_shape)}, "
+            f"not uint8 images [batch, height, width, channels]; {_OTHERS}"
+        )
     last = network.layers[-1]
     if (
         not isinstance(last, keras.layers.Dense)
         or last.activation is not keras.activations.softmax
         or not last.use_bias
     ):
-        raise UnusableModel(f"{path}: the last layer is not a dense layer with bias and softmax")
+        raise UnusableModel(f"{path}: the last layer is not a dense layer with bias and softmax; {_OTHERS}")
     if last.units != len(trained.labels):
         raise UnusableModel(f"{path}: {last.units} outputs, but {len(trained.labels)} labels in its record")

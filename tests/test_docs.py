@@ -15,6 +15,7 @@ import pytest
 from pages import PAGES, ROOT, blocks, free_ports, lines, type_blocks
 
 import export.__main__
+import export.import_command
 import serving.__main__
 import training.__main__
 
@@ -22,6 +23,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 COMMANDS: dict[str, click.Command] = {
     "digits-train": training.__main__.main,
     "digits-export": export.__main__.main,
+    "digits-import": export.import_command.main,
     **{f"digits-{name}": serving.__main__._load(name) for name in serving.__main__._COMMANDS},
 }
 
@@ -32,6 +34,11 @@ RUN_BY = {
     ("docs/models.md", "sh"): (
         "tests/serving/commands/test_models.py",
         "test_the_commands_in_the_documentation_work_in_order",
+    ),
+    ("docs/models.md", "bash"): ("tests/export/test_contract.py", "test_the_imports_on_the_page_work"),
+    ("docs/models.md", "python"): (
+        "tests/export/test_contract.py",
+        "test_a_model_made_by_hand_as_the_page_says_is_served",
     ),
     ("docs/models.md", "json"): (
         "tests/serving/commands/test_models.py",

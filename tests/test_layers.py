@@ -106,8 +106,14 @@ TRAINING = Room(
     packages={"keras", "tensorflow", "numpy", "PIL", "click", "cloup", "pooch"},
     some={"evaluation": {"sklearn"}, "charts": {"matplotlib"}, "report": {"matplotlib", "jinja2"}},
 )
-EXPORT = Room(rooms=CORE, packages={"training", "keras", "tensorflow", "tf2onnx", "onnx", "numpy", "click", "cloup"})
-FROM_TRAINING = {"training.command_line", "training.datasets", "training.evaluation"}
+EXPORT = Room(
+    rooms=CORE,
+    packages={"training", "keras", "tensorflow", "tf2onnx", "onnx", "numpy", "click", "cloup"},
+    some={"foreign_onnx": {"onnxruntime"}},  # runs files as they are, to compare the engine with them
+)
+FROM_TRAINING = {
+    f"training.{name}" for name in ("architectures", "command_line", "datasets", "evaluation", "synthetic")
+}
 
 
 def _modules(package: str) -> list[Path]:

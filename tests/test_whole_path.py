@@ -68,7 +68,7 @@ def test_drawn_digits_from_training_to_answers(
 ) -> None:
     root = tmp_path / "models"
     exported = command("digits-export", synthetic_run / "model.keras", "--repository", root)
-    assert exported.returncode == 0, exported.stderr
+    assert (exported.returncode, exported.stderr) == (0, "")
     _serve_and_compare(synthetic_run, root, load("synthetic").test_images, start_server)
 
 

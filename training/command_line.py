@@ -100,6 +100,7 @@ def import_tensorflow_quietly() -> None:
             import tensorflow
 
             tensorflow.config.list_physical_devices("GPU")
+            tensorflow.get_logger().setLevel("ERROR")  # warnings on retracing mean nothing to who reads a report
         except Exception:
             log.seek(0)
             with os.fdopen(os.dup(stderr), "wb") as shown:

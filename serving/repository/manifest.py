@@ -59,7 +59,7 @@ class InputSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityFigures:
-    """What the parity gate measured: Keras compared with the engine on one execution provider.
+    """What the parity gate measured: the network as it was made compared with the engine on one execution provider.
 
     Attributes:
         passed: Whether every limit held.
@@ -92,7 +92,12 @@ class ParityFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Share of the test images that Keras and ONNX Runtime label correctly, 0 to 1."""
+    """Share of the test images that are labelled correctly, 0 to 1.
+
+    Attributes:
+        keras: By Keras; of an imported network by the untouched network, whatever ran it.
+        onnx: By the engine that serves.
+    """
 
     keras: float
     onnx: float
@@ -128,8 +133,9 @@ class Manifest:
         sha256: Digest of `model.onnx`, in hexadecimal.
         labels: Name of each class, in the order of the outputs.
         input: The images that the network takes.
-        training: How it was trained: architecture, recipe, seed, data and its digest, epochs, parameters.
-        accuracy: Accuracy on the test images, of Keras and of ONNX Runtime.
+        training: How it was trained: architecture, recipe, seed, data and its digest, epochs, parameters. For an
+            imported network, what is known of its origin.
+        accuracy: Accuracy on the test images, of Keras and of ONNX Runtime; None if no labels were known.
         parity: The gate's figures for each execution provider that was verified.
         versions: Releases of the tools that made the model.
         created: Time of the export, in ISO 8601.
@@ -142,7 +148,7 @@ class Manifest:
     labels: tuple[str, ...]
     input: InputSpec
     training: Mapping[str, Any]
-    accuracy: Accuracy
+    accuracy: Accuracy | None
     parity: Mapping[str, ParityFigures]
     versions: Mapping[str, str]
     created: str

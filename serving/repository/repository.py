@@ -104,7 +104,8 @@ class Repository:
             ModelRejected: It is missing or damaged, or describes another model.
         """
         path = self._version_directory(name, version) / MANIFEST_FILE
-        manifest = _parse(path, _read(path), Manifest.from_json)
+        content = _read(path, missing="; digits-export and digits-import write it beside model.onnx")
+        manifest = _parse(path, content, Manifest.from_json)
         if manifest.model_name != name:
             raise ModelRejected(f"{path}: describes the model {manifest.model_name!r}, not {name!r}")
         return manifest
@@ -213,12 +214,14 @@ class Repository:
         return self._directory(name).path / str(version)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, *, missing: str = "") -> bytes:
     """Reads a regular file: a pipe would block for ever, and a device may have no end."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ModelRejected(f"{path}: not a file")
         return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelRejected(f"{path}: {error.strerror}{missing}") from error
     except OSError as error:
         raise ModelRejected(f"{path}: {error.strerror}") from error
 

@@ -22,14 +22,37 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, digits_export: Callable) -> Path:
-    """A repository with two versions, both published by the command."""
+    """A repository with two versions: one published by the command, and the same again."""
     root = tmp_path_factory.mktemp("models")
-    for version in (1, 2):
-        done = digits_export("--repository", root)
-        assert done.exit_code == 0, done.output
-        assert f"published {root / 'mnist_convnet' / str(version)}" in done.output
-        assert "1,000 of 1,000" in done.output
+    done = digits_export("--repository", root)
+    assert done.exit_code == 0, done.output
+    assert f"published {root / 'mnist_convnet' / '1'}" in done.output
+    assert "1,000 of 1,000" in done.output
+    stored = Repository(root).load("mnist_convnet", 1)
+    assert Repository(root).publish(stored.content, stored.manifest) == 2
     return root
+
+
+def test_the_same_network_is_not_published_twice(repository: Path, digits_export: Callable) -> None:
+    done = digits_export("--repository", repository)
+    assert (done.exit_code, done.stdout) == (0, f"already published as {repository / 'mnist_convnet' / '2'}\n")
+    assert Repository(repository).versions("mnist_convnet") == [1, 2]
+
+
+def test_a_plain_export_says_that_a_pinned_version_stays_stable(
+    repository: Path, digits_export: Callable, tmp_path: Path
+) -> None:
+    models = Repository(tmp_path / "models")
+    shutil.copytree(repository / "mnist_convnet" / "1", models.root / "mnist_convnet" / "1")
+    RepositoryEditor(models).set_stable("mnist_convnet", 1)
+    manifest = models.root / "mnist_convnet" / "1" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"model_sha256": "', '"model_sha256": "other'))
+    done = digits_export("--repository", models.root)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.endswith(
+        "mnist_convnet: stable stays at version 1; to answer with version 2: "
+        f"digits-models label mnist_convnet stable 2 --repository {models.root}\n"
+    )
 
 
 def test_the_published_version_can_be_loaded_and_tells_its_origin(repository: Path, synthetic_run: Path) -> None:
@@ -149,9 +172,17 @@ def test_damaged_labels_are_refused_before_the_work(repository: Path, digits_exp
     assert Repository(tmp_path / "models").versions("mnist_convnet") == [1, 2]
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class WithoutOperator(keras.layers.Layer):
+    """Computes what ONNX has no operator for."""
+
+    def call(self, values: object) -> object:
+        return keras.ops.erfinv(values)
+
+
 def _no_record(run: Path) -> str:
     (run / "metrics.json").unlink()
-    return "metrics.json: No such file"
+    return "metrics.json: No such file or directory; digits-train writes it beside the model; digits-import takes"
 
 
 def _broken_record(run: Path) -> str:
@@ -166,7 +197,8 @@ def _record_without_labels(run: Path) -> str:
 
 def _no_keras_file(run: Path) -> str:
     (run / "model.keras").write_bytes(b"nonsense")
-    return "not a .keras file"
+    (run / "metrics.json").unlink()
+    return "model.keras: not a .keras file, or a truncated one; digits-import takes models"
 
 
 def _truncated(run: Path) -> str:
@@ -184,7 +216,7 @@ def _another_model(run: Path) -> str:
 def _foreign_model(run: Path) -> str:
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)]).save(run / "model.keras")
     _edit_record(run, model_sha256=hashlib.sha256((run / "model.keras").read_bytes()).hexdigest())
-    return "not uint8 images"
+    return "takes float32 [None, 4], not uint8 images [batch, height, width, channels]; digits-import takes models"
 
 
 def _other_data(run: Path) -> str:
@@ -205,8 +237,8 @@ def _fewer_classes(run: Path) -> str:
 
 
 def _strange_layer(run: Path) -> str:
-    _replace_network(run, (28, 28, 1), 10, keras.layers.RandomRotation(0.1))
-    return "can't be converted to ONNX"
+    _replace_network(run, (28, 28, 1), 10, WithoutOperator())
+    return "the operation Erfinv ("
 
 
 def _labels_of_numbers(run: Path) -> str:

@@ -59,21 +59,54 @@ def test_the_bare_file_explains_itself(content: bytes, trained: TrainedModel) ->
 )
 def test_permuted_weights_compute_the_same(shape: tuple[int, int, int], following: list[keras.Layer]) -> None:
     """Whatever follows a Flatten, ONNX must compute what Keras does: height, width and channels all differ."""
-    keras.utils.set_random_seed(1)
-    network = keras.Sequential(
+    content = _converted(shape, [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.Flatten(), *following])
+    operators = [node.op_type for node in onnx.load_from_string(content).graph.node]
+    assert operators.count("Transpose") == (0 if shape[2] == 1 else 1)
+
+
+def _adapted() -> keras.layers.Normalization:
+    normalization = keras.layers.Normalization()
+    normalization.adapt(np.random.default_rng(0).integers(0, 256, (50, 9, 9, 3)) / 255)
+    return normalization
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [keras.layers.RandomRotation(0.5), keras.layers.GaussianDropout(0.5), keras.layers.Flatten()],
+        [keras.Sequential([keras.layers.RandomFlip(), keras.layers.SpatialDropout2D(0.5)]), keras.layers.Flatten()],
+        [_adapted(), keras.layers.Flatten()],
+        [keras.layers.Conv2D(4, 3), keras.layers.Permute((3, 1, 2)), keras.layers.Flatten("channels_first")],
         [
-            keras.Input(shape, dtype="uint8"),
-            keras.layers.Rescaling(1 / 255),
-            keras.layers.Conv2D(4, 3, activation="relu"),
-            keras.layers.Flatten(),
-            *following,
-            keras.layers.Dense(3, activation="softmax"),
-        ]
-    )
+            keras.layers.Conv2D(4, 3),
+            keras.layers.Permute((3, 1, 2)),
+            keras.layers.GlobalAveragePooling2D("channels_first"),
+        ],
+        [keras.layers.Flatten(), keras.layers.Dense(6, activation="gelu")],
+    ],
+    ids=["training mode", "training mode, nested", "constants", "flatten", "average", "gelu"],
+)
+def test_what_was_not_converted_before_computes_the_same(layers: list[keras.Layer]) -> None:
+    """Layers for training, tensors that a layer holds, channels first, and the exact gelu."""
+    _converted((9, 9, 3), layers)
+
+
+def test_a_last_layer_with_more_weights_has_logits_too() -> None:
+    """Quantised, it has a scale beside kernel and bias."""
+    _converted((9, 9, 3), [keras.layers.Flatten()], quantised=True)
+
+
+def _converted(shape: tuple[int, int, int], layers: list[keras.Layer], *, quantised: bool = False) -> bytes:
+    """Converts a network, and compares it with Keras."""
+    keras.utils.set_random_seed(1)
+    last = keras.layers.Dense(3, activation="softmax")
+    network = keras.Sequential([keras.Input(shape, dtype="uint8"), keras.layers.Rescaling(1 / 255), *layers, last])
     for layer in network.layers:  # moving averages and offsets that matter
         if isinstance(layer, keras.layers.BatchNormalization):
             generator = np.random.default_rng(0)
             layer.set_weights([generator.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+    if quantised:
+        last.quantize("int8")
     record = {
         "architecture": "any",
         "recipe": {},
@@ -83,10 +116,11 @@ def test_permuted_weights_compute_the_same(shape: tuple[int, int, int], followin
         "labels": ["a", "b", "c"],
         "test": {},
     }
-    content = convert(TrainedModel(network=network, record=record), model_name="any")
-    operators = [node.op_type for node in onnx.load_from_string(content).graph.node]
-    assert operators.count("Transpose") == (0 if shape[2] == 1 else 1)
+    trained = TrainedModel(network=network, record=record)
+    content = convert(trained, model_name="any")
     images = np.random.default_rng(2).integers(0, 256, (6, *shape), dtype=np.uint8)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (probabilities,) = session.run(["probabilities"], {"images": images})
+    logits, probabilities = session.run(["logits", "probabilities"], {"images": images})
     np.testing.assert_allclose(probabilities, network.predict(images, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(logits, trained.predict(images)[0], atol=1e-4)
+    return content

@@ -179,7 +179,7 @@ def encode_model(deployment: Deployment, rollout: Rollout, *, max_message_bytes:
         max_images_per_request=deployment.max_request_images,
         sha256=manifest.sha256,
         execution_provider=provider,
-        test_accuracy=manifest.accuracy.onnx,
+        test_accuracy=manifest.accuracy.onnx if manifest.accuracy else 0,
         parity_max_difference=figures.probabilities_max_difference if figures else None,
         temperature=manifest.calibration.temperature,
         preparation=manifest.input.preparation,

@@ -1,0 +1,62 @@
+"""Values of options that need more than click's types: numbers, sizes and names of classes."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import click
+
+
+def numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Numbers separated by commas, each also as a fraction: `1/255`, `0.485,0.456,0.406`."""
+    if value is None:
+        return None
+    try:
+        return tuple(float(Fraction(part.strip())) for part in value.split(","))
+    except (ValueError, ZeroDivisionError) as error:
+        raise click.BadParameter(f"{value!r} is neither a number nor like 1/255 or 0.5,0.5,0.5") from error
+
+
+def nonzero(context: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """The same, but without 0."""
+    found = numbers(context, param, value)
+    if found and 0 in found:
+        raise click.BadParameter("must not be 0")
+    return found
+
+
+def one_number(context: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """One such number, not 0."""
+    found = nonzero(context, param, value)
+    if found and len(found) > 1:
+        raise click.BadParameter(f"{value!r} is not one number")
+    return found[0] if found else None
+
+
+def image_size_value(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int, int] | None:
+    """Height, width and channels, like 28x28x1."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([13])", value)
+    if not found:
+        raise click.BadParameter(f"{value!r} is not like 28x28x1 (height, width, 1 or 3 channels)")
+    height, width, channels = map(int, found.groups())
+    return height, width, channels
+
+
+def class_names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Names separated by commas, or the lines of a file."""
+    if value is None:
+        return None
+    path = Path(value)
+    if "," in value and not path.is_file():
+        names = value.split(",")
+    else:
+        try:
+            names = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.BadParameter(f"{value!r} is neither names separated by commas nor a text file") from error
+    stripped = tuple(name.strip() for name in names)
+    return stripped[: -1 if stripped and not stripped[-1] else None]
