@@ -98,6 +98,10 @@ def read_files(
         splits = by_split(parts) if len(parts) > 1 else None
         if splits is None:
             whole = _joined(list(parts.values()), names)
+            if lonely := [names[label] for label in np.flatnonzero(np.bincount(whole.labels) == 1)]:
+                raise DatasetError(
+                    f"{files[0]}: one image of {list_names(lonely)}, but a class needs two, to train and to test"
+                )
             return whole.split(), names
         train, test = (_joined(part, names) for part in splits)
         return train.with_test_set(test), names

@@ -20,11 +20,13 @@ class Files(Source):
     Args:
         paths: The files.
         labelled: Whether the name of a file's folder is its true label.
+        may_be_empty: Whether it is no error if all files are left out.
     """
 
-    def __init__(self, paths: Iterable[Path], *, labelled: bool) -> None:
+    def __init__(self, paths: Iterable[Path], *, labelled: bool, may_be_empty: bool = False) -> None:
         self._named = paths
         self._labelled = labelled
+        self._may_be_empty = may_be_empty
 
     def survey(self) -> Survey:
         """See `Source.survey`."""
@@ -36,7 +38,7 @@ class Files(Source):
             else:
                 others += 1
                 examples += [path] if len(examples) < EXAMPLES else []
-        if not count:
+        if not count and not self._may_be_empty:
             raise UnusableInput(self._nothing(others, examples))
         names = tuple(path_text(path.name) for path in examples)
         return Survey(count=count, fingerprint=digest.hexdigest(), left_out=others, examples=names)

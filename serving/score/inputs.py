@@ -73,37 +73,41 @@ def open_inputs(inputs: Sequence[str], options: InputOptions) -> Source:
         UnusableInput: A file does not exist or is of a kind that is not read, a pattern matches nothing, or the input
             takes no labels.
     """
-    paths = [path for given in inputs for path in _matching(given)]
+    named = [entry for given in inputs for entry in _matching(given)]
     sources: list[Source] = []
-    for is_file, group in itertools.groupby(paths, key=_is_single_file):
+    for is_file, group in itertools.groupby(named, key=lambda entry: entry[1] in ("image", "other")):
+        paths = [path for path, _ in group]
         if is_file:
-            sources.append(Files(list(group), labelled=options.labelled_folders))
+            partial = len(paths) < len(named)  # other inputs have images even if these are all left out
+            sources.append(Files(paths, labelled=options.labelled_folders, may_be_empty=partial))
         else:
-            sources += [_source(path, options) for path in group]
+            sources += [_source(path, options) for path in paths]
     if options.label_file is not None and not (len(sources) == 1 and isinstance(sources[0], ArrayFile)):
         raise UnusableInput(f"{options.label_file}: a label file needs exactly one .npy, .npz or IDX file as input")
     return Chain(sources)
 
 
-def _matching(given: str) -> list[Path]:
+def _matching(given: str) -> list[tuple[Path, str]]:
+    """Returns the files that an input names, each with its kind."""
     if os.path.lexists(given):
-        return [Path(given)]
+        return [(Path(given), _kind(Path(given)))]
     if not glob.has_magic(given):
         raise UnusableInput(f"{given}: no such file or folder")
     found = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
     files = [Path(path) for path in found if Path(path).is_file()]
     if not files:
         raise UnusableInput(f"{given}: no file matches this pattern")
-    return files
-
-
-def _is_single_file(path: Path) -> bool:
-    """Whether a path is an image, or a file that `Files` leaves out because it is none by its name."""
-    return not path.is_dir() and _kind(path) in ("image", "other")
+    kinds = [_kind(path) for path in files]
+    if any(kind == "image" and path.suffix for path, kind in zip(files, kinds, strict=True)):
+        # Tables beside images describe them, as in a folder.
+        kinds = ["other" if kind in ("table", "not read") else kind for kind in kinds]
+    return list(zip(files, kinds, strict=True))
 
 
 def _kind(path: Path) -> str:
     name = path.name.lower()
+    if path.is_dir():
+        return "folder"
     if name.endswith(".zip") or name.endswith(_TAR):
         return "archive"
     if name.removesuffix(".gz").endswith((".npy", ".npz", "-ubyte", ".idx")):

@@ -203,6 +203,7 @@ REFUSED = {
     "test.csv": (_csv(np.zeros((2, 28, 28), int), None), "which of the columns pixel0, .*and 779 more has the labels"),
     "blank.csv": (b"label,path\n,a.png\n", "not one image can be read: .*No such file"),
     "one.csv": (_csv(np.zeros((3, 28, 28), int), np.zeros(3, int)), "1 classes, but a data set needs at least two"),
+    "few.csv": (_csv(np.zeros((3, 28, 28), int), np.array([3, 4, 3])), "one image of 4, but a class needs two"),
     "nolabel.csv": (_csv(np.zeros((1, 28, 28), int), np.array([""])), "row 0 has no label in the column label"),
     "a.npy": (b"", "neither a table .* nor an .npz file"),
     "a.npz": (b"PK", "not an .npz file of numbers, or a damaged one"),

@@ -426,6 +426,18 @@ def test_a_folder_of_tables_names_the_pattern_that_reads_them(pixels: np.ndarray
     assert len(_read(pattern)) == 2 * COUNT
 
 
+def test_a_pattern_leaves_out_what_lies_beside_its_images(pixels: np.ndarray, tmp_path: Path) -> None:
+    for name in ("a.png", "c.png"):
+        (tmp_path / name).write_bytes(_png(pixels[0]))
+    np.save(tmp_path / "b.npy", pixels)
+    for name in ("a.json", "labels.csv", "notes.xlsx", "README.txt"):
+        (tmp_path / name).write_bytes(b"about the images")
+    source = open_inputs([str(tmp_path / "*")], InputOptions())
+    assert (source.survey().count, source.survey().left_out) == (2 + COUNT, 4)
+    assert len(_read(tmp_path / "b.npy", tmp_path / "README.txt")) == COUNT
+    assert len(_read(tmp_path / "*")) == 2 + COUNT
+
+
 def test_kaggle_s_table_becomes_a_submission_in_one_command(
     command: Callable, tmp_path: Path, digits: tuple[np.ndarray, np.ndarray]
 ) -> None:
