@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import signal
@@ -112,10 +113,15 @@ def mnist_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def synthetic_run(tmp_path_factory: pytest.TempPathFactory, command: Callable) -> Path:
-    """The directory of a short training run on drawn digits, made by the command."""
-    out = tmp_path_factory.mktemp("runs") / "synthetic"
-    done = command(
-        "digits-train", "--data", "synthetic", "--recipe", "published", "--epochs", 2, "--seed", 3, "--out", out
-    )
-    assert done.returncode == 0, done.stderr
+    """The directory of a short training run on drawn digits, made by the command; read-only, shared by all workers."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    out = shared / "synthetic"
+    with (shared / "synthetic.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first worker trains, the others wait for it
+        if not (out / "report.html").exists():
+            options = ("--data", "synthetic", "--recipe", "published", "--epochs", 2, "--seed", 3)
+            done = command("digits-train", *options, "--out", out, "--overwrite")
+            assert done.returncode == 0, done.stderr
     return out
