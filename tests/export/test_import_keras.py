@@ -430,9 +430,9 @@ REFUSED = {
     "weights of another network": (
         lambda folder: _weights_alone(_catalogue(), folder),
         ("--architecture", "convnet_one_layer"),
-        "not the weights of convnet_one_layer: ",
+        "not the weights of convnet_one_layer: A total of",
     ),
-    "torn file": (_written("m.keras", b"PK\x03\x04 and nothing else"), (), "can't load it: "),
+    "torn file": (_written("m.keras", b"PK\x03\x04 and nothing else"), (), "not a file of Keras, or a truncated one"),
     "not Keras": (_written("m.keras", b"nonsense"), (), "not a file of Keras, or a truncated one"),
     "PyTorch's": (_written("m.pt", b"PK\x03\x04 and nothing else"), (), "export it with torch.onnx.export"),
 }
