@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 from keras import layers
@@ -308,6 +309,13 @@ def test_a_model_of_keras_is_served_and_answers_as_keras_does(name: str, importe
     np.testing.assert_allclose(answer.probabilities, expected[name], atol=TOLERANCE.get(name, 1e-5))
     assert (model.height, model.width, model.channels) == (SIDE, SIDE, 1)
     assert model.preparation == "resize"
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_no_shape_is_computed_in_the_served_graph(name: str, imported: tuple) -> None:
+    """CUDA has no such operators, and a server that is told to use CUDA runs nothing on the CPU."""
+    graph = onnx.load(imported[0] / _name(name) / "1" / "model.onnx").graph
+    assert not {"Shape", "Gather", "Slice"} & {node.op_type for node in graph.node}
 
 
 @keras.saving.register_keras_serializable(package="theirs")
