@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def open_origin(path: Path, options: ImportOptions) -> Origin:
         return open_onnx(path, output=options.output)
     if path.suffix in (".pt", ".pth", ".ckpt"):
         raise UnusableModel("a file of PyTorch holds no graph; export it with torch.onnx.export, then import that")
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise UnusableModel("not a file of Keras, or a truncated one")
     from export.foreign_keras import open_keras, open_weights
 
     if options.architecture is None:

@@ -5,7 +5,7 @@ The contract is that of `export.convert`. The network's own nodes stay as they a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from export.errors import UnusableModel, reason_of
 from export.head import LOG_SOFTMAX, ONE_LOGIT, PROBABILITIES, SIGMOID, SIGMOIDS, SMALLEST_PROBABILITY, Head
 from export.origin import Origin
 from export.pixels import PixelInput
+from export.simplification import simplified
 from serving.inference.engine import INPUT
 from serving.inference.engine import LOGITS as LOGITS_OUTPUT
 from serving.inference.engine import PROBABILITIES as PROBABILITIES_OUTPUT
@@ -62,26 +63,24 @@ def wrap(origin: Origin, pixels: PixelInput, head: Head, *, properties: Mapping[
         raise UnusableModel("its output is its input")
     _input_nodes(before, pixels, own_input)
     _output_nodes(after, head, source)
-    graph = model.graph
-    kept = _needed(graph, source)
     height, width, channels = pixels.image_shape
     wrapped = helper.make_graph(
-        [*before.nodes, *kept, *after.nodes],
+        [*before.nodes, *model.graph.node, *after.nodes],
         properties["model_name"],
         [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [BATCH, height, width, channels])],
         [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, head.classes])
             for name in (LOGITS_OUTPUT, PROBABILITIES_OUTPUT)
         ],
-        [*before.constants, *_used(graph.initializer, kept), *after.constants],
-        sparse_initializer=graph.sparse_initializer,
+        [*before.constants, *model.graph.initializer, *after.constants],
+        sparse_initializer=model.graph.sparse_initializer,
     )
     model.graph.CopyFrom(wrapped)
     model.producer_name = "digits-serving"
     del model.metadata_props[:]
     helper.set_model_props(model, {**properties})
     try:
-        model = shape_inference.infer_shapes(model)
+        model = shape_inference.infer_shapes(simplified(model))
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:
         raise UnusableModel(f"its graph is not valid ONNX: {reason_of(error)}") from error
@@ -176,30 +175,6 @@ def _reshapes_to_one_row(tensor: onnx.TensorProto) -> bool:
 
 def _is_constant_tensor(node: onnx.NodeProto) -> bool:
     return node.op_type == "Constant" and node.attribute[0].name == "value"
-
-
-def _needed(graph: onnx.GraphProto, source: str) -> list[onnx.NodeProto]:
-    """The nodes that a tensor depends on, in their order."""
-    wanted, kept = {source}, []
-    for node in reversed(graph.node):
-        if wanted & {*node.output}:
-            kept.append(node)
-            wanted |= _inputs(node)
-    return kept[::-1]
-
-
-def _inputs(node: onnx.NodeProto) -> set[str]:
-    """What a node reads, its branches included."""
-    names = {*node.input}
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            names |= {name for inner in graph.node for name in _inputs(inner)} | {each.name for each in graph.output}
-    return names
-
-
-def _used(tensors: Iterable[onnx.TensorProto], nodes: list[onnx.NodeProto]) -> list[onnx.TensorProto]:
-    names = {name for node in nodes for name in _inputs(node)}
-    return [tensor for tensor in tensors if tensor.name in names]
 
 
 def _opset(model: onnx.ModelProto) -> int:

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from export.import_command import main
+from serving.errors import ModelRejected
 from serving.repository.labels import Canary, Labels
 from serving.repository.manifest import Accuracy
 from serving.repository.repository import Repository
@@ -127,6 +128,14 @@ def test_labels_are_given_and_a_version_that_stays_stable_is_named(run: Callable
         run("--name", "levels", "--labels", "night,day").stdout
     )
     assert "no other version can be served" in run("--name", "new", "--label", "canary", code=1).stderr
+
+
+def test_a_file_in_a_repository_without_a_manifest_says_who_makes_one(bright: Path, tmp_path: Path) -> None:
+    version = tmp_path / "models" / "bright" / "1"
+    version.mkdir(parents=True)
+    bright.rename(version / "model.onnx")
+    with pytest.raises(ModelRejected, match="digits-export and digits-import write it beside"):
+        Repository(tmp_path / "models").load("bright", 1)
 
 
 def test_names_of_classes_come_from_a_file_too(run: Callable, tmp_path: Path) -> None:

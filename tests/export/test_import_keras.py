@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 from keras import layers
@@ -310,6 +311,13 @@ def test_a_model_of_keras_is_served_and_answers_as_keras_does(name: str, importe
     assert model.preparation == "resize"
 
 
+@pytest.mark.parametrize("name", TAKEN)
+def test_no_shape_is_computed_in_the_served_graph(name: str, imported: tuple) -> None:
+    """CUDA has no such operators, and a server that is told to use CUDA runs nothing on the CPU."""
+    graph = onnx.load(imported[0] / _name(name) / "1" / "model.onnx").graph
+    assert not {"Shape", "Gather", "Slice"} & {node.op_type for node in graph.node}
+
+
 @keras.saving.register_keras_serializable(package="theirs")
 class Halved(layers.Layer):
     """A class of the user's own, which is unknown where the model is imported."""
@@ -430,9 +438,9 @@ REFUSED = {
     "weights of another network": (
         lambda folder: _weights_alone(_catalogue(), folder),
         ("--architecture", "convnet_one_layer"),
-        "not the weights of convnet_one_layer: ",
+        "not the weights of convnet_one_layer: A total of",
     ),
-    "torn file": (_written("m.keras", b"PK\x03\x04 and nothing else"), (), "can't load it: "),
+    "torn file": (_written("m.keras", b"PK\x03\x04 and nothing else"), (), "not a file of Keras, or a truncated one"),
     "not Keras": (_written("m.keras", b"nonsense"), (), "not a file of Keras, or a truncated one"),
     "PyTorch's": (_written("m.pt", b"PK\x03\x04 and nothing else"), (), "export it with torch.onnx.export"),
 }
