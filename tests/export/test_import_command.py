@@ -163,9 +163,11 @@ def test_wrong_options_are_refused_before_any_work(run: Callable, options: tuple
 
 
 def test_an_onnx_file_needs_no_tensorflow(bright: Path, tmp_path: Path) -> None:
+    """Nor anything else of the extra `train` but onnx."""
     program = """
 import sys
-sys.modules["tensorflow"] = sys.modules["keras"] = sys.modules["tf2onnx"] = None
+for absent in ("tensorflow", "keras", "tf2onnx", "sklearn", "matplotlib", "jinja2", "pooch", "tqdm"):
+    sys.modules[absent] = None
 from export.import_command import main
 main()
 """
