@@ -348,7 +348,7 @@ class ServerConfig(_Part):
         unset="none",
     )
     access_log_share: float = setting(
-        0.0, "Share of the calls to log with method, code and duration, from 0 to 1.", limits=(0, 1)
+        0.0, "Share of the calls to log with method, code, duration, peer and model, from 0 to 1.", limits=(0, 1)
     )
 
     def __post_init__(self) -> None:

@@ -115,6 +115,7 @@ def _method_handler(
             code, status = _outcome(error, context)
             if status is None:
                 raise
+            running.end(code.name)  # before the client gets the error, as is the case with an answer
             await _abort(context, code, status, identity)
         finally:
             ended(running, code, context)
@@ -133,6 +134,7 @@ def _method_handler(
             code, status = _outcome(error, context)
             if status is None:
                 raise
+            running.end(code.name)  # before the client gets the error, as is the case with an answer
             await _abort(context, code, status, identity)
         finally:
             ended(running, code, context)

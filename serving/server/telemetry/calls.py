@@ -49,6 +49,7 @@ class Call:
         self._stream = stream
         self.is_stream = False
         self._routes: set[tuple[str, str]] = set()
+        self._ended = False
         self._started = time.perf_counter()
         _current.set(self)
 
@@ -68,7 +69,10 @@ class Call:
         self.model, self.version = model, str(version)
 
     def end(self, code: str) -> None:
-        """Reports its end, with the name of its gRPC status code."""
+        """Reports its end, with the name of its gRPC status code; only the first time."""
+        if self._ended:
+            return
+        self._ended = True
         seconds = time.perf_counter() - self._started
         if self._stream is None:
             for observer in self._observers:
