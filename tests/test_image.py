@@ -136,10 +136,15 @@ def test_it_answers_over_http_and_counts(container: subprocess.Popen[str], envir
     assert f'digits_model_info{{model="{MODEL}"' in metrics
 
 
-def test_it_classifies_as_its_user(container: subprocess.Popen[str], environment: dict[str, str]) -> None:
+def test_it_classifies_as_its_user_on_a_read_only_root(
+    container: subprocess.Popen[str], environment: dict[str, str]
+) -> None:
     with Client(f"127.0.0.1:{environment['DIGITS_PORT']}") as client:
         assert list(client.classify_files([ROOT / "serving/samples/7.png"]).labels) == [7]
-    status = Path(f"/proc/{main_process(container)}/status").read_text(encoding="utf-8")
+    process = Path(f"/proc/{main_process(container)}")
+    mounts = [line.split() for line in (process / "mountinfo").read_text(encoding="utf-8").splitlines()]
+    assert [fields[5].split(",")[0] for fields in mounts if fields[4] == "/"] == ["ro"]
+    status = (process / "status").read_text(encoding="utf-8")
     facts = dict(line.split(":\t", 1) for line in status.splitlines())
     assert facts["Uid"].split() == ["10001"] * 4
     assert facts["Gid"].split() == ["10001"] * 4

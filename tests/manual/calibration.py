@@ -13,7 +13,6 @@ import click
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from export.calibration import softmax
 from serving.config import PRETRAINED, EngineConfig
 from serving.images.geometry import centre_by_mass
 from serving.inference.engine import Engine
@@ -37,6 +36,8 @@ ALIKE = "BIOQSZbgiloqsz"
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="MNIST_DIR", help="Directory with MNIST's files.")
 def main(repository: Path, data_dir: Path | None) -> None:
     """Measures a model for 28 x 28 gray digits."""
+    from export.calibration import softmax  # brings TensorFlow, which takes seconds
+
     models = Repository(repository)
     stored = models.load(*models.choose())
     engine = Engine(stored.content, image_shape=(28, 28, 1), classes=10, config=EngineConfig(provider="cpu"))
