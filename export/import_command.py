@@ -143,11 +143,11 @@ def main(
     with errors_in_one_line():
         if needs_tensorflow(model):
             import_tensorflow_quietly()
-        from export.importer import Importer
-        from export.opening import ImportOptions, default_name
+        from export.foreign.importer import Importer
+        from export.foreign.opening import ImportOptions, default_name
+        from export.foreign.pixels import PixelOptions
         from export.parity import ParityLimits
         from export.parity_table import lines, worst_lines
-        from export.pixels import PixelOptions
         from export.publishing import stable_that_stays
         from serving.repository.repository import Repository
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.constants import Constants, slope_of_first_layer
 from export.errors import UnusableModel
-from export.origin import Array, Finding, Origin, shape_text
+from export.foreign.constants import Constants, slope_of_first_layer
+from export.foreign.origin import Array, Finding, Origin, shape_text
 
 NHWC, NCHW = "nhwc", "nchw"
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, shape_inference
 
-from export.origin import dimensions
+from export.foreign.origin import dimensions
 
 
 def simplified(model: onnx.ModelProto) -> onnx.ModelProto:

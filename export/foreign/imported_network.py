@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.gate_images import GateImages
-from export.head import Head
-from export.origin import Origin
+from export.foreign.gate_images import GateImages
+from export.foreign.head import Head
+from export.foreign.origin import Origin
+from export.foreign.pixels import PixelInput
 from export.parity import ParityReport
-from export.pixels import PixelInput
 from serving.inference.engine import RUNTIME_VERSION
 from serving.repository.manifest import InputSpec, Manifest
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from export.errors import UnusableModel
-from export.origin import Origin
-from export.pixels import PixelOptions
+from export.foreign.origin import Origin
+from export.foreign.pixels import PixelOptions
 from export.publishing import name_from
 
 
@@ -46,7 +46,7 @@ def open_origin(path: Path, options: ImportOptions) -> Origin:
     if path.is_dir():
         if not (path / "saved_model.pb").exists():
             raise UnusableModel("a directory without saved_model.pb; name a file of Keras or ONNX, or a SavedModel")
-        from export.foreign_keras import open_saved_model
+        from export.foreign.keras_origin import open_saved_model
 
         return open_saved_model(path)
     with path.open("rb") as file:
@@ -58,14 +58,14 @@ def open_origin(path: Path, options: ImportOptions) -> Origin:
             raise UnusableModel(
                 "weights of PyTorch hold no network; export it with torch.onnx.export, then import that"
             )
-        from export.foreign_onnx import open_onnx
+        from export.foreign.onnx_origin import open_onnx
 
         return open_onnx(path, output=options.output)
     if path.suffix in (".pt", ".pth", ".ckpt"):
         raise UnusableModel("a file of PyTorch holds no graph; export it with torch.onnx.export, then import that")
     if start.startswith(b"PK") and not zipfile.is_zipfile(path):
         raise UnusableModel("not a file of Keras, or a truncated one")
-    from export.foreign_keras import open_keras, open_weights
+    from export.foreign.keras_origin import open_keras, open_weights
 
     if options.architecture is None:
         return open_keras(path, output=options.output)

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.defaults import class_labels, preparation_of
 from export.errors import UnusableModel, reason_of
-from export.gate_images import GateImages, draw_images, load_images
-from export.head import head_of
-from export.imported_network import ImportedNetwork
-from export.opening import ImportOptions, open_origin
-from export.origin import Finding, Origin
+from export.foreign.defaults import class_labels, preparation_of
+from export.foreign.gate_images import GateImages, draw_images, load_images
+from export.foreign.head import head_of
+from export.foreign.imported_network import ImportedNetwork
+from export.foreign.opening import ImportOptions, open_origin
+from export.foreign.origin import Finding, Origin
+from export.foreign.pixels import ImageShape, PixelInput, pixel_input
+from export.foreign.wrapping import wrap
 from export.parity import ParityLimits, ParityReport, check_parity
-from export.pixels import ImageShape, PixelInput, pixel_input
 from export.publishing import publish, published_before
-from export.wrapping import wrap
 from serving.config import EngineConfig
 from serving.errors import DigitsError, InferenceFailed, ProviderUnavailable
 from serving.inference.engine import Engine

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from export.errors import UnusableModel
-from export.gate_images import GateImages
-from export.origin import Finding
-from export.pixels import ImageShape
+from export.foreign.gate_images import GateImages
+from export.foreign.origin import Finding
+from export.foreign.pixels import ImageShape
 
 
 def class_labels(

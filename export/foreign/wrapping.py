@@ -13,10 +13,10 @@ import onnx
 from onnx import TensorProto, compose, helper, numpy_helper, shape_inference, version_converter
 
 from export.errors import UnusableModel, reason_of
-from export.head import LOG_SOFTMAX, ONE_LOGIT, PROBABILITIES, SIGMOID, SIGMOIDS, SMALLEST_PROBABILITY, Head
-from export.origin import Origin
-from export.pixels import PixelInput
-from export.simplification import simplified
+from export.foreign.head import LOG_SOFTMAX, ONE_LOGIT, PROBABILITIES, SIGMOID, SIGMOIDS, SMALLEST_PROBABILITY, Head
+from export.foreign.origin import Origin
+from export.foreign.pixels import PixelInput
+from export.foreign.simplification import simplified
 from serving.inference.engine import INPUT
 from serving.inference.engine import LOGITS as LOGITS_OUTPUT
 from serving.inference.engine import PROBABILITIES as PROBABILITIES_OUTPUT

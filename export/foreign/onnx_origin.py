@@ -18,7 +18,7 @@ from serving.inference.engine import CPU, PROBABILITIES, RUNTIME_VERSION  # isor
 import onnxruntime
 
 from export.errors import UnusableModel, reason_of
-from export.origin import Array, Finding, Origin, dimensions, inputs_of, refuse_recurrent, shape_text
+from export.foreign.origin import Array, Finding, Origin, dimensions, inputs_of, refuse_recurrent, shape_text
 from serving.inference.external_data import uses_external_data
 
 _BATCH = 256

@@ -16,7 +16,7 @@ import tensorflow as tf
 import tf2onnx
 
 from export.errors import UnusableModel, reason_of
-from export.origin import Array, Finding, Origin, refuse_recurrent
+from export.foreign.origin import Array, Finding, Origin, refuse_recurrent
 from export.tracing import trace
 from training.architectures import ARCHITECTURES, ImageShape
 

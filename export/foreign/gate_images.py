@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.errors import UnusableModel
-from export.pixels import ImageShape
+from export.foreign.pixels import ImageShape
 from training import datasets
 from training.synthetic import draw_digits
 

@@ -11,7 +11,7 @@ import onnx
 
 from export.calibration import softmax
 from export.errors import UnusableModel
-from export.origin import Array, Finding, Origin
+from export.foreign.origin import Array, Finding, Origin
 
 FloatArray = npt.NDArray[np.float32]
 
