@@ -18,7 +18,7 @@ from serving.client import Client
 
 pytestmark = pytest.mark.torch
 
-SCRIPT = Path(__file__).parents[1] / "helpers" / "torch_models.py"
+SCRIPT = Path(__file__).parents[2] / "helpers" / "torch_models.py"
 IMAGES = np.random.default_rng(5).integers(0, 256, (20, 12, 12, 3), dtype=np.uint8)
 OPTIONS = ["--scale", "1/255", "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]
 
