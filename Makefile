@@ -83,7 +83,7 @@ ray: .venv-dev/.installed
 torch: .venv-dev/.installed
 	$(PYTHON) -m venv .venv-torch
 	.venv-torch/bin/python -m pip install --quiet torch onnxscript
-	DIGITS_TEST_TORCH=$(CURDIR)/.venv-torch/bin/python .venv-dev/bin/python -m pytest tests/export/test_import_torch.py
+	DIGITS_TEST_TORCH=$(CURDIR)/.venv-torch/bin/python .venv-dev/bin/python -m pytest tests/export/foreign/test_import_torch.py
 
 lint: .venv-dev/.installed
 	.venv-dev/bin/ruff check .
