@@ -77,13 +77,13 @@ calibration: .venv-dev/.installed
 # Scores on a Ray cluster on this machine, with one worker killed. Installs ray, which no other test needs
 ray: .venv-dev/.installed
 	.venv-dev/bin/python -m pip install --quiet 'ray>=2.49,<3'
-	DIGITS_TEST_RAY=1 .venv-dev/bin/python -m pytest -m ray tests/serving/score/test_ray.py
+	RAY_TESTS=1 .venv-dev/bin/python -m pytest -m ray tests/serving/score/test_ray.py
 
 # Imports what PyTorch exports. Installs PyTorch, which takes gigabytes, in an environment of its own
 torch: .venv-dev/.installed
 	$(PYTHON) -m venv .venv-torch
 	.venv-torch/bin/python -m pip install --quiet torch onnxscript
-	DIGITS_TEST_TORCH=$(CURDIR)/.venv-torch/bin/python .venv-dev/bin/python -m pytest tests/export/foreign/test_import_torch.py
+	TORCH_PYTHON=$(CURDIR)/.venv-torch/bin/python .venv-dev/bin/python -m pytest tests/export/foreign/test_import_torch.py
 
 lint: .venv-dev/.installed
 	.venv-dev/bin/ruff check .

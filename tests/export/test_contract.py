@@ -79,7 +79,7 @@ def test_a_model_made_by_hand_as_the_page_says_is_served(
     verified = command("digits-models", "verify", "brightness", "--repository", "models", cwd=tmp_path)
     assert verified.returncode == 0, verified.stderr
     listed = command("digits-models", "list", "--repository", "models", cwd=tmp_path)
-    assert re.search(r"^brightness +1 +stable \(latest\) .* by hand ", listed.stdout, re.MULTILINE)
+    assert re.search(r"^brightness +1 +stable \(latest\) .* ok on CPU$", listed.stdout, re.MULTILINE)
     with start_server("--repository", str(tmp_path / "models")) as server, Client(server.address) as client:
         answer = client.classify(np.array([[[0]], [[255]]], np.uint8).repeat(4, axis=1).repeat(4, axis=2))
         assert [client.get_model().labels[label] for label in answer.labels] == ["dark", "bright"]

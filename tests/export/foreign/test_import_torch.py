@@ -36,9 +36,9 @@ def test_networks_of_pytorch_answer_as_in_pytorch(tmp_path: Path, start_server: 
     """Each exported by every exporter of this release, with any batch and with one image."""
     from export.import_command import main
 
-    python = os.environ.get("DIGITS_TEST_TORCH")
+    python = os.environ.get("TORCH_PYTHON")
     if not python:
-        pytest.skip("DIGITS_TEST_TORCH names no Python with torch")
+        pytest.skip("TORCH_PYTHON names no Python with torch")
     np.save(tmp_path / "images.npy", IMAGES)
     (tmp_path / "exported").mkdir()
     made = subprocess.run(

@@ -20,7 +20,7 @@ LIMIT_S = 240
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.skipif(not os.environ.get("DIGITS_TEST_RAY"), reason="heavy: make ray runs it"),
+    pytest.mark.skipif(not os.environ.get("RAY_TESTS"), reason="heavy: make ray runs it"),
 ]
 
 
