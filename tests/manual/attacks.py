@@ -401,6 +401,8 @@ def main(
             caller.kill()
         server.terminate()
         server.wait(30)
+    if not results:
+        raise click.UsageError(f"no attack is called {only!r}")
     worst: dict[str, Result] = {}
     for each in results:
         known = worst.setdefault(each.attack.method, each)

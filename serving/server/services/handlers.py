@@ -115,10 +115,10 @@ def _method_handler(
             code, status = _outcome(error, context)
             if status is None:
                 raise
-            running.end(code.name)  # before the client gets the error, as is the case with an answer
-            await _abort(context, code, status, identity)
         finally:
-            ended(running, code, context)
+            ended(running, code, context)  # before the client gets the error, as is the case with an answer
+        del request  # gRPC's context keeps the error of an abort, and that keeps this frame, until garbage is collected
+        return await _abort(context, code, status, identity)
 
     async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
         open_calls.add(context)
@@ -130,14 +130,15 @@ def _method_handler(
                     async for response in responses:
                         yield response
             code = grpc.StatusCode.OK
+            return
         except Exception as error:
             code, status = _outcome(error, context)
             if status is None:
                 raise
-            running.end(code.name)  # before the client gets the error, as is the case with an answer
-            await _abort(context, code, status, identity)
         finally:
             ended(running, code, context)
+        del request
+        await _abort(context, code, status, identity)
 
     make = getattr(
         grpc,
@@ -212,9 +213,9 @@ def _outcome(error: Exception, context: Context) -> tuple[grpc.StatusCode, statu
 
 async def _abort(
     context: Context, code: grpc.StatusCode, status: status_pb2.Status, identity: tuple[tuple[str, str], ...]
-) -> None:
+) -> Any:
     try:
-        await context.abort(code, status.message, (*identity, (DETAILS_KEY, status.SerializeToString())))
+        return await context.abort(code, status.message, (*identity, (DETAILS_KEY, status.SerializeToString())))
     except grpc.aio.AbortError:
         raise
     except Exception as error:  # the client has gone, and grpc.aio would log an error of its own

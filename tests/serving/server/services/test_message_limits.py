@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import grpc
+import psutil
 import pytest
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2
@@ -131,3 +135,23 @@ def test_attacks_on_every_method_are_refused_and_hurt_nobody() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(re.search(r"^(\d+) attacks", done.stdout, re.MULTILINE)[1]) > 400
+
+
+def test_a_refused_message_does_not_wait_for_the_garbage_collector(start_server: Callable, tmp_path: Path) -> None:
+    """Whose turn may come when hundreds of megabytes are kept."""
+    (tmp_path / "sitecustomize.py").write_text("import gc\ngc.disable()\n")
+    content = Classify(raw_images=digits_pb2.RawImages(pixels=bytes(15 << 20), count=7)).SerializeToString()
+    refused = []
+    with (
+        start_server(env={**os.environ, "PYTHONPATH": str(tmp_path)}) as running,
+        grpc.insecure_channel(running.address) as channel,
+    ):
+        classify = channel.unary_unary("/digits.v1.DigitClassifierService/Classify")
+        memory = []
+        for _ in range(12):
+            with pytest.raises(grpc.RpcError) as error:
+                classify(content, timeout=30)
+            refused.append(error.value.code())
+            memory.append(psutil.Process(running.process.pid).memory_info().rss)
+    assert {*refused} == {grpc.StatusCode.INVALID_ARGUMENT}
+    assert memory[-1] < memory[1] + 5 * len(content)
