@@ -67,7 +67,7 @@ def _script(name: str) -> Callable[[], None]:
 
 def _prepare() -> None:
     """Prepares the process, before any command is imported."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC would log each attempt to connect
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # our own messages say what went wrong, in one line
     prepare_terminal()
 
 

@@ -242,7 +242,7 @@ def test_arrays_whose_meaning_is_a_guess_are_refused(drawn: tuple, tmp_path: Pat
 def test_parquet_without_pyarrow_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DatasetError, match="reading Parquet needs pyarrow, which is in the extra score: pip install"):
+    with pytest.raises(DatasetError, match="reading Parquet needs pyarrow, of the extra score: pip install"):
         load(str(tmp_path / "a.parquet"))
 
 

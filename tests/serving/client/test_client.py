@@ -102,8 +102,8 @@ def test_one_image_and_no_image_are_batches_too(server, digits: tuple, expected:
     [
         (np.full((1, 28, 28), 0.3, np.float32), ValueError, "0.3 is not a multiple of 1/255"),
         (np.full((1, 28, 28), np.nan), ValueError, "NaN"),
-        (np.zeros((1, 28, 27), np.uint8), ValueError, "28 x 27 x 1, but 28 x 28 x 1 are needed"),
-        (np.zeros((1, 28, 28, 3), np.uint8), ValueError, "28 x 28 x 3, but 28 x 28 x 1 are needed"),
+        (np.zeros((1, 28, 27), np.uint8), ValueError, "28 x 27 x 1, but the model takes 28 x 28 x 1"),
+        (np.zeros((1, 28, 28, 3), np.uint8), ValueError, "28 x 28 x 3, but the model takes 28 x 28 x 1"),
         ([np.zeros((28, 28)), np.zeros((30, 28))], ValueError, "must all have the same size"),
         (None, TypeError, "must be numbers from 0 to 255, not object"),
         ("a.png", TypeError, "classify_files takes paths"),

@@ -292,7 +292,7 @@ def test_a_message_over_the_limit_is_told_both_sizes(start_server: Start, digits
         (["--max-concurrent-calls", "0"], "--max-concurrent-calls"),
         (["--max-streams-per-connection", "0"], "--max-streams-per-connection"),
         (["--max-connections", "-1"], "--max-connections"),
-        (["--max-connection-age-s", "nan"], "max_connection_age_s"),
+        (["--max-connection-age-s", "nan"], "--max-connection-age-s"),
         (["--keepalive-s", "0"], "--keepalive-s"),
         (["--keepalive-timeout-s", "1e9"], "--keepalive-timeout-s"),
         (["--handshake-timeout-s", "-1"], "--handshake-timeout-s"),

@@ -218,7 +218,7 @@ def test_a_repository_that_can_not_be_served_stops_the_start(command: Callable, 
     [
         (["--port", "70000"], 2, "--port"),
         (["--provider", "tpu"], 2, "'auto', 'cuda', 'cpu'"),
-        (["--max-queue-rows", "10"], 2, "max_queue_rows must be at least max_batch_rows"),
+        (["--max-queue-rows", "10"], 2, "--max-queue-rows must be at least --max-batch-rows"),
         (["--model", "resnet"], 1, "no model 'resnet'; available: mnist_convnet"),
         (["--model-version", "9"], 1, "no version 9; available: 1"),
         (["--host", "203.0.113.1"], 1, "can't listen on 203.0.113.1"),

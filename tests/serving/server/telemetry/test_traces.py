@@ -58,4 +58,4 @@ def test_a_call_is_a_span_of_its_client_s_trace(start_server: Callable, collecto
 def test_an_invalid_collector_address_is_a_clear_error(command: Callable) -> None:
     done = command("digits-serve", "--port", "0", "--traces-endpoint", "collector:4318")
     assert done.returncode == 2
-    assert "traces_endpoint must be like http://host:4318, not 'collector:4318'" in done.stderr
+    assert "--traces-endpoint must be like http://host:4318, not 'collector:4318'" in done.stderr
