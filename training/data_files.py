@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import zipfile
 import zlib
@@ -17,7 +18,7 @@ from serving.errors import DigitsError, InvalidImage, install_hint
 from serving.images.decoding import Uint8Array, decode_image, load_image
 from serving.images.geometry import resize
 from serving.images.pixel_arrays import ImageShape, to_images
-from serving.images.tables.cells import encoded_image, label_text
+from serving.images.tables.cells import class_name, encoded_image, label_text
 from serving.images.tables.columns import Columns, find_images, find_label
 from serving.images.tables.files import is_table_name, open_table
 from serving.images.tables.pixel_table import PixelTable, holds_pixels
@@ -68,8 +69,8 @@ def read_files(
 ) -> tuple[Splits, tuple[str, ...]]:
     """Reads labelled images into memory.
 
-    Files whose names say so, such as `train-0.parquet` and `test-0.parquet`, are splits, and so are arrays of an .npz
-    file (`x_train`, `y_train`, `x_test`, `y_test`). Otherwise the images are split as those of a folder are.
+    Files whose names or folders say so, such as `train-0.parquet` and `test-0.parquet`, are splits, and so are arrays
+    of an .npz file (`x_train`, `y_train`, `x_test`, `y_test`). Otherwise the images are split as those of a folder are.
 
     Args:
         files: Tables with a column of labels, or .npz files.
@@ -83,12 +84,14 @@ def read_files(
         DatasetError: A file is no such file, or what it means leaves a doubt.
     """
     parts: dict[str, _Part] = {}
+    together = Path(os.path.commonpath([file.absolute().parent for file in files]))
     try:
         for file in files:
+            below = str(file.absolute().relative_to(together))
             if file.suffix.lower() == ".npz":
-                parts |= {f"{name} {file.name}": part for name, part in _read_npz(file).items()}
+                parts |= {f"{name} {below}": part for name, part in _read_npz(file).items()}
             elif is_table_name(file):
-                parts[file.name] = _read_table(open_table(file), image_shape, skip_unreadable)
+                parts[below] = _read_table(open_table(file), image_shape, skip_unreadable)
             else:
                 raise DatasetError(
                     f"{file}: neither a table with labels (.csv, .tsv, .jsonl, .parquet) nor an .npz file"
@@ -155,13 +158,9 @@ def _read_table(table: Table, image_shape: ImageShape | None, skip_unreadable: b
         text = label_text(value)
         if text is None:
             raise DatasetError(f"{table.path}: row {row} has no label in the column {label}")
-        if names and text not in names:
-            if not text.isdecimal() or int(text) >= len(names):
-                raise DatasetError(
-                    f"{table.path}: row {row} has the label {text}, which is none of {list_names(names)}"
-                )
-            text = names[int(text)]
-        labels.append(text)
+        labels.append(class_name(text, names))
+        if names and labels[-1] not in names:
+            raise DatasetError(f"{table.path}: row {row} has the label {text}, which is none of {list_names(names)}")
     return _Part(images=images, labels=labels, names=names)
 
 

@@ -200,8 +200,8 @@ class PixelScale:
         if block.dtype == np.bool_:
             return block.astype(np.uint8) * np.uint8(255)
         factor = self._factor()
-        if block.dtype.kind in "iu":
-            return block.astype(np.uint8)
+        if block.dtype.kind in "iu":  # 0 and 1 of a file whose other blocks have shares of white
+            return block.astype(np.uint8) * np.uint8(factor)
         return np.rint(block.astype(np.float64) * factor).clip(0, 255).astype(np.uint8)
 
     def check(self) -> None:

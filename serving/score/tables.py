@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from serving.errors import InvalidImage
 from serving.images.pixel_arrays import ImageShape
-from serving.images.tables.cells import encoded_image, label_text
+from serving.images.tables.cells import class_name, encoded_image, label_text
 from serving.images.tables.columns import Columns, ImageColumns, find_images
 from serving.images.tables.pixel_table import PixelTable, holds_pixels
 from serving.images.tables.table import Table
@@ -80,6 +80,5 @@ class TableSource(Source):
             others = list(row)
             name = others.pop(0) if self._columns.id is not None else f"{self._table.path}:{number}"
             label = label_text(others.pop(0)) if self._columns.label is not None else None
-            if label is not None and label.isdecimal() and int(label) < len(names):
-                label = names[int(label)]
-            yield path_text(label_text(name) or ""), label, tuple(others)
+            expected = None if label is None else class_name(label, names)
+            yield path_text(label_text(name) or ""), expected, tuple(others)

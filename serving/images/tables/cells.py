@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,11 @@ def label_text(value: Any) -> str | None:
     if _WHOLE.fullmatch(text):
         text = str(int(text.partition(".")[0]))
     return text or None
+
+
+def class_name(label: str, names: Sequence[str]) -> str:
+    """Returns the name of a class whose number a label is; the label itself if it is no such number."""
+    return names[int(label)] if label.isdecimal() and int(label) < len(names) else label
 
 
 def _looks_like_path(text: str) -> bool:
