@@ -109,7 +109,6 @@ TRAINING = Room(
 EXPORT = Room(
     rooms=CORE,
     packages={"training", "keras", "tensorflow", "tf2onnx", "onnx", "numpy", "click", "cloup"},
-    some={"onnx_origin": {"onnxruntime"}},  # runs files as they are, to compare the engine with them
 )
 FROM_TRAINING = {
     f"training.{name}" for name in ("architectures", "command_line", "datasets", "evaluation", "synthetic")

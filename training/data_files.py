@@ -17,7 +17,7 @@ import numpy.typing as npt
 from serving.errors import DigitsError, InvalidImage, install_hint
 from serving.images.decoding import Uint8Array, decode_image, load_image
 from serving.images.geometry import resize
-from serving.images.pixel_arrays import ImageShape, to_images
+from serving.images.pixel_arrays import ImageShape, size_text, to_images
 from serving.images.tables.cells import class_name, encoded_image, label_text
 from serving.images.tables.columns import Columns, find_images, find_label
 from serving.images.tables.files import is_table_name, open_table
@@ -87,7 +87,8 @@ def read_files(
     together = Path(os.path.commonpath([file.absolute().parent for file in files]))
     try:
         for file in files:
-            below = str(file.absolute().relative_to(together))
+            # The name of a file says its split before the names of its folders do.
+            below = f"{file.name} in {file.absolute().parent.relative_to(together)}"
             if file.suffix.lower() == ".npz":
                 parts |= {f"{name} {below}": part for name, part in _read_npz(file).items()}
             elif is_table_name(file):
@@ -131,6 +132,12 @@ def _names(parts: Sequence[_Part]) -> tuple[str, ...]:
 
 
 def _joined(parts: Sequence[_Part], names: tuple[str, ...]) -> LabelledImages:
+    sizes = sorted({size_text(part.images.shape[1:]) for part in parts})
+    if len(sizes) > 1:
+        raise DatasetError(
+            f"the files have images of different sizes: {', '.join(sizes)}; --image-size HEIGHTxWIDTHxCHANNELS resizes "
+            "them all"
+        )
     numbers = {name: number for number, name in enumerate(names)}
     labels = [numbers[label] for part in parts for label in part.labels]
     return LabelledImages(
@@ -150,7 +157,7 @@ def _read_table(table: Table, image_shape: ImageShape | None, skip_unreadable: b
     else:
         images, unreadable = _decoded(table, columns.names[0], columns.are_paths, image_shape)
     said = [f"{table.path}: row {row}: {reason}" for row, reason in unreadable.items()]
-    check_readable(table.path, said, skip_unreadable)
+    check_readable(table.path, said, skip_unreadable, what="rows")
     labels = []
     for row, (value,) in enumerate(table.rows(0, [label])):
         if row in unreadable:

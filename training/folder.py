@@ -110,7 +110,7 @@ class _Reader:
         return resize(image, *shape[:2]) if shape else image
 
 
-def check_readable(where: object, unreadable: Sequence[str], skip: bool) -> None:
+def check_readable(where: object, unreadable: Sequence[str], skip: bool, *, what: str = "files") -> None:
     """Refuses images that can't be read, or warns that they are left out.
 
     Raises:
@@ -121,9 +121,10 @@ def check_readable(where: object, unreadable: Sequence[str], skip: bool) -> None
     listed = "\n  ".join([*unreadable[:_LISTED], *(["…"] if len(unreadable) > _LISTED else [])])
     if not skip:
         raise DatasetError(
-            f"{where}: {len(unreadable)} files are not readable images (--skip-unreadable leaves them out):\n  {listed}"
+            f"{where}: {len(unreadable)} {what} are not readable images (--skip-unreadable leaves them out):\n"
+            f"  {listed}"
         )
-    _logger.warning("%s: left out %d files that are not readable images:\n  %s", where, len(unreadable), listed)
+    _logger.warning("%s: left out %d %s that are not readable images:\n  %s", where, len(unreadable), what, listed)
 
 
 def _splits(path: Path, folders: Sequence[Path]) -> tuple[list[Path], list[Path]] | None:

@@ -74,14 +74,14 @@ def load_images(source: str, *, data_dir: Path | None, image_shape: ImageShape) 
     Args:
         source: Its name or path, as for `training.datasets.load`.
         data_dir: Directory with MNIST's files.
-        image_shape: Size to which a folder's images are resized; other data must have it.
+        image_shape: Size to which somebody's own images are resized; other data must have it.
 
     Raises:
         DatasetError: The data can't be read.
         UnusableModel: Their images have another size.
     """
-    folder = source.startswith("folder:")
-    data = datasets.load(source, data_dir=data_dir, image_shape=image_shape if folder else None)
+    own = datasets.own_source(source) is not None
+    data = datasets.load(source, data_dir=data_dir, image_shape=image_shape if own else None)
     if data.image_shape != image_shape:
         raise UnusableModel(
             f"it takes images of {'x'.join(map(str, image_shape))}, but those of {source} are "

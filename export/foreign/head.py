@@ -132,6 +132,11 @@ def _kind(last: str, values: Array, *, said_logits: bool) -> str:
     if count > 1 and not said_logits and (values <= 0).all() and _sums_to_one(np.exp(values.astype(np.float64))):
         return LOG_SOFTMAX
     outside = bool(((values < 0) | (values > 1)).any())
+    if count == 1 and not said_logits:
+        raise UnusableModel(
+            "its output is one number, which may measure anything; --logits says that it is the logit of the second of "
+            "two classes"
+        )
     if said_logits or last in _LINEAR or outside:
         return ONE_LOGIT if count == 1 else LOGITS
     raise UnusableModel(

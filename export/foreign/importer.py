@@ -26,6 +26,7 @@ from serving.inference.engine import Engine
 from serving.repository.editor import RepositoryEditor
 from serving.repository.labels import CANARY_SHARE, LabelChange
 from serving.repository.repository import Repository
+from training.datasets import own_source
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -147,7 +148,8 @@ class Importer:
 
     def _size_of_data(self) -> ImageShape | None:
         """The size of images that are not resized, where it is known without reading them."""
-        return (28, 28, 1) if (self._options.data or "").startswith(("mnist", "synthetic")) else None
+        data = self._options.data
+        return None if data is None or own_source(data) else (28, 28, 1)
 
     def _images(self, image_shape: ImageShape) -> GateImages:
         if self._options.data is None:

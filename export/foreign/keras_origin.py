@@ -65,8 +65,12 @@ def open_weights(path: Path, architecture: str, *, image_shape: ImageShape | Non
     return _origin(path, network, findings=(found,))
 
 
-def open_saved_model(path: Path) -> Origin:
+def open_saved_model(path: Path, *, output: str | None = None) -> Origin:
     """Opens a SavedModel, a directory that TensorFlow wrote, by its signature `serving_default`.
+
+    Args:
+        path: The directory.
+        output: The output to serve, if it has several.
 
     Raises:
         UnusableModel: TensorFlow can't load it, or its signature has no single input and output.
@@ -79,13 +83,12 @@ def open_saved_model(path: Path) -> Origin:
     if signature is None:
         raise UnusableModel(f"it has no signature serving_default, only {', '.join(loaded.signatures) or 'none'}")
     arguments = signature.structured_input_signature[1]
-    if len(arguments) != 1 or len(signature.structured_outputs) != 1:
+    if len(arguments) != 1:
         raise UnusableModel(
-            f"its signature has the inputs {', '.join(arguments)} and the outputs "
-            f"{', '.join(signature.structured_outputs)}, but only one of each can be served"
+            f"its signature has {len(arguments)} inputs ({', '.join(arguments)}), but only one of images can be served"
         )
     ((name, spec),) = arguments.items()
-    ((result, _),) = signature.structured_outputs.items()
+    result = _chosen_output([*signature.structured_outputs], output)
 
     def call(values: Any) -> Any:
         return signature(**{name: values})[result]
@@ -155,11 +158,15 @@ def _traced(path: Path, kind: str, function: Any, shape: tuple[int | None, ...],
 
 def _with_one_output(network: Any, output: str | None) -> Any:
     names = [*network.output_names]
+    return keras.Model(network.inputs, network.outputs[names.index(_chosen_output(names, output))])
+
+
+def _chosen_output(names: list[str], output: str | None) -> str:
     if output is None and len(names) > 1:
         raise UnusableModel(f"it has {len(names)} outputs ({', '.join(names)}); name the one to serve with --output")
     if output is not None and output not in names:
         raise UnusableModel(f"it has no output {output!r}; it has {', '.join(names)}")
-    return keras.Model(network.inputs, network.outputs[names.index(output) if output else 0])
+    return output or names[0]
 
 
 def _compute_in_float32(network: Any) -> str | None:

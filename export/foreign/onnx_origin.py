@@ -13,12 +13,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-# First, since it sets what ONNX Runtime reads when it is imported.
-from serving.inference.engine import CPU, PROBABILITIES, RUNTIME_VERSION  # isort: skip
-import onnxruntime
-
 from export.errors import UnusableModel, reason_of
 from export.foreign.origin import Array, Finding, Origin, dimensions, inputs_of, refuse_recurrent, shape_text
+from serving.inference.engine import PROBABILITIES, RUNTIME_VERSION, open_untouched
 from serving.inference.external_data import uses_external_data
 
 _BATCH = 256
@@ -166,10 +163,8 @@ def _class_labels(node: onnx.NodeProto) -> tuple[str, ...]:
 
 
 def _open_session(content: bytes) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(content, options, providers=[CPU])
+        return open_untouched(content)
     except Exception as error:
         raise UnusableModel(f"ONNX Runtime can't run it: {reason_of(error)}") from error
 

@@ -43,12 +43,14 @@ def open_origin(path: Path, options: ImportOptions) -> Origin:
     Raises:
         UnusableModel: It is none of the kinds that are known, or can't be opened.
     """
+    if options.architecture is not None and (path.is_dir() or path.suffix not in (".h5", ".hdf5")):
+        raise UnusableModel("--architecture is for a file with weights alone (.weights.h5); leave it out")
     if path.is_dir():
         if not (path / "saved_model.pb").exists():
             raise UnusableModel("a directory without saved_model.pb; name a file of Keras or ONNX, or a SavedModel")
         from export.foreign.keras_origin import open_saved_model
 
-        return open_saved_model(path)
+        return open_saved_model(path, output=options.output)
     with path.open("rb") as file:
         start = file.read(8)
     if not start.startswith((b"PK\x03\x04", b"\x89HDF\r\n\x1a\n")):

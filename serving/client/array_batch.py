@@ -97,15 +97,18 @@ def as_array(images: object) -> npt.NDArray[Any]:
         raise TypeError(
             "images must be arrays of pixels; classify_files takes paths, classify_encoded takes the bytes of files"
         )
-    if isinstance(images, Iterator):
-        images = list(images)
-    for image in images if isinstance(images, list | tuple) else (images,):
+    alone = not isinstance(images, list | tuple | Iterator)
+    given: list[Any] = [images] if alone else list(images)  # type: ignore[call-overload]
+    for image in given:
         # A palette's indices, and colours with a transparent background, are no pixels. Mode is an attribute of others.
         mode = image.mode if hasattr(image, "getbands") else "L"
         if mode not in _MODES:
             raise TypeError(f"an image of Pillow's with mode {mode} leaves a doubt: convert it to L or RGB")
     try:
-        return np.asarray(images)
+        arrays = [np.asarray(image) for image in given]
+        if len({array.dtype.kind for array in arrays}) > 1:  # stacked, True would become 1, which is almost black
+            raise TypeError("images of several types leave a doubt: give them all as uint8, or all as floats")
+        return arrays[0] if alone else np.asarray(arrays)
     except ValueError as error:
         raise ValueError("images must all have the same size") from error
 

@@ -66,7 +66,7 @@ class Layout:
     single: bool
 
     @classmethod
-    def of(cls, found: tuple[int, ...], wanted: ImageShape | None = None) -> Layout:
+    def of(cls, found: tuple[int, ...], wanted: ImageShape | None = None, *, may_be_single: bool = True) -> Layout:
         """Finds the layout of an array.
 
         Taken are `[n, height, width]`, the same with 1 or 3 channels as the last or the second dimension, gray images
@@ -75,12 +75,14 @@ class Layout:
         Args:
             found: The dimensions of the array.
             wanted: Height, width and channels that the images must have. By default rows of values are square images.
+            may_be_single: Whether the array may be one image; else its first dimension is their number.
 
         Raises:
             InvalidImage: The array can't hold such images.
         """
         count_images(found)
         choices = [True, False] if _is_single(found) else [False, True]
+        choices = choices if may_be_single else [False]
         for single in choices:
             stored = found if single else found[1:]
             if wanted is not None and wanted in _shapes(stored, wanted):

@@ -212,6 +212,13 @@ def open_buckets(session: onnxruntime.InferenceSession, *, device: tuple[str, in
     return Buckets(session, allocate, input_name=INPUT, output_names=(LOGITS, PROBABILITIES), **sizes)
 
 
+def open_untouched(content: bytes) -> onnxruntime.InferenceSession:
+    """Opens a graph of any form on the CPU, in silence, to compare an engine with it."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(content, options, providers=[CPU])
+
+
 def cuda_unavailable_reason() -> str | None:
     """Returns one sentence on why CUDA can't run here and how to fix it, or None if it can."""
     if CUDA not in onnxruntime.get_available_providers():

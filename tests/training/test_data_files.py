@@ -199,7 +199,7 @@ def test_rows_that_can_t_be_read_can_be_left_out(
     lines = _csv(*drawn).splitlines()
     lines[3] = lines[3].replace(b",0", b",?", 1)
     (tmp_path / "a.csv").write_bytes(b"\n".join(lines))
-    with pytest.raises(DatasetError, match=r"1 files are not readable images.*(?s:.)*row 2: its row has a pixel"):
+    with pytest.raises(DatasetError, match=r"1 rows are not readable images.*(?s:.)*row 2: its row has a pixel"):
         load(str(tmp_path / "a.csv"))
     data = load(str(tmp_path / "a.csv"), skip_unreadable=True)
     assert len(data.train_labels) + len(data.test_labels) == COUNT - 1
@@ -226,6 +226,22 @@ def test_what_is_no_data_set_is_refused_in_a_short_line(name: str, tmp_path: Pat
     with pytest.raises(DatasetError, match=said) as refusal:
         load(str(tmp_path / name))
     assert len(str(refusal.value)) < 400
+
+
+def test_files_of_different_sizes_are_refused_with_both(tmp_path: Path) -> None:
+    for size in (28, 32):
+        np.savez(tmp_path / f"{size}.npz", images=np.zeros((4, size, size), np.uint8), labels=[0, 0, 1, 1])
+    with pytest.raises(DatasetError, match="images of different sizes: 28 x 28 x 1, 32 x 32 x 1; --image-size"):
+        load(str(tmp_path / "*.npz"))
+    assert load(str(tmp_path / "*.npz"), image_shape=(28, 28, 1)).image_shape == (28, 28, 1)
+
+
+def test_the_name_of_a_file_says_its_split_before_its_folder_does(drawn: tuple, tmp_path: Path) -> None:
+    (tmp_path / "no-test-here").mkdir()
+    for name, part in {"no-test-here/train.csv": slice(150), "val.csv": slice(150, COUNT)}.items():
+        (tmp_path / name).write_bytes(_csv(drawn[0][part], drawn[1][part]))
+    data = load(str(tmp_path / "**" / "*.csv"))
+    assert (len(data.train_labels), len(data.test_labels)) == (150, COUNT - 150)
 
 
 def test_a_folder_with_a_table_names_the_table(tmp_path: Path) -> None:

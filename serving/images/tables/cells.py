@@ -72,7 +72,7 @@ def label_text(value: Any) -> str | None:
         return None
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    text = str(value).strip()
+    text = (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).strip()
     if _WHOLE.fullmatch(text):
         text = str(int(text.partition(".")[0]))
     return text or None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from serving.images.tables.table import Table, UnusableTable, list_names
 
@@ -19,6 +19,9 @@ _LABEL_NAMES = ("label", "labels", "class", "target", "y", "digit")
 _PIXEL_NAMES = ("", "pixel", "pixels", "pix", "px", "p", "x")
 # As many numbered columns are pixels.
 _LEAST_PIXELS = 64
+
+# Names of coordinates: columns x0y0, x1y0 … run across, although x comes first.
+_ACROSS, _DOWN = {"x", "col", "column"}, {"y", "row"}
 
 Numbered = list[tuple[tuple[int, ...], str]]
 
@@ -74,7 +77,7 @@ def find_images(table: Table, columns: Columns) -> ImageColumns:
     if columns.path is not None:
         return ImageColumns(names=(columns.path,), are_paths=True)
     prefix, numbered = _numbered(names)
-    are_called_pixels = prefix.strip("_-. ").lower() in _PIXEL_NAMES
+    are_called_pixels = _named(prefix) in _PIXEL_NAMES
     if numbered and are_called_pixels:
         return ImageColumns(names=_in_order(table, numbered), are_pixels=True)
     lower = {name.lower(): name for name in reversed(names)}
@@ -110,11 +113,6 @@ def find_label(table: Table) -> str:
     )
 
 
-def with_default_label(table: Table, columns: Columns) -> Columns:
-    """Returns the columns with the one that has the labels."""
-    return columns if columns.label is not None else replace(columns, label=find_label(table))
-
-
 def _numbered(names: Sequence[str]) -> tuple[str, Numbered]:
     """Returns what most of the numbered columns are called, and these columns with their numbers; none if too few."""
     groups: dict[tuple[str, str], Numbered] = {("", ""): []}
@@ -122,9 +120,15 @@ def _numbered(names: Sequence[str]) -> tuple[str, Numbered]:
         if found := re.fullmatch(r"(\D*)(\d+)(?:(\D+)(\d+))?", name):
             prefix, row, between, column = found.groups()
             number: tuple[int, ...] = (int(row),) if column is None else (int(row), int(column))
+            if _named(prefix) in _ACROSS and _named(between or "") in _DOWN:
+                number = number[::-1]
             groups.setdefault((prefix, between or ""), []).append((number, name))
     most = max(groups, key=lambda called: len(groups[called]))
     return most[0], sorted(groups[most]) if len(groups[most]) >= _LEAST_PIXELS else []
+
+
+def _named(text: str) -> str:
+    return text.strip("_-. ").lower()
 
 
 def _in_order(table: Table, numbered: Numbered) -> tuple[str, ...]:

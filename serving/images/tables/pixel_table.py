@@ -69,7 +69,7 @@ class PixelTable:
             UnusableTable: A row can't hold such an image.
         """
         try:
-            return Layout.of((2, *self._stored), shape)  # any number of rows
+            return Layout.of((2, *self._stored), shape, may_be_single=False)  # any number of rows
         except InvalidImage as error:
             raise UnusableTable(f"{self._table.path}: {error}") from error
 
@@ -104,7 +104,8 @@ class PixelTable:
             if values is None or values.shape != self._stored or np.isnan(np.sum(values)):
                 errors[index] = "its row has no list of pixels" if values is None else "its row has other pixels"
                 values = np.zeros(self._stored, np.uint8)
-            found.append(values)
+            # Beside numbers, a true would become 1, which is almost black.
+            found.append(values.astype(np.uint8) * np.uint8(255) if values.dtype == np.bool_ else values)
         return np.stack(found), errors
 
 

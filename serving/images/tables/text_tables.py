@@ -32,6 +32,8 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 # Fewer columns of numbers without a header are not pixels.
 _LEAST_PIXELS = 64
+# Rows of a table without a header that are looked at to find its label.
+_PEEKED = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,12 @@ class DelimitedTable(Table):
         positions = {name: index for index, name in reversed([*enumerate(self.names)])}
         indices = [positions[name] for name in columns]
         pick = itemgetter(*indices) if len(indices) > 1 else lambda line: [line[index] for index in indices]
-        for line in itertools.islice(self._lines(), start, None):
+        for number, line in enumerate(itertools.islice(self._lines(), start, None), start):
+            if len(line) > len(self.names) and any(line[len(self.names) :]):
+                raise UnusableTable(
+                    f"{self.path}: row {number} has {len(line)} cells, but there are {len(self.names)} columns; "
+                    "name every column, also that of row names"
+                )
             try:
                 yield pick(line)
             except IndexError:
@@ -86,10 +93,19 @@ class DelimitedTable(Table):
         delimiter = max(_DELIMITERS, key=lambda each: len(next(csv.reader([first], delimiter=each), [])))
         names = [name.strip() for name in next(self._records(delimiter), [])]
         if _are_pixels(names):
-            square = math.isqrt(len(names)) ** 2 == len(names)
-            pixels = [f"pixel{number}" for number in range(len(names) - (not square))]
-            return _Form(delimiter=delimiter, names=(*([] if square else ["label"]), *pixels), skipped=0)
+            return _Form(delimiter=delimiter, names=self._names_of_pixels(delimiter, len(names)), skipped=0)
         return _Form(delimiter=delimiter, names=tuple(names), skipped=1)
+
+    def _names_of_pixels(self, delimiter: str, count: int) -> tuple[str, ...]:
+        """Names the columns of a table without a header. The label is first, or last where the corners say so."""
+        square = math.isqrt(count) ** 2 == count
+        pixels = [f"pixel{number}" for number in range(count - (not square))]
+        if square:
+            return tuple(pixels)
+        rows = [row for row in itertools.islice(self._records(delimiter), _PEEKED) if len(row) == count]
+        # The corners of an image are background, and labels differ from row to row.
+        label_is_last = len({row[0] for row in rows}) == 1 and len({row[-1] for row in rows}) > 1
+        return (*pixels, "label") if label_is_last else ("label", *pixels)
 
     def _lines(self) -> Iterator[list[str]]:
         return itertools.islice(self._records(self._form.delimiter), self._form.skipped, None)
@@ -135,7 +151,7 @@ class JsonLinesTable(Table):
                     if not isinstance(record, dict):
                         raise UnusableTable(f"{self.path}: row {number} is not a JSON object")
                     yield record
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise UnusableTable(f"{self.path}: not JSON lines after row {number}") from error
 
 

@@ -18,8 +18,9 @@ from serving.server.fronts.unix_socket import free_socket_file
 from serving.server.security.tls import TlsFiles, TlsIdentity
 
 _NO_LIMIT = 2**31 - 1
-# How long clients without a call have to close their connections, once they were told to.
-_LEAVE_S = 0.2
+# How long clients without a call have to close their connections, once they were told to, or to send the rest of a
+# request that began to arrive before.
+_LEAVE_S = 1.0
 
 
 class GrpcioFront:
@@ -113,7 +114,10 @@ class GrpcioFront:
             idle = asyncio.create_task(self._until_idle())
             await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
             if idle.done() and not (await asyncio.wait({stopping}, timeout=_LEAVE_S))[0]:
-                await self._server.stop(0)
+                still_idle = asyncio.create_task(self._until_idle())
+                if (await asyncio.wait({still_idle}, timeout=0))[0]:
+                    await self._server.stop(0)
+                still_idle.cancel()
             idle.cancel()
         await stopping
 

@@ -18,6 +18,8 @@ _LARGE_BYTES = 1 << 20
 # The rest goes back when memory is this far above the least that it was, which is looked up this long after a call.
 _SPARE_BYTES = 32 << 20
 _PAUSE_S = 1.0
+# Where there was nothing to give back, as after another model was loaded, it is looked up less and less often.
+_LONGEST_PAUSE_S = 8.0
 
 _M_MMAP_THRESHOLD = -3  # of glibc's mallopt
 _STATM = Path("/proc/self/statm")
@@ -34,6 +36,7 @@ class MemoryTrimmer:
         self._is_able = hasattr(self._library, "malloc_trim") and _STATM.exists()
         self._least_bytes = 0
         self._is_due = False
+        self._pause_s = _PAUSE_S
 
     def start(self) -> None:
         """Lets large blocks go back at once. Called once the models are loaded: what they need stays."""
@@ -45,7 +48,7 @@ class MemoryTrimmer:
         """Looks at the memory in a moment."""
         if self._least_bytes and not self._is_due:
             self._is_due = True
-            asyncio.get_running_loop().call_later(_PAUSE_S, self._look)
+            asyncio.get_running_loop().call_later(self._pause_s, self._look)
 
     def request_ended(self, request: Call, code: str, seconds: float) -> None:
         """Looks at the memory in a moment: a stream may last for days."""
@@ -56,7 +59,13 @@ class MemoryTrimmer:
         now = _resident_bytes()
         self._least_bytes = min(self._least_bytes, now)
         if now > self._least_bytes + _SPARE_BYTES:
-            asyncio.get_running_loop().run_in_executor(None, self._library.malloc_trim, ctypes.c_size_t(0))
+            asyncio.get_running_loop().run_in_executor(None, self._trim)
+
+    def _trim(self) -> None:
+        before = _resident_bytes()
+        self._library.malloc_trim(ctypes.c_size_t(0))
+        gave_back = _resident_bytes() < before - _LARGE_BYTES
+        self._pause_s = _PAUSE_S if gave_back else min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
 
 def _resident_bytes() -> int:

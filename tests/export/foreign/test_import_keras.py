@@ -237,6 +237,7 @@ TAKEN = {
     ),
     "one logit": Case(
         make=lambda: _chain(head=_head(1, None)),
+        options=("--logits",),
         finish=lambda x: _two_classes(1 / (1 + np.exp(-x))),
         printed="one logit",
     ),

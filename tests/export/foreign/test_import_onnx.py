@@ -278,6 +278,7 @@ TAKEN = {
     "sigmoids": Case(make=lambda: _dense("Sigmoid"), finish=lambda output: output / output.sum(axis=1, keepdims=True)),
     "one logit": Case(
         make=lambda: _dense(classes=1),
+        options=("--scale", "1/255", "--logits"),
         finish=lambda output: np.concatenate([1 / (1 + np.exp(output)), 1 / (1 + np.exp(-output))], axis=1),
     ),
     "bounded logits": Case(
@@ -402,6 +403,7 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], tuple[str, ...], str]] =
     "two inputs": (_two_inputs, (), "it has 2 inputs (left [batch, 3], right [batch, 3])"),
     "two outputs": (_two_outputs, SCALED, "name the one to serve with --output"),
     "unknown output": (_two_outputs, ("--output", "x"), "it has no output 'x'; it has last0 [batch, 3], dense"),
+    "one number": (lambda: _dense(classes=1), SCALED, "its output is one number, which may measure anything"),
     "recurrent": (_recurrent, SCALED, "the operator LSTM (lstm_7) is recurrent over time"),
     "custom operator": (_custom_operator, SCALED, "the operator Deform of the domain their.kernels (warp) is unknown"),
     "unknown operator": (

@@ -109,6 +109,7 @@ def test_one_image_and_no_image_are_batches_too(server, digits: tuple, expected:
         ("a.png", TypeError, "classify_files takes paths"),
         (b"\x89PNG", TypeError, "classify_encoded takes the bytes of files"),
         ([Image.new("P", (28, 28))], TypeError, "mode P leaves a doubt"),
+        ([Image.new("1", (28, 28), 1), Image.new("L", (28, 28))], TypeError, "of several types leave a doubt"),
     ],
 )
 def test_wrong_arrays_are_refused_before_they_are_sent(server, images: Any, error: type, said: str) -> None:

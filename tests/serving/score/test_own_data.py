@@ -112,6 +112,15 @@ def _no_header(pixels: np.ndarray) -> dict[str, bytes]:
     return {"x.csv": _text(None, _pixel_rows(pixels, label=True))}
 
 
+def _no_header_label_last(pixels: np.ndarray) -> dict[str, bytes]:
+    return {"x.csv": _text(None, [f"{row},{number}" for number, row in enumerate(_pixel_rows(pixels))])}
+
+
+def _x_before_y(pixels: np.ndarray) -> dict[str, bytes]:
+    names = [f"x{column}y{row}" for row in range(28) for column in range(28)]
+    return {"x.csv": _text(",".join(["label", *names]), _pixel_rows(pixels, label=True))}
+
+
 def _no_header_no_label(pixels: np.ndarray) -> dict[str, bytes]:
     return {"x.csv": _text(None, _pixel_rows(pixels))}
 
@@ -166,7 +175,7 @@ def _parquet_of_floats(pixels: np.ndarray) -> dict[str, bytes]:
 PIXELS = [
     *(_kaggle_test, _kaggle_train, _from_one, _by_row_and_column, _sorted_as_text, _pandas_frame, _no_header),
     *(_no_header_no_label, _quoted_floats, _tabs, _text_of_pixels, _json_of_pixels, _json_list, _parquet_of_columns),
-    *(_parquet_of_lists, _parquet_of_floats),
+    *(_parquet_of_lists, _parquet_of_floats, _no_header_label_last, _x_before_y),
 ]
 
 
@@ -332,6 +341,13 @@ def test_what_is_no_image_by_its_name_is_left_out_and_counted(pixels: np.ndarray
         assert [Path(row[0]).parts[-3:] for row in found] == [("digits", str(n), "d.PNG") for n in (0, 1)]
 
 
+def test_a_row_of_true_and_false_beside_rows_of_numbers_is_black_and_white(tmp_path: Path) -> None:
+    rows = [np.eye(28, dtype=bool), np.full((28, 28), 200)]
+    lines = [json.dumps({"image": row.tolist()}) for row in rows]
+    (tmp_path / "x.jsonl").write_bytes(_text(None, lines))
+    assert [row[1].max() for row in _read(tmp_path / "x.jsonl")] == [255, 200]
+
+
 def test_one_row_without_pixels_does_not_end_a_run(pixels: np.ndarray, tmp_path: Path) -> None:
     rows = _pixel_rows(pixels)
     rows[1] = rows[1].replace("255", "many")
@@ -384,11 +400,19 @@ REFUSED = {
         "two columns are pixel pixel3": _text(",".join([*NAMES, "pixel3"]), ["0"]),
         "values from 0 to 256": _text(",".join(NAMES), [",".join(["0"] * 783 + ["256"])]),
         "of which 0.5 is not a multiple": _text(",".join(NAMES), [",".join(["0"] * 783 + ["0.5"])]),
+        "row 1 has 785 cells, but there are 784 columns": _text(
+            ",".join(NAMES),
+            [",".join(["0"] * 784), ",".join(["1"] * 785)],  # R writes names of rows without a header
+        ),
         "rows of 100 values, but the model takes images of 28 x 28 x 1": _text(
             ",".join(NAMES[:100]), [",".join(["0"] * 100)]
         ),
     },
-    "x.jsonl": {"not JSON lines after row 1": b'{"image": ""}\n{', "row 1 is not a JSON object": b"7\n"},
+    "x.jsonl": {
+        "not JSON lines after row 1": b'{"image": ""}\n{',
+        "not JSON lines after row 0": b'{"image": ' + b"1" * 5000 + b"}",
+        "row 1 is not a JSON object": b"7\n",
+    },
     "x.csv.gz": {"truncated or damaged compressed file": gzip.compress(PATHS)[:-9]},
     "x.xlsx": {"files of this kind are not read; save the table as .csv or .parquet": b"PK"},
     "x.pkl": {"save the images as .npy or .npz": b"\x80"},
