@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from export.errors import UnusableModel
 from export.foreign.gate_images import GateImages
-from export.foreign.origin import Finding
+from export.foreign.origin import Finding, Origin
 from export.foreign.pixels import ImageShape
 
 
 def class_labels(
-    said: tuple[str, ...] | None, of_data: tuple[str, ...] | None, of_file: tuple[str, ...] | None, classes: int
+    said: tuple[str, ...] | None, of_data: tuple[str, ...] | None, origin: Origin, classes: int
 ) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
     """Names of the classes: as said, from the file, from the data, or numbers.
 
     Args:
         said: What the user named.
         of_data: The data's classes.
-        of_file: The classes that the file names.
+        origin: The network, whose file may name them.
         classes: Number of classes of the output.
 
     Raises:
-        UnusableModel: The user named another number of classes, or one twice.
+        UnusableModel: The user named another number of classes, or one twice, or the network has names that can't be
+            read.
     """
     if said is not None:
         if len(said) != classes:
@@ -28,7 +29,12 @@ def class_labels(
         if len({*said}) != len(said):
             raise UnusableModel("--labels names a class twice")
         return said, ()
-    for names, source in ((of_file, "from the file"), (of_data, "from the data")):
+    if origin.label_output is not None and len(origin.labels or ()) != classes:
+        raise UnusableModel(
+            f"its output {origin.label_output} names the class of an image, but where the names come from is unknown; "
+            "give them in the order of the numbers with --labels"
+        )
+    for names, source in ((origin.labels, "from the file"), (of_data, "from the data")):
         if names and len(names) == classes:
             return names, (Finding(subject="labels", text=f"{_list(names)}, {source}", option="--labels"),)
     names = tuple(map(str, range(classes)))

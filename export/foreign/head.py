@@ -27,7 +27,7 @@ _SUM_TOLERANCE = 1e-3
 
 # Operators behind an activation that leave its values in order.
 _FORWARDING = frozenset({"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
-_LINEAR = frozenset({"Add", "BatchNormalization", "Conv", "Gemm", "MatMul", "Sub"})
+_LINEAR = frozenset({"Add", "BatchNormalization", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "ReduceMean"})
 _TEXTS = {
     LOGITS: "logits; probabilities are their softmax",
     ONE_LOGIT: "one logit, of two classes: the probability of the second is its sigmoid",
@@ -131,17 +131,16 @@ def _kind(last: str, values: Array, *, said_logits: bool) -> str:
         return PROBABILITIES
     if count > 1 and not said_logits and (values <= 0).all() and _sums_to_one(np.exp(values.astype(np.float64))):
         return LOG_SOFTMAX
-    outside = bool(((values < 0) | (values > 1)).any())
     if count == 1 and not said_logits:
         raise UnusableModel(
             "its output is one number, which may measure anything; --logits says that it is the logit of the second of "
             "two classes"
         )
-    if said_logits or last in _LINEAR or outside:
+    if said_logits or last in _LINEAR:
         return ONE_LOGIT if count == 1 else LOGITS
     raise UnusableModel(
-        f"its last layer is a {last or 'copy of its input'} whose values lie between 0 and 1 without adding up to 1; "
-        "--logits says that they are logits"
+        f"its last layer is a {last or 'copy of its input'}: its values do not add up to 1, so they are no "
+        "probabilities, and they need not be logits; --logits says that they are"
     )
 
 

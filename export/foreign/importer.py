@@ -129,7 +129,7 @@ class Importer:
         pixels, about_pixels = pixel_input(origin, options.pixels, self._size_of_data())
         images = self._images(pixels.image_shape)
         head, about_head = head_of(origin, self._first_outputs(origin, pixels, images), logits=options.logits)
-        labels, about_labels = class_labels(options.labels, images.label_names, origin.labels, head.classes)
+        labels, about_labels = class_labels(options.labels, images.label_names, origin, head.classes)
         preparation, about_preparation = preparation_of(options.preparation, images, pixels.image_shape, labels)
         network = ImportedNetwork(
             origin=origin, pixels=pixels, head=head, labels=labels, preparation=preparation, images=images

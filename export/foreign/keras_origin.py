@@ -157,8 +157,11 @@ def _traced(path: Path, kind: str, function: Any, shape: tuple[int | None, ...],
 
 
 def _with_one_output(network: Any, output: str | None) -> Any:
-    names = [*network.output_names]
-    return keras.Model(network.inputs, network.outputs[names.index(_chosen_output(names, output))])
+    # In a dictionary they have the names that the user gave them, else those of their layers.
+    outputs = network.output
+    if not isinstance(outputs, dict):
+        outputs = dict(zip(network.output_names, network.outputs, strict=True))
+    return keras.Model(network.inputs, outputs[_chosen_output([*outputs], output)])
 
 
 def _chosen_output(names: list[str], output: str | None) -> str:

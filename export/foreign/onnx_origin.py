@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 
 from export.errors import UnusableModel, reason_of
+from export.foreign.constants import Constants
 from export.foreign.origin import Array, Finding, Origin, dimensions, inputs_of, refuse_recurrent, shape_text
 from serving.inference.engine import PROBABILITIES, RUNTIME_VERSION, open_untouched
 from serving.inference.external_data import uses_external_data
@@ -35,6 +37,7 @@ def open_onnx(path: Path, *, output: str | None = None) -> Origin:
     """
     content = path.read_bytes()
     model = _parse(content)
+    model = onnx.inliner.inline_local_functions(model)  # such as PyTorch writes for each module
     refuse_recurrent(model)
     _refuse_unknown_operators(model)
     inputs = inputs_of(model.graph)
@@ -49,10 +52,11 @@ def open_onnx(path: Path, *, output: str | None = None) -> Origin:
     chosen, findings = _choose_output(model.graph, output)
     session = _open_session(content)
     rows = 1 if batch == (1,) else _BATCH
-    labels, served = _labels_of_export(model), chosen
+    labels, served = _labels_of_export(model) or _labels_of_classifier(model.graph), chosen
     node = next((node for node in model.graph.node if chosen in node.output), None)
     if node is not None and node.op_type == "ZipMap":
-        labels, served = _class_labels(node), node.input[0]
+        served = node.input[0]
+    named = next((value.name for value in model.graph.output if _may_be_names(model.graph, value)), None)
 
     def run(values: Array) -> Array:
         parts: list[Array] = []
@@ -78,6 +82,7 @@ def open_onnx(path: Path, *, output: str | None = None) -> Origin:
             "onnxruntime": RUNTIME_VERSION,
         },
         labels=labels,
+        label_output=named,
         findings=findings,
     )
 
@@ -99,10 +104,7 @@ def _parse(content: bytes) -> onnx.ModelProto:
 
 
 def _refuse_unknown_operators(model: onnx.ModelProto) -> None:
-    functions = {(function.domain, function.name) for function in model.functions}
     for node in model.graph.node:
-        if (node.domain, node.op_type) in functions:
-            continue
         known = node.domain in _DOMAINS and (node.domain not in ("", "ai.onnx") or onnx.defs.has(node.op_type))
         if not known:
             domain = f" of the domain {node.domain}" if node.domain else ""
@@ -142,6 +144,17 @@ def _may_be_scores(value: onnx.ValueInfoProto) -> bool:
     )
 
 
+def _may_be_names(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> bool:
+    """Whether an output is classes by their names. The number of the largest score is no name."""
+    if _may_be_scores(value):
+        return False
+    made_by = {output: node for node in graph.node for output in node.output}
+    node = made_by.get(value.name)
+    while node is not None and node.op_type in ("Cast", "Identity", "Reshape", "Squeeze"):
+        node = made_by.get(node.input[0])
+    return node is None or node.op_type != "ArgMax"
+
+
 def _labels_of_export(model: onnx.ModelProto) -> tuple[str, ...] | None:
     """The classes that `digits-export` wrote into the file."""
     for entry in model.metadata_props:
@@ -153,13 +166,18 @@ def _labels_of_export(model: onnx.ModelProto) -> tuple[str, ...] | None:
     return None
 
 
-def _class_labels(node: onnx.NodeProto) -> tuple[str, ...]:
-    for attribute in node.attribute:
-        if attribute.name == "classlabels_int64s":
-            return tuple(map(str, attribute.ints))
-        if attribute.name == "classlabels_strings":
-            return tuple(text.decode("utf-8", "replace") for text in attribute.strings)
-    return ()
+def _labels_of_classifier(graph: onnx.GraphProto) -> tuple[str, ...] | None:
+    """The classes that a classifier of the domain ai.onnx.ml lists, or that its label is picked from."""
+    constants = Constants(graph)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name in ("classlabels_ints", "classlabels_int64s") and attribute.ints:
+                return tuple(map(str, attribute.ints))
+            if attribute.name == "classlabels_strings" and attribute.strings:
+                return tuple(text.decode("utf-8", "replace") for text in attribute.strings)
+        if node.op_type == "ArrayFeatureExtractor" and (picked := constants.value(node.input[0])) is not None:
+            return tuple(each.decode() if isinstance(each, bytes) else str(each) for each in picked.ravel().tolist())
+    return None
 
 
 def _open_session(content: bytes) -> Any:

@@ -50,6 +50,7 @@ class Origin:
         parameters: Number of its parameters.
         versions: Releases of the tools that made and converted it.
         labels: Names of its classes, if the file says them.
+        label_output: An output, not served, with the name of each image's class; None if it has none.
         findings: What opening it found.
     """
 
@@ -61,6 +62,7 @@ class Origin:
     parameters: int
     versions: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] | None = None
+    label_output: str | None = None
     findings: tuple[Finding, ...] = ()
 
     @property

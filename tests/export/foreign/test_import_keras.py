@@ -107,7 +107,7 @@ def _quantised() -> keras.Sequential:
 def _dictionaries() -> keras.Model:
     images = layers.Input((SIDE, SIDE, 1), dtype="uint8", name="image")
     features = layers.Flatten()(layers.Rescaling(1 / 255)(images))
-    return keras.Model({"image": images}, {"kind": _head(name="kind")(features)})
+    return keras.Model({"image": images}, {"kind": _head(name="a_layer")(features), "all": features})
 
 
 def _two_outputs() -> keras.Model:
@@ -251,7 +251,7 @@ TAKEN = {
     "mixed bfloat16": Case(make=lambda: _with_policy("mixed_bfloat16"), printed="float32 instead of the bfloat16"),
     "quantised": Case(make=_quantised),
     "one of two outputs": Case(make=_two_outputs, options=("--output", "kind"), finish=lambda outputs: outputs[0]),
-    "dictionaries": Case(make=_dictionaries, finish=lambda outputs: outputs["kind"]),
+    "dictionaries": Case(make=_dictionaries, options=("--output", "kind"), finish=lambda outputs: outputs["kind"]),
     "h5": Case(make=_chain, save=lambda network, folder: _saved(network, folder / "m.h5")),
     "SavedModel": Case(make=_residual, save=_exported),
     "weights of the catalogue": Case(

@@ -119,7 +119,7 @@ def _divided_inside() -> onnx.ModelProto:
     return _dense("Softmax", first=first, tensors={"v255": np.array(255, np.float32)})
 
 
-def _classifier(*, zipped: bool) -> onnx.ModelProto:
+def _classifier(*, zipped: bool, post_transform: str = "SOFTMAX") -> onnx.ModelProto:
     """As skl2onnx converts a logistic regression: integer labels beside probabilities, mostly as dictionaries."""
     classifier = helper.make_node(
         "LinearClassifier",
@@ -129,7 +129,7 @@ def _classifier(*, zipped: bool) -> onnx.ModelProto:
         coefficients=_weights(3 * SIZE).tolist(),
         intercepts=[0.1, 0.0, -0.1],
         classlabels_ints=[4, 7, 9],
-        post_transform="SOFTMAX",
+        post_transform=post_transform,
     )
     zipmap = helper.make_node(
         "ZipMap", ["scores"], ["output_probability"], domain="ai.onnx.ml", classlabels_int64s=[4, 7, 9]
@@ -143,6 +143,19 @@ def _classifier(*, zipped: bool) -> onnx.ModelProto:
     imports = [helper.make_opsetid("ai.onnx.ml", 1)]
     nodes = [classifier, *([zipmap] if zipped else [])]
     return _graph(nodes, ["N", SIZE], {}, {}, returned=[label, scores], imports=imports)
+
+
+def _named_by_text() -> onnx.ModelProto:
+    """The label is computed, here by a mapping of numbers to texts."""
+    mapping = helper.make_node(
+        "LabelEncoder", ["best"], ["name"], domain="ai.onnx.ml", keys_int64s=[0, 1, 2], values_strings=["x", "y", "z"]
+    )
+    model = _dense("Softmax")
+    scores = model.graph.output[0].name
+    model.graph.node.extend([helper.make_node("ArgMax", [scores], ["best"], axis=1, keepdims=0), mapping])
+    model.graph.output.append(helper.make_tensor_value_info("name", TensorProto.STRING, ["N"]))
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 2))
+    return model
 
 
 def _of_digits_export() -> onnx.ModelProto:
@@ -288,6 +301,13 @@ TAKEN = {
         make=lambda: _classifier(zipped=False),
         options=("--scale", "1/255", "--image-size", f"{H}x{W}x1"),
         prepare=lambda images: _unit(images).reshape(len(images), -1),
+        printed="labels         4, 7, 9, from the file",
+    ),
+    "margins of a classifier": Case(
+        make=lambda: _classifier(zipped=False, post_transform="NONE"),
+        options=("--scale", "1/255", "--image-size", f"{H}x{W}x1", "--logits"),
+        prepare=lambda images: _unit(images).reshape(len(images), -1),
+        finish=_softmax,
         printed="scores, the only one of label [batch], scores [batch, 3] with numbers for each class",
     ),
     "classifier with dictionaries": Case(
@@ -403,6 +423,12 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], tuple[str, ...], str]] =
     "two inputs": (_two_inputs, (), "it has 2 inputs (left [batch, 3], right [batch, 3])"),
     "two outputs": (_two_outputs, SCALED, "name the one to serve with --output"),
     "unknown output": (_two_outputs, ("--output", "x"), "it has no output 'x'; it has last0 [batch, 3], dense"),
+    "margins that need not be logits": (
+        lambda: _classifier(zipped=False, post_transform="NONE"),
+        (*SCALED, "--image-size", f"{H}x{W}x1"),
+        "its last layer is a LinearClassifier: its values do not add up to 1",
+    ),
+    "names from nowhere": (_named_by_text, SCALED, "its output name names the class of an image, but where the names"),
     "one number": (lambda: _dense(classes=1), SCALED, "its output is one number, which may measure anything"),
     "recurrent": (_recurrent, SCALED, "the operator LSTM (lstm_7) is recurrent over time"),
     "custom operator": (_custom_operator, SCALED, "the operator Deform of the domain their.kernels (warp) is unknown"),
@@ -423,7 +449,7 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], tuple[str, ...], str]] =
     ),
     "means of three channels": (_dense, ("--mean", "1,2,3"), "--mean has 3 numbers, but images have 1 channels"),
     "logits that add up to one": (lambda: _dense("Softmax", "Relu"), (*SCALED, "--logits"), "so it is no logits"),
-    "bounded values": (_bounded, SCALED, "its last layer is a Clip whose values lie between 0 and 1"),
+    "bounded values": (_bounded, SCALED, "its last layer is a Clip: its values do not add up to 1"),
     "not finite": (lambda: _dense("Log"), SCALED, "its own outputs are not all finite numbers"),
     "data of another size": (_dense, (*SCALED, "--data", "synthetic"), "but the data's images are 28x28x1"),
     "for one image only": (
