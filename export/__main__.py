@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 import cloup
 
-from serving.repository.labels import CANARY, CANARY_SHARE, STABLE
+from export.options import publishing_options
+from serving.repository.labels import CANARY, CANARY_SHARE
 from training.command_line import (
     SETTINGS,
     data_dir_option,
@@ -43,29 +44,7 @@ if TYPE_CHECKING:
     option("--limit", type=click.FloatRange(0, 1), default=1e-5, help="Largest allowed difference of a probability."),
     option("--verify", type=click.IntRange(1), help="Prove this published version; publish nothing new."),
 )
-@cloup.option_group(
-    "Publishing",
-    option(
-        "--repository", required=True, type=click.Path(path_type=Path, file_okay=False), help="The model repository."
-    ),
-    option(
-        "--name",
-        show_default="the architecture's, or that of the folder trained on",
-        help="Name of the model in the repository.",
-    ),
-    option(
-        "--label",
-        type=click.Choice([STABLE, CANARY]),
-        show_default="labels stay as they are",
-        help="Give the new version this label.",
-    ),
-    option(
-        "--share",
-        type=click.FloatRange(0, 1),
-        show_default=f"{CANARY_SHARE}",
-        help="Share of the canary in the calls that name no version, 0 to 1; with 0, only calls that name it reach it.",
-    ),
-)
+@publishing_options(name_default="the architecture's, or that of the folder trained on")
 @version_option()
 def main(
     model: Path,

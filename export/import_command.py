@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import cloup
 
-from export.option_values import class_names, image_size_value, nonzero, numbers, one_number
-from serving.repository.labels import CANARY, CANARY_SHARE, STABLE
+from export.options import class_names, image_size_value, nonzero, numbers, one_number, publishing_options
+from serving.repository.labels import CANARY, CANARY_SHARE
 from serving.repository.manifest import PREPARATIONS
 from training.architectures import ARCHITECTURES
 from training.command_line import (
@@ -69,7 +69,7 @@ from training.command_line import (
         callback=class_names,
         metavar="NAMES",
         show_default="those of the data, else 0, 1, 2, …",
-        help="Names of the classes in the order of the outputs: a,b,c or a file with one a line.",
+        help="Names of the classes in the order of the outputs: a,b,c, or a file with one per line.",
     ),
     option("--logits", is_flag=True, help="The output is logits, though its values do not say so."),
     option("--output", metavar="NAME", help="The output to serve, for a model with several."),
@@ -77,7 +77,7 @@ from training.command_line import (
         "--architecture",
         type=click.Choice(list(ARCHITECTURES)),
         metavar="NAME",
-        help="Network of digits-train --list, for a file with weights alone.",
+        help="Network of digits-train --list, for a file that holds only weights.",
     ),
 )
 @cloup.option_group(
@@ -92,25 +92,7 @@ from training.command_line import (
     option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Execution provider to compare."),
     option("--limit", type=click.FloatRange(0, 1), default=1e-5, help="Largest allowed difference of a probability."),
 )
-@cloup.option_group(
-    "Publishing",
-    option(
-        "--repository", required=True, type=click.Path(path_type=Path, file_okay=False), help="The model repository."
-    ),
-    option("--name", show_default="that of the file", help="Name of the model in the repository."),
-    option(
-        "--label",
-        type=click.Choice([STABLE, CANARY]),
-        show_default="labels stay as they are",
-        help="Give the new version this label.",
-    ),
-    option(
-        "--share",
-        type=click.FloatRange(0, 1),
-        show_default=f"{CANARY_SHARE}",
-        help="Share of the canary in the calls that name no version.",
-    ),
-)
+@publishing_options(name_default="that of the file")
 @version_option()
 def main(
     model: Path,

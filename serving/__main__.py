@@ -30,7 +30,7 @@ class _Commands(click.Group):
         return _load(cmd_name) if cmd_name in _COMMANDS else None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # What follows the name of the container image replaces its "serve", so options alone must mean serve's.
+        # What follows the name of the container image replaces its "serve", so only options must mean serve's.
         if args and args[0].startswith("-") and args[0] not in ("--help", "--version"):
             args = ["serve", *args]
         return super().parse_args(ctx, args)

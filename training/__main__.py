@@ -5,7 +5,6 @@ Options and data are checked before Keras is imported, which takes seconds.
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from training.command_line import (
     examples,
     import_tensorflow_quietly,
     option,
+    parse_image_size,
     version_option,
 )
 from training.datasets import SOURCES, load, own_source
@@ -43,10 +43,10 @@ def _source(_: click.Context, __: click.Parameter, value: str) -> str:
 def _image_shape(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | str | None:
     if value in (None, "own"):
         return value
-    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([13])", value)
-    if not found:
+    size = parse_image_size(value)
+    if size is None:
         raise click.BadParameter(f"{value!r} is neither 'own' nor like 128x128x3 (height, width, 1 or 3 channels)")
-    return tuple(int(part) for part in found.groups())
+    return size
 
 
 @cloup.group(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -54,6 +55,12 @@ def data_dir_option() -> Callable[[F], F]:
 def version_option() -> Callable[[F], F]:
     """Declares `--version`."""
     return click.version_option(__version__)
+
+
+def parse_image_size(text: str) -> tuple[int, int, int] | None:
+    """Returns height, width and channels of a text like 28x28x1; None if it is not like that."""
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([13])", text)
+    return (int(found[1]), int(found[2]), int(found[3])) if found else None
 
 
 def examples(*commands: str) -> str:

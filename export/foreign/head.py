@@ -25,7 +25,7 @@ SMALLEST_PROBABILITY = 1e-30
 _SMALLEST_COMPLEMENT = 1e-2
 _SUM_TOLERANCE = 1e-3
 
-# Operators behind an activation that leave its values in order.
+# Operators after an activation that leave its values in order.
 _FORWARDING = frozenset({"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 _LINEAR = frozenset({"Add", "BatchNormalization", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "ReduceMean"})
 _TEXTS = {

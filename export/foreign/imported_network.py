@@ -44,7 +44,7 @@ class ImportedNetwork:
     images: GateImages
 
     def predict(self, images: npt.NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
-        """Runs the untouched network; what is before and behind it is computed by NumPy.
+        """Runs the untouched network; what comes before and after it is computed by NumPy.
 
         Args:
             images: uint8 `[n, height, width, channels]`.

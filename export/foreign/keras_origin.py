@@ -45,7 +45,7 @@ def open_keras(path: Path, *, output: str | None = None) -> Origin:
 
 
 def open_weights(path: Path, architecture: str, *, image_shape: ImageShape | None, classes: int | None) -> Origin:
-    """Opens weights alone, of a network of the catalogue.
+    """Opens a file with only the weights of a network of the catalogue.
 
     Args:
         path: A file that `save_weights` wrote.

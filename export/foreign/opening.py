@@ -21,7 +21,7 @@ class ImportOptions:
         labels: Names of its classes; None if she names none.
         logits: Whether its output is logits.
         output: The output to serve, if it has several.
-        architecture: Name of the network of the catalogue, if the file holds weights alone.
+        architecture: Name of the network of the catalogue, if the file holds only weights.
         preparation: How a server prepares images: `mnist` or `resize`; None to judge by the images.
         data: Test images: `mnist`, `folder:PATH`, or a file; None for drawn ones.
         data_dir: Directory with MNIST's files.
@@ -44,7 +44,7 @@ def open_origin(path: Path, options: ImportOptions) -> Origin:
         UnusableModel: It is none of the kinds that are known, or can't be opened.
     """
     if options.architecture is not None and (path.is_dir() or path.suffix not in (".h5", ".hdf5")):
-        raise UnusableModel("--architecture is for a file with weights alone (.weights.h5); leave it out")
+        raise UnusableModel("--architecture is for a file that holds only weights (.weights.h5); leave it out")
     if path.is_dir():
         if not (path / "saved_model.pb").exists():
             raise UnusableModel("a directory without saved_model.pb; name a file of Keras or ONNX, or a SavedModel")

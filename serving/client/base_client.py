@@ -223,7 +223,7 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
 
 
 def _as_paths(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
-    """Returns the paths. One alone is not taken for a sequence of letters."""
+    """Returns the paths. A single one is not taken for a sequence of letters."""
     if isinstance(paths, bytes | bytearray | memoryview):
         raise TypeError("classify_files takes paths; classify_encoded takes the bytes of files")
     return map(Path, (paths,) if isinstance(paths, str | os.PathLike) else paths)

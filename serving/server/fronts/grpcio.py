@@ -105,7 +105,7 @@ class GrpcioFront:
     async def stop(self, grace_s: float) -> None:
         """Takes no new calls, and cancels those that are still in flight after the grace period, in seconds.
 
-        gRPC alone would wait all that time for a connection without a call too, if its client says nothing.
+        By itself, gRPC would also wait that long for connections without a call whose clients say nothing.
         """
         if self._server is None:
             return

@@ -1,12 +1,17 @@
-"""Values of options that need more than click's types: numbers, sizes and names of classes."""
+"""What `digits-export` and `digits-import` share: options of publishing, and checked values of options."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import click
+import cloup
+
+from serving.repository.labels import CANARY, CANARY_SHARE, STABLE
+from training.command_line import option, parse_image_size
 
 
 def numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -39,11 +44,10 @@ def image_size_value(_: click.Context, __: click.Parameter, value: str | None) -
     """Height, width and channels, like 28x28x1."""
     if value is None:
         return None
-    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([13])", value)
-    if not found:
+    size = parse_image_size(value)
+    if size is None:
         raise click.BadParameter(f"{value!r} is not like 28x28x1 (height, width, 1 or 3 channels)")
-    height, width, channels = map(int, found.groups())
-    return height, width, channels
+    return size
 
 
 def class_names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -60,3 +64,34 @@ def class_names(_: click.Context, __: click.Parameter, value: str | None) -> tup
             raise click.BadParameter(f"{value!r} is neither names separated by commas nor a text file") from error
     stripped = tuple(name.strip() for name in names)
     return stripped[: -1 if stripped and not stripped[-1] else None]
+
+
+def publishing_options(*, name_default: str) -> Callable[[Any], Any]:
+    """Makes the options of commands that publish.
+
+    Args:
+        name_default: What the help says of the name that a model has by default.
+    """
+    return cloup.option_group(
+        "Publishing",
+        option(
+            "--repository",
+            required=True,
+            type=click.Path(path_type=Path, file_okay=False),
+            help="The model repository.",
+        ),
+        option("--name", show_default=name_default, help="Name of the model in the repository."),
+        option(
+            "--label",
+            type=click.Choice([STABLE, CANARY]),
+            show_default="labels stay as they are",
+            help="Give the new version this label.",
+        ),
+        option(
+            "--share",
+            type=click.FloatRange(0, 1),
+            show_default=f"{CANARY_SHARE}",
+            help="Share of the canary in the calls that name no version, 0 to 1; with 0, only calls that name it "
+            "reach it.",
+        ),
+    )
