@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from serving.images.decoding import MAX_PIXELS, decode_image
 from serving.images.geometry import bounding_box, centre_by_mass, centre_of_mass, resize
+from serving.images.image_status import ImageStatus
 from serving.images.ink import find_ink
 
 Uint8Array = npt.NDArray[np.uint8]
@@ -33,12 +34,14 @@ class PreparedImage:
         steps: What was done, in order, in words for users.
         height: Height of the original image, in pixels.
         width: Width of the original image, in pixels.
+        status: What the preparation noticed: `NO_INK`, `SEVERAL_DIGITS`, or nothing.
     """
 
     pixels: Uint8Array
     steps: tuple[str, ...]
     height: int
     width: int
+    status: ImageStatus = ImageStatus.DIGIT
 
 
 @dataclass(frozen=True, kw_only=True)

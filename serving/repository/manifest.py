@@ -125,6 +125,42 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoDigit:
+    """How the graph's output `no_digit` was proven: non-digits are caught, and digits are kept.
+
+    Attributes:
+        threshold: An image whose `no_digit` is above this is called no digit.
+        caught: For each kind of non-digits, the share that is above the threshold, 0 to 1.
+        kept: For each source of digits, the share that is not.
+    """
+
+    threshold: float
+    caught: Mapping[str, float]
+    kept: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise ModelRejected("manifest: no_digit.threshold must lie between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationAnswers:
+    """What the network answers on the validation images, to compare with what it answers in service.
+
+    Attributes:
+        images: Their number.
+        labels: Share of each label among the answers, 0 to 1, in the order of the outputs.
+        confidence: Mean probability of the most probable label.
+        no_digit: Share of the images that are called no digit; None for a model without that output.
+    """
+
+    images: int
+    labels: tuple[float, ...]
+    confidence: float
+    no_digit: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Everything recorded about one model version.
 
@@ -141,6 +177,8 @@ class Manifest:
         created: Time of the export, in ISO 8601.
         format: Version of this file format.
         calibration: How its probabilities were calibrated; older manifests have no such field.
+        no_digit: The proof of the output `no_digit`; None for a model without that output.
+        validation: What it answers on the validation images; None if there were none, and in older manifests.
     """
 
     model_name: str
@@ -154,6 +192,8 @@ class Manifest:
     created: str
     format: int = FORMAT
     calibration: Calibration = field(default_factory=Calibration, metadata=OPTIONAL)
+    no_digit: NoDigit | None = field(default=None, metadata=OPTIONAL)
+    validation: ValidationAnswers | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
