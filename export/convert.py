@@ -16,28 +16,32 @@ import keras
 import numpy as np
 import onnx
 import tensorflow as tf
-from onnx import shape_inference
+from onnx import helper, numpy_helper, shape_inference
 
 from export.errors import UnusableModel
 from export.tracing import trace
 from export.trained_model import TrainedModel, rebuilt
 
 INPUT, LOGITS, PROBABILITIES, BATCH = "images", "logits", "probabilities", "batch"
+NO_DIGIT = "no_digit"
 
 Layer = Callable[[Any], Any]
 
 
-def convert(trained: TrainedModel, *, model_name: str, temperature: float = 1.0) -> bytes:
+def convert(trained: TrainedModel, *, model_name: str, temperature: float = 1.0, with_no_digit: bool = False) -> bytes:
     """Converts a network.
 
     Args:
         trained: The network and its record.
         model_name: Name of the model, for the file's metadata.
         temperature: Divisor of the logits before the softmax; the output `logits` is not divided.
+        with_no_digit: Whether the graph gets the output `no_digit`: 1 / (1 + sum(exp(logits))), as `training.no_digit`
+            says.
 
     Returns:
         A serialised ONNX model: input `images`, uint8 `[batch, height, width, channels]`; outputs `logits` and
-        `probabilities`, float32 `[batch, classes]`; and metadata that describe the model.
+        `probabilities`, float32 `[batch, classes]`, and perhaps `no_digit`, float32 `[batch]`; and metadata that
+        describe the model.
 
     Raises:
         UnusableModel: The weights of a layer after a Flatten can't be permuted, or ONNX lacks an operation.
@@ -52,6 +56,8 @@ def convert(trained: TrainedModel, *, model_name: str, temperature: float = 1.0)
         return {LOGITS: values, PROBABILITIES: tf.nn.softmax(scaled)}
 
     model = trace(serve, shape=(None, *trained.image_shape), dtype=tf.uint8, name=INPUT)
+    if with_no_digit:
+        _add_no_digit(model.graph)
     _name_batch_dimension(model)
     _describe(model, trained, model_name, temperature)
     model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
@@ -97,6 +103,8 @@ def _layers(network: keras.Sequential) -> list[Layer]:
 
 def _called(layer: keras.Layer) -> Layer:
     """The layer in inference mode: not only dropout and batch normalisation behave otherwise in training."""
+    if isinstance(layer, keras.layers.Rescaling) and layer.offset == 0:  # Keras would add the 0 to every pixel
+        return lambda values: tf.cast(values, tf.float32) * layer.scale
     if "training" not in inspect.signature(layer.call).parameters:
         return layer  # type: ignore[no-any-return]
     return lambda values: layer(values, training=False)
@@ -108,6 +116,16 @@ def _flatten_channels_first(size: int) -> Layer:
 
 def _average_channels_first(values: Any) -> Any:
     return tf.reduce_mean(tf.transpose(values, [0, 3, 1, 2]), [2, 3])
+
+
+def _add_no_digit(graph: onnx.GraphProto) -> None:
+    """Adds the output `no_digit`: sigmoid(-log(sum(exp(logits)))), which does not overflow."""
+    axes, energy, logit = (f"{NO_DIGIT}/{part}" for part in ("axes", "energy", "logit"))
+    graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), axes))
+    graph.node.append(helper.make_node("ReduceLogSumExp", [LOGITS, axes], [energy], name=energy, keepdims=0))
+    graph.node.append(helper.make_node("Neg", [energy], [logit], name=logit))
+    graph.node.append(helper.make_node("Sigmoid", [logit], [NO_DIGIT], name=NO_DIGIT))
+    graph.output.append(helper.make_tensor_value_info(NO_DIGIT, onnx.TensorProto.FLOAT, [BATCH]))
 
 
 def _name_batch_dimension(model: onnx.ModelProto) -> None:

@@ -104,14 +104,30 @@ ROOMS = {
 TRAINING = Room(
     rooms={"images", "images.tables", "errors", "commands.cli"},
     packages={"keras", "tensorflow", "numpy", "PIL", "click", "cloup", "pooch"},
-    some={"evaluation": {"sklearn"}, "charts": {"matplotlib"}, "report": {"matplotlib", "jinja2"}},
+    some={
+        "evaluation": {"sklearn"},
+        "lettering": {"matplotlib"},  # its fonts
+        "charts": {"matplotlib"},
+        "report": {"matplotlib", "jinja2"},
+    },
 )
 EXPORT = Room(
     rooms=CORE,
     packages={"training", "keras", "tensorflow", "tf2onnx", "onnx", "numpy", "click", "cloup"},
+    some={"no_digit_gate": {"sklearn"}},
 )
 FROM_TRAINING = {
-    f"training.{name}" for name in ("architectures", "command_line", "datasets", "evaluation", "synthetic")
+    f"training.{name}"
+    for name in (
+        "architectures",
+        "command_line",
+        "datasets",
+        "evaluation",
+        "non_digits",
+        "sending",
+        "styles",
+        "synthetic",
+    )
 }
 
 

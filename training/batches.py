@@ -10,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from training.augmentation import Augmentation
-from training.distillation import Distillation, FloatArray
+from training.copies import Copies
 
 Uint8Array = npt.NDArray[np.uint8]
-
-# Images that are augmented at once: bounds the memory of their float32 copies.
-_CHUNK = 2000
+FloatArray = npt.NDArray[np.float32]
 
 
 class _ShuffledBatches(keras.utils.PyDataset):  # type: ignore[misc]
@@ -69,41 +67,20 @@ class AugmentedBatches(_ShuffledBatches):
         return self._augmentation.apply(self._images[members], generator), self._labels[members]
 
 
-class DistillationBatches(_ShuffledBatches):
-    """Augmented copies of the images, with a teacher's targets for each copy.
-
-    The teacher predicts a fixed number of copies of every image before training begins. Predicting in each epoch would
-    take most of the time.
-
-    Takes the arguments of `AugmentedBatches` and two more.
+class CopiedBatches(_ShuffledBatches):
+    """Copies of the images that were made before training; each epoch uses one copy of each image.
 
     Args:
-        teacher: Gives float32 `[n, classes]` probabilities for such images.
-        distillation: How the teacher is used.
+        copies: The copies with their targets.
+        batch_size: Images per step.
+        seed: Seed of the order.
     """
 
-    def __init__(
-        self,
-        images: Uint8Array,
-        labels: npt.NDArray[Any],
-        *,
-        teacher: keras.Model,
-        distillation: Distillation,
-        augmentation: Augmentation,
-        batch_size: int,
-        seed: int,
-    ) -> None:
-        super().__init__(len(images), batch_size, seed)
-        self._copies = np.empty((distillation.copies, *images.shape), np.uint8)
-        targets = []
-        for number, copy in enumerate(self._copies):
-            generator = np.random.default_rng([seed, number])
-            for start in range(0, len(images), _CHUNK):
-                copy[start : start + _CHUNK] = augmentation.apply(images[start : start + _CHUNK], generator)
-            targets.append(distillation.targets(teacher.predict(copy, batch_size=256, verbose=0), labels))
-        self._targets = np.stack(targets)
+    def __init__(self, copies: Copies, *, batch_size: int, seed: int) -> None:
+        super().__init__(copies.images.shape[1], batch_size, seed)
+        self._copies = copies
 
     def __getitem__(self, index: int) -> tuple[Uint8Array, FloatArray]:
         members = self._members(index)
-        copies = (members + self._epoch) % len(self._copies)
-        return self._copies[copies, members], self._targets[copies, members]
+        chosen = (members + self._epoch) % len(self._copies.images)
+        return self._copies.images[chosen, members], self._copies.targets[chosen, members]

@@ -65,15 +65,15 @@ class SmoothedCrossentropy(keras.losses.Loss):  # type: ignore[misc]
         return keras.losses.categorical_crossentropy(one_hot, y_pred, label_smoothing=self._smoothing)
 
 
-def compile_model(model: keras.Model, recipe: Recipe, *, images: int) -> None:
+def compile_model(model: keras.Model, recipe: Recipe, *, steps_per_epoch: int) -> None:
     """Gives a model the optimizer, loss, metrics and dropout rate of a recipe.
 
     Args:
         model: The network.
         recipe: How it will be trained.
-        images: Number of training images; decides the length of a schedule.
+        steps_per_epoch: Decides the length of a schedule.
     """
-    rate = _learning_rate(recipe, steps=recipe.epochs * math.ceil(images / recipe.batch_size))
+    rate = _learning_rate(recipe, steps=recipe.epochs * steps_per_epoch)
     if recipe.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
     else:
@@ -81,7 +81,7 @@ def compile_model(model: keras.Model, recipe: Recipe, *, images: int) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.layers.Dropout) and recipe.dropout is not None:
             layer.rate = recipe.dropout
-    loss = "categorical_crossentropy" if recipe.distillation else SmoothedCrossentropy(recipe.label_smoothing)
+    loss = "categorical_crossentropy" if recipe.copies else SmoothedCrossentropy(recipe.label_smoothing)
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
 
 

@@ -77,6 +77,11 @@ class Dataset:
         height, width, channels = self.train_images.shape[1:]
         return height, width, channels
 
+    @property
+    def has_mnist_digits(self) -> bool:
+        """Whether these are the ten digits, laid out as MNIST's, whatever their source."""
+        return self.preparation == "mnist" and self.image_shape == (28, 28, 1) and self.label_names == _DIGIT_NAMES
+
     @cached_property
     def sha256(self) -> str:
         """Digest of all shapes, pixels and labels: equal for equal data, however they were stored."""

@@ -23,31 +23,29 @@ class Distillation:
         teacher: Architecture of the teacher.
         share: Weight of the teacher's probabilities in the targets, above 0 and up to 1; the label has the rest.
         temperature: Softens the teacher's probabilities: their logits are divided by it.
-        copies: Augmented copies of each image; each epoch uses one of them.
     """
 
     teacher: str
     share: float
     temperature: float
-    copies: int
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1 or self.temperature <= 0 or self.copies < 1:
-            raise ValueError("share must lie between 0 and 1, temperature above 0, and copies be at least 1")
+        if not 0 < self.share <= 1 or self.temperature <= 0:
+            raise ValueError("share must lie between 0 and 1, and temperature above 0")
 
-    def targets(self, probabilities: FloatArray, labels: npt.NDArray[Any]) -> FloatArray:
+    def targets(self, probabilities: FloatArray, labels: FloatArray) -> FloatArray:
         """Computes the targets that the small network learns.
 
         Args:
             probabilities: The teacher's, float32 `[n, classes]`.
-            labels: int64 `[n]`.
+            labels: The true labels, one-hot, float32 `[n, classes]`.
 
         Returns:
             float32 `[n, classes]`; each row sums to 1.
         """
         softened = np.maximum(probabilities, 1e-8) ** (1 / self.temperature)
         softened /= softened.sum(axis=1, keepdims=True)
-        return self.share * softened + (1 - self.share) * one_hot(labels, probabilities.shape[1])
+        return self.share * softened + (1 - self.share) * labels
 
 
 def one_hot(labels: npt.NDArray[Any], classes: int) -> FloatArray:

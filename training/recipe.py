@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from training.augmentation import Augmentation
 from training.distillation import Distillation
 from training.errors import TrainingError
+from training.variety import Variety
 
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "one_cycle", "inverse_time")
@@ -31,6 +32,10 @@ class Recipe:
         label_smoothing: Probability that the loss spreads over all classes; the losses in the history include it.
         dropout: Rate of all dropout layers of the network; None keeps the network's own rates. Dropout acts only during
             training: the exported network is the same.
+        copies: Number of changed copies of each image that are made before training; each epoch uses one of them. 0 to
+            change the images in each epoch anew.
+        variety: Changes of digits beyond the augmentation, and pictures of no digit, among the copies. It is left out
+            where the images are no digits laid out as MNIST's.
         distillation: How a larger network teaches this one; None for no teacher.
     """
 
@@ -46,6 +51,8 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     label_smoothing: float = 0.0
     dropout: float | None = None
+    copies: int = 0
+    variety: Variety | None = None
     distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
@@ -57,8 +64,10 @@ class Recipe:
             raise ValueError("label_smoothing must be at least 0 and below 1")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError("dropout must be at least 0 and below 1")
-        if self.distillation and self.label_smoothing:
-            raise ValueError("label_smoothing does not apply to a teacher's targets: leave it 0")
+        if self.copies < 0 or ((self.variety or self.distillation) and not self.copies):
+            raise ValueError("copies must be at least 1 for a variety or a teacher")
+        if self.copies and self.label_smoothing:
+            raise ValueError("label_smoothing does not apply to the targets of copies: leave it 0")
         if self.optimizer not in OPTIMIZERS or self.schedule not in SCHEDULES:
             raise ValueError(f"optimizer must be one of {OPTIMIZERS}, schedule one of {SCHEDULES}")
 
@@ -114,6 +123,8 @@ _PUBLISHED_WITH = {
     ),
 }
 
+VARIETY = Variety(restyled=0.3, sent=0.2, corrupted=0.25, drawn=0.04, non_digits=0.25)
+
 # Networks that the general recipe does not suit. The smallest network learns most from a larger one and with little
 # dropout. A network with batch normalisation needs fewer epochs and larger batches.
 _ACCURATE_WITH = {
@@ -122,7 +133,9 @@ _ACCURATE_WITH = {
         epochs=30,
         dropout=0.1,
         label_smoothing=0.0,
-        distillation=Distillation(teacher="convnet_batchnorm", share=0.5, temperature=3.0, copies=8),
+        copies=4,
+        variety=VARIETY,
+        distillation=Distillation(teacher="convnet_batchnorm", share=0.5, temperature=3.0),
         source="ours: one long cycle, small batches, random shifts, rotations and sizes, taught by convnet_batchnorm",
     ),
     "convnet_batchnorm": Recipe(

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from training.copies import copies_of
 from training.datasets import Dataset
 from training.errors import TrainingError
 from training.recipe import Recipe, recipe_for
@@ -45,7 +46,7 @@ def train_seeds(
         TrainingError: As for `train`; or the teacher can't be loaded; or a run was stopped early. Its best weights so
             far are then saved.
     """
-    teacher_model = None
+    teacher_model = copies = None
     if recipe.distillation:
         file = teacher or _train_teacher(
             recipe.distillation.teacher, dataset, directory / TEACHER, seeds[0], teacher_epochs, echo, options
@@ -54,9 +55,21 @@ def train_seeds(
             teacher_model = keras.models.load_model(file, compile=False)
         except ValueError as error:
             raise TrainingError(f"{file}: not a .keras file that Keras can load") from error
+    if recipe.copies:
+        limit = options.get("limit")
+        echo(f"making {recipe.copies} changed copies of the training images")
+        copies = copies_of(dataset, recipe=recipe, limit=limit, teacher=teacher_model, seed=seeds[0])
     records = {}
     for seed, place in zip(seeds, run_directories(directory, seeds), strict=True):
-        run = train(dataset, architecture=architecture, recipe=recipe, seed=seed, teacher=teacher_model, **options)
+        run = train(
+            dataset,
+            architecture=architecture,
+            recipe=recipe,
+            seed=seed,
+            teacher=teacher_model,
+            copies=copies,
+            **options,
+        )
         path = run.save(place)
         records[f"seed {seed}"] = run.record
         test, validation = run.metrics["test"], run.metrics["validation"]

@@ -93,7 +93,7 @@ def draw_digit(digit: int, generator: np.random.Generator) -> Uint8Array:
     pencil = ImageDraw.Draw(canvas)
     for stroke in strokes:
         points = np.array(stroke) + generator.normal(0, 0.025, (len(stroke), 2))
-        curve = _smooth((points - 0.5) @ matrix.T) * _CANVAS + _CANVAS
+        curve = smooth((points - 0.5) @ matrix.T) * _CANVAS + _CANVAS
         pencil.line([tuple(p) for p in curve.tolist()], fill=255, width=round(pen), joint="curve")
         for x, y in curve[[0, -1]]:
             pencil.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), fill=255)
@@ -116,7 +116,7 @@ def draw_digits(count: int, *, seed: int) -> tuple[Uint8Array, npt.NDArray[np.in
     return np.stack(images)[..., np.newaxis], labels
 
 
-def _smooth(points: _FloatArray, steps: int = 8) -> _FloatArray:
+def smooth(points: _FloatArray, steps: int = 8) -> _FloatArray:
     """Interpolates a Catmull-Rom spline (Catmull and Rom, 1974), with `steps` points between neighbouring points."""
     padded = np.vstack([2 * points[0] - points[1], points, 2 * points[-1] - points[-2]])
     before, start, end, after = padded[:-3, None], padded[1:-2, None], padded[2:-1, None], padded[3:, None]

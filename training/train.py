@@ -18,13 +18,15 @@ import numpy.typing as npt
 import tensorflow
 
 from training.architectures import ARCHITECTURES
-from training.batches import AugmentedBatches, DistillationBatches
+from training.batches import AugmentedBatches, CopiedBatches
 from training.callbacks import BestWeights, NonFiniteLoss
 from training.compilation import compile_model
+from training.copies import Copies, copies_of
 from training.datasets import Dataset
 from training.distillation import one_hot
 from training.errors import TrainingError
 from training.evaluation import Evaluation
+from training.no_digit import with_no_digit
 from training.normalisation import normalisation_layer
 from training.recipe import Recipe
 from training.run_record import EVALUATION_FILE, METRICS_FILE, MODEL_FILE, RunRecord
@@ -70,6 +72,7 @@ def train(
     normalisation: str = "rescale",
     limit: int | None = None,
     teacher: keras.Model | None = None,
+    copies: Copies | None = None,
     verbose: int = 2,
 ) -> TrainingRun:
     """Trains one network. The test set is used once, after the last step, and decides nothing.
@@ -82,6 +85,7 @@ def train(
         normalisation: What the first layer does, one of `NORMALISATIONS`.
         limit: Use only this many training images, the first ones; None for all.
         teacher: The teacher of a recipe with distillation. It must not have been trained on the held-out images.
+        copies: The copies of a recipe with copies, as `copies_of` makes them; by default they are made here.
         verbose: Progress that Keras shows: 0 none, 1 a bar, 2 a line per epoch.
 
     A run that is interrupted (KeyboardInterrupt) or whose loss is no longer finite ends with the weights of its best
@@ -99,14 +103,29 @@ def train(
         classes,
         normalisation=normalisation_layer(normalisation, images[:fitted]),
     )
-    compile_model(model, recipe, images=fitted)
     started = time.monotonic()
-    batches = _batches(recipe, images[:fitted], labels[:fitted], classes, teacher, seed)
-    held_out_labels = one_hot(labels[fitted:], classes) if recipe.distillation else labels[fitted:]
+    batches: keras.utils.PyDataset
+    trained = model
+    held_out_labels: npt.NDArray[Any] = labels[fitted:]
+    if recipe.copies:
+        copies = copies or copies_of(dataset, recipe=recipe, limit=limit, teacher=teacher, seed=seed)
+        batches = CopiedBatches(copies, batch_size=recipe.batch_size, seed=seed)
+        held_out_labels = one_hot(held_out_labels, copies.targets.shape[-1])
+        if copies.with_no_digit:
+            trained = with_no_digit(model)
+    else:
+        batches = AugmentedBatches(
+            images[:fitted],
+            labels[:fitted],
+            augmentation=recipe.augmentation,
+            batch_size=recipe.batch_size,
+            seed=seed,
+        )
+    compile_model(trained, recipe, steps_per_epoch=len(batches))
     best = BestWeights()
     stopped = None
     try:
-        model.fit(
+        trained.fit(
             batches,
             epochs=recipe.epochs,
             validation_data=(images[fitted:], held_out_labels),
@@ -129,6 +148,8 @@ def train(
         "normalisation": normalisation,
         "seed": seed,
         "teacher": None if teacher is None else {"name": teacher.name, "parameters": teacher.count_params()},
+        # Whether it learned what is no digit, so that the export may add the output `no_digit`.
+        "knows_no_digit": trained is not model,
         "parameters": model.count_params(),
         "layers": [dataclasses.asdict(layer) for layer in summarise_config(model.get_config())],
         "data": {
@@ -165,27 +186,6 @@ def train(
         label_names=dataset.label_names,
     )
     return TrainingRun(model=model, record=RunRecord(metrics=metrics, evaluation=evaluation))
-
-
-def _batches(
-    recipe: Recipe,
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
-    classes: int,
-    teacher: keras.Model | None,
-    seed: int,
-) -> keras.utils.PyDataset:
-    changes: dict[str, Any] = {"augmentation": recipe.augmentation, "batch_size": recipe.batch_size, "seed": seed}
-    if recipe.distillation is None:
-        return AugmentedBatches(images, labels, **changes)
-    if teacher is None:
-        raise TrainingError(f"the recipe {recipe.name} needs a teacher, {recipe.distillation.teacher}")
-    if teacher.input_shape[1:] != images.shape[1:] or teacher.output_shape[1:] != (classes,):
-        raise TrainingError(
-            f"the teacher takes images of {teacher.input_shape[1:]} and has {teacher.output_shape[-1]} classes, "
-            f"the data have images of {images.shape[1:]} and {classes} classes"
-        )
-    return DistillationBatches(images, labels, teacher=teacher, distillation=recipe.distillation, **changes)
 
 
 def _evaluate(model: keras.Model, images: Any, labels: Any) -> dict[str, float]:

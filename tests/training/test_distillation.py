@@ -11,7 +11,8 @@ import pytest
 
 from training.architectures import ARCHITECTURES
 from training.augmentation import Augmentation
-from training.batches import DistillationBatches
+from training.batches import CopiedBatches
+from training.copies import copies_of
 from training.datasets import Dataset, load
 from training.distillation import Distillation
 from training.errors import TrainingError
@@ -20,7 +21,8 @@ from training.train import train
 
 pytestmark = pytest.mark.slow
 
-HALF = Distillation(teacher="mnist_convnet", share=0.5, temperature=2.0, copies=3)
+HALF = Distillation(teacher="mnist_convnet", share=0.5, temperature=2.0)
+TAUGHT = Recipe(name="taught", epochs=2, source="this test", copies=3, distillation=HALF)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def teacher() -> keras.Model:
 
 def test_targets_lie_between_the_label_and_the_teacher_s_prediction() -> None:
     probabilities = np.array([[0.64, 0.32, 0.04], [0.01, 0.98, 0.01]], np.float32)
-    targets = HALF.targets(probabilities, np.array([1, 1]))
+    targets = HALF.targets(probabilities, np.eye(3, dtype=np.float32)[[1, 1]])
     roots = np.sqrt(probabilities)  # a temperature of two halves the logits
     softened = roots / roots.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(targets, softened / 2 + np.array([[0, 0.5, 0], [0, 0.5, 0]]), rtol=1e-5)
@@ -45,16 +47,10 @@ def test_targets_lie_between_the_label_and_the_teacher_s_prediction() -> None:
 
 
 def test_each_epoch_has_every_image_once_as_another_copy_with_its_own_target(data: Dataset, teacher) -> None:
-    images, labels = data.train_images[:50], np.arange(50) % 10
-    batches = DistillationBatches(
-        images,
-        labels,
-        teacher=teacher,
-        distillation=HALF,
-        augmentation=Augmentation(shift_px=3, rotation_deg=20),
-        batch_size=16,
-        seed=1,
-    )
+    changed_much = dataclasses.replace(TAUGHT, augmentation=Augmentation(shift_px=3, rotation_deg=20))
+    fifty = dataclasses.replace(data, train_labels=np.arange(len(data.train_labels)) % 10)
+    copies = copies_of(fifty, recipe=changed_much, limit=55, teacher=teacher, seed=1)
+    batches = CopiedBatches(copies, batch_size=16, seed=1)
     epochs = []
     for _ in range(4):
         seen = [batches[index] for index in range(len(batches))]
@@ -62,7 +58,8 @@ def test_each_epoch_has_every_image_once_as_another_copy_with_its_own_target(dat
         assert len(changed) == 50
         label = np.bincount(targets.argmax(axis=1), minlength=10)
         assert label.tolist() == [5] * 10
-        np.testing.assert_allclose(targets, HALF.targets(teacher.predict(changed, verbose=0), targets.argmax(axis=1)))
+        one_hot = np.eye(10, dtype=np.float32)[targets.argmax(axis=1)]
+        np.testing.assert_allclose(targets, HALF.targets(teacher.predict(changed, verbose=0), one_hot))
         epochs.append({each.tobytes() for each in changed})
         batches.on_epoch_end()
     assert not epochs[0] & epochs[1]
@@ -84,10 +81,9 @@ def test_a_recipe_with_a_teacher_needs_one_that_fits(data: Dataset) -> None:
 
 def test_the_teacher_s_predictions_are_learnt(data: Dataset, teacher) -> None:
     """From an untrained teacher nothing is learnt."""
-    recipe = Recipe(name="taught", epochs=2, source="this test", distillation=HALF)
-    taught = train(data, architecture="mnist_convnet", recipe=recipe, seed=0, teacher=teacher, limit=2000, verbose=0)
+    taught = train(data, architecture="mnist_convnet", recipe=TAUGHT, seed=0, teacher=teacher, limit=2000, verbose=0)
     assert taught.metrics["validation"]["accuracy"] > 0.5
     assert taught.metrics["teacher"]["parameters"] == 34_826
-    misled = dataclasses.replace(recipe, distillation=dataclasses.replace(HALF, share=1.0))
+    misled = dataclasses.replace(TAUGHT, distillation=dataclasses.replace(HALF, share=1.0))
     run = train(data, architecture="mnist_convnet", recipe=misled, seed=0, teacher=teacher, limit=2000, verbose=0)
     assert run.metrics["validation"]["accuracy"] < 0.3

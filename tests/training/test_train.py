@@ -117,7 +117,7 @@ def test_a_recipe_may_change_the_dropout_and_nothing_that_is_exported() -> None:
 
     def rates(recipe: Recipe) -> list[float]:
         model = ARCHITECTURES["mnist_convnet"].build()
-        compile_model(model, recipe, images=100)
+        compile_model(model, recipe, steps_per_epoch=1)
         assert model.count_params() == 34_826
         return [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
 

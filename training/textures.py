@@ -1,0 +1,103 @@
+"""Fields of raw pixels without any figure: noise, blank, textures, and filled shapes such as clothes."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from training.corruption import clouds, smooth_noise
+
+Uint8Array = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.floating]
+
+_SIDE = 28
+
+
+def silhouette(generator: np.random.Generator, side: int) -> FloatArray:
+    """A filled outline, mostly symmetric, as clothes, shoes and bags have, with shades and patterns: `[side, side]`."""
+    large = 112
+    canvas = Image.new("L", (large, large))
+    pencil = ImageDraw.Draw(canvas)
+    if generator.random() < 0.7:  # symmetric about the vertical: widths at several heights
+        heights = np.linspace(generator.uniform(0, 0.15), generator.uniform(0.85, 1), int(generator.integers(3, 9)))
+        widths = generator.uniform(0.08, 0.5, len(heights))
+        if generator.random() < 0.6:
+            widths = 0.5 * widths + 0.5 * generator.uniform(0.15, 0.45)
+        right = np.stack([0.5 + widths, heights], axis=1)
+        left = np.stack([0.5 - widths, heights], axis=1)[::-1]
+        outline = np.vstack([right, left])
+    else:
+        angles = np.sort(generator.uniform(0, 2 * np.pi, int(generator.integers(5, 14))))
+        radii = generator.uniform(0.2, 0.5, len(angles))
+        outline = np.stack([0.5 + radii * np.cos(angles), 0.5 + radii * np.sin(angles)], axis=1)
+    pencil.polygon([tuple(p) for p in (outline * large).tolist()], fill=255)
+    if generator.random() < 0.35:  # a gap between two legs, or an opening
+        x, width = generator.uniform(0.35, 0.65), generator.uniform(0.02, 0.1)
+        pencil.rectangle(((x - width) * large, generator.uniform(0.2, 0.6) * large, (x + width) * large, large), fill=0)
+    if generator.random() < 0.25:
+        x, y, radius = generator.uniform(0.2, 0.8), generator.uniform(0.1, 0.7), generator.uniform(0.05, 0.2)
+        pencil.ellipse([v * large for v in (x - radius, y - radius, x + radius, y + radius)], fill=0)
+    mask = np.asarray(canvas.resize((side, side), Image.Resampling.BOX), np.float32) / 255
+    tone = generator.uniform(60, 255)
+    shade = tone * (1 - generator.uniform(0, 0.7) * clouds((side, side), generator))
+    if generator.random() < 0.25:
+        shade = shade * (1 - generator.uniform(0.2, 0.8) * (_stripes_of(side, generator) > 0))
+    return np.asarray(mask * shade, np.float32)
+
+
+def _stripes_of(side: int, generator: np.random.Generator) -> FloatArray:
+    angle, period = generator.uniform(0, np.pi), generator.uniform(2, 14) * side / 28
+    y, x = np.indices((side, side))
+    wave = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period + generator.uniform(0, 6.3))
+    return np.asarray(wave, np.float32)
+
+
+def noise(generator: np.random.Generator) -> FloatArray:
+    """Noise of one of four kinds, of any strength: values of about 0 to 255, `[28, 28]`."""
+    shape, kind = (_SIDE, _SIDE), generator.integers(4)
+    if kind == 0:
+        low, high = np.sort(generator.uniform(0, 255, 2))
+        return generator.uniform(low, high + 20, shape).astype(np.float32)
+    if kind == 1:
+        return generator.normal(generator.uniform(0, 255), generator.uniform(5, 120), shape).astype(np.float32)
+    if kind == 2:
+        return 255 * (generator.random(shape) < generator.uniform(0.01, 0.9)).astype(np.float32)
+    cells = int(generator.integers(6, 20))
+    fine = generator.random((cells, cells), np.float32).repeat(28 // cells + 1, 0).repeat(28 // cells + 1, 1)
+    return 255 * fine[:_SIDE, :_SIDE]
+
+
+def blank(generator: np.random.Generator) -> FloatArray:
+    """One gray level, some with faint noise or specks: `[28, 28]`."""
+    field = np.full((_SIDE, _SIDE), generator.choice([0.0, 255.0, generator.uniform(0, 255)]), np.float32)
+    if generator.random() < 0.5:
+        field += generator.normal(0, generator.uniform(0.5, 12), field.shape)
+    if generator.random() < 0.35:  # specks
+        for _ in range(generator.integers(1, 5)):
+            y, x, size = *generator.integers(0, 27, 2), int(generator.integers(1, 4))
+            field[y : y + size, x : x + size] = generator.uniform(0, 255)
+    return field
+
+
+def texture(generator: np.random.Generator) -> FloatArray:
+    """Stripes, checks, clouds, patches or a gradient: `[28, 28]`."""
+    kind = generator.integers(5)
+    if kind == 0:
+        wave = _stripes_of(_SIDE, generator)
+        field = wave if generator.random() < 0.5 else np.sign(wave)
+    elif kind == 1:
+        field = np.sign(_stripes_of(_SIDE, generator) * _stripes_of(_SIDE, generator))
+    elif kind == 2:
+        field = 2 * clouds((_SIDE, _SIDE), generator) - 1
+    elif kind == 3:
+        cells = int(generator.integers(3, 12))
+        field = np.sign(smooth_noise((_SIDE, _SIDE), cells, generator) - generator.uniform(0.35, 0.65))
+    else:
+        y, x = np.meshgrid(*[np.linspace(-1, 1, _SIDE)] * 2, indexing="ij")
+        angle = generator.uniform(0, 6.3)
+        field = np.clip(
+            generator.uniform(0.5, 5) * (x * np.cos(angle) + y * np.sin(angle) + generator.normal(0, 0.4)), -1, 1
+        )
+    low, high = np.sort(generator.uniform(0, 255, 2)) if generator.random() < 0.6 else (0, 255)
+    return np.asarray(low + (high - low) * (field + 1) / 2, np.float32)
