@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.images.cells import cell_sums
+from serving.images.lines import without_lines
 from serving.images.paper import find_contrast
 from serving.images.strokes import connected
 
@@ -47,6 +48,7 @@ def find_ink(gray: Uint8Array) -> tuple[Uint8Array, bool]:
     full = float(np.percentile(above, 90))
     mask = difference > max(floor, _EDGE * full)
     mask &= _neighbours(mask) >= 3
+    mask, _ = without_lines(mask)
     mask &= _strokes(np.where(mask, difference, 0))
     least = min(2 * noise, full / 2)
     ink = np.clip((difference - least) * (255 / (full - least)), 0, 255)

@@ -16,14 +16,18 @@ Mask = npt.NDArray[np.bool_]
 
 # Light may be uneven in images whose smaller side has at least this many pixels. Smaller ones show too little paper.
 _UNEVEN_SIDE = 40
+# Light is uneven if the brightness of the paper has at least this standard deviation.
+_UNEVEN = 1.5
 # Maximum sides of the grids for the light and for the shapes of dark and light areas, in cells.
 _LIGHT_CELLS, _SHAPE_CELLS = 24, 64
 # Two gray levels are ink and paper if they are this many standard deviations of the paper's noise apart. The halves of
 # nothing but noise are 2.3 apart.
 _APART = 4.0
-# How much the corners and the rim tell about which gray level is paper, compared to the whole area; and below which
-# sum of the three it is not clear. Fitted to MNIST's digits in the pictures of tests/helpers/sent_images.py.
-_CORNERS, _RIM, _UNCLEAR = 0.36, 0.1, 0.12
+# How much corners and pieces tell about which gray level is paper, compared to the whole area, and below which sum the
+# pieces are asked. Fitted to MNIST's digits in the pictures of tests/helpers/sent_images.py.
+_CORNERS, _PIECES, _UNCLEAR = 0.45, 0.46, 0.2
+# A picture with this ratio of its sides is that of a one, and may have more ink than paper.
+_NARROW = 1.8
 # A median of more values than this is taken of a sample of about this size.
 _SAMPLE = 20_000
 # The standard deviation of a normal distribution is its median absolute deviation times this.
@@ -119,14 +123,28 @@ def _spread(histogram: npt.NDArray[np.int64], first: int, *, small: bool) -> tup
 
 
 def _is_ink_dark(dark: Mask) -> bool:
-    """Returns whether the dark pixels are the ink: they are fewer, and fewer of them lie in corners and on the rim."""
+    """Returns whether the dark pixels are the ink: they are fewer, and fewer of them lie in corners."""
+    narrow = max(dark.shape) >= _NARROW * min(dark.shape)
+    dark = _without_edges(dark)
     side = max(1, round(min(dark.shape) * 0.04))
-    corners = dark[np.ix_(*(np.r_[:side, n - side : n] for n in dark.shape))].mean()
-    rim = np.concatenate([dark[0], dark[-1], dark[:, 0], dark[:, -1]]).mean()
-    votes = dark.mean() - 0.5 + _CORNERS * (corners - 0.5) + _RIM * (rim - 0.5)
+    corners = dark[np.ix_(*(np.r_[:side, n - side : n] for n in dark.shape))].mean() - 0.5
+    votes = _CORNERS * corners + (0 if narrow else dark.mean() - 0.5)
     if abs(votes) < _UNCLEAR:  # a digit is mostly one piece, and cuts its paper into several
-        votes += 0.3 * (_largest_share(~dark) - _largest_share(dark))
+        votes += _PIECES * (_largest_share(~dark) - _largest_share(dark))
     return bool(votes < 0)
+
+
+def _without_edges(dark: Mask) -> Mask:
+    """Cuts off lines along the edges, which are of one gray level and have the other one next to them."""
+    for _ in range(8):
+        dark = np.rot90(dark)
+        shares = dark[: 2 + len(dark) // 12].mean(axis=1)
+        if shares[0] < 0.5:
+            shares = 1 - shares
+        inside = np.flatnonzero(shares < 0.4)
+        if shares[0] >= 0.9 and inside.size and len(dark) > 8:
+            dark = dark[inside[0] :]
+    return dark
 
 
 def _largest_share(mask: Mask) -> float:
@@ -174,7 +192,8 @@ def _lighting(values: FloatArray, darkest: int, lightest: int) -> FloatArray | N
         # Start with least absolute deviations, because Tukey's weights need a good first estimate.
         weights = 1 / np.sqrt(np.maximum(rest, 1.0)) if turn < 4 else np.maximum(0, 1 - (rest / (4 * scale)) ** 2)
     judged = (target >= darkest) & (target <= lightest)
-    if not judged.any() or _deviation(rest[judged]) >= 0.7 * _deviation(target[judged] - np.median(target[judged])):
+    flat = _deviation(target[judged] - np.median(target[judged])) if judged.any() else 0.0
+    if flat < _UNEVEN or _deviation(rest[judged]) >= 0.7 * flat:
         return None
     one, *others = solved.astype(np.float32)
     y, x = cell_centres(values.shape)
