@@ -48,7 +48,8 @@ ROOMS = {
     "server.telemetry": Room(
         rooms=CORE,
         some={
-            "metrics": {"prometheus_client"},
+            "metrics": {"numpy", "prometheus_client"},
+            "answer_metrics": {"numpy", "prometheus_client"},
             "aggregated_metrics": {"prometheus_client"},
             "metrics_server": {"prometheus_client"},
             "processes": {"prometheus_client"},

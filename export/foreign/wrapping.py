@@ -17,9 +17,9 @@ from export.foreign.head import LOG_SOFTMAX, ONE_LOGIT, PROBABILITIES, SIGMOID, 
 from export.foreign.origin import Origin
 from export.foreign.pixels import PixelInput
 from export.foreign.simplification import simplified
-from serving.inference.engine import INPUT
-from serving.inference.engine import LOGITS as LOGITS_OUTPUT
-from serving.inference.engine import PROBABILITIES as PROBABILITIES_OUTPUT
+from serving.inference.interface import INPUT
+from serving.inference.interface import LOGITS as LOGITS_OUTPUT
+from serving.inference.interface import PROBABILITIES as PROBABILITIES_OUTPUT
 
 BATCH = "batch"
 

@@ -43,6 +43,7 @@ class InProcess:
             self._stored.content,
             image_shape=self._stored.manifest.input.shape,
             classes=len(self._stored.manifest.labels),
+            no_digit=self._stored.manifest.no_digit is not None,
             config=engine,
         )
         self._engine.start()

@@ -9,5 +9,6 @@ from serving.client.call_errors import CallFailed
 from serving.client.classification import Classification
 from serving.client.client import Client
 from serving.client.credentials import Credentials
+from serving.images.image_status import ImageStatus
 
-__all__ = ["AsyncClient", "CallFailed", "Classification", "Client", "Credentials", "Place"]
+__all__ = ["AsyncClient", "CallFailed", "Classification", "Client", "Credentials", "ImageStatus", "Place"]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.digits.v1 import digits_pb2
-from serving.client.classification import AnswerOptions, Classification
+from serving.client.classification import AnswerOptions, Classification, known_statuses
 from serving.client.request_batch import ENVELOPE_BYTES, RequestBatch
 from serving.errors import InvalidImage
 from serving.images.pixel_arrays import to_images
@@ -78,6 +78,9 @@ class ArrayBatch(RequestBatch):
             model_name=self._model.model_name,
             model_version=self._model.model_version,
             label_names=tuple(self._model.labels),
+            statuses=known_statuses(
+                number for response in self._responses for number in response.statuses or [0] * len(response.labels)
+            ),
         )
 
 

@@ -21,7 +21,8 @@ from serving.client import protocol
 from serving.client.array_batch import ArrayBatch, as_array
 from serving.client.classification import AnswerOptions, Classification
 from serving.client.credentials import Credentials
-from serving.client.encoded_batch import EncodedBatch, EncodedImage, EncodedImages
+from serving.client.encoded_batch import EncodedBatch
+from serving.client.encoded_images import EncodedImage, EncodedImages
 from serving.client.model_cache import ModelCache
 from serving.client.protocol import Steps
 from serving.client.retry import channel_options
@@ -116,6 +117,7 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
         *,
         probabilities: bool = False,
         min_confidence: float | None = None,
+        only_digits: bool = False,
         timeout_s: float = 30.0,
     ) -> _Classified:
         """Classifies images.
@@ -126,6 +128,7 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
                 see `serving.images.pixel_arrays`.
             probabilities: Whether to return the probability of every label.
             min_confidence: An image whose most probable label is less probable than this, 0 to 1, gets the label -1.
+            only_digits: Whether an image with a status gets the label -1: an empty page, several digits, no digit.
             timeout_s: Time limit for the whole batch, in seconds.
 
         Raises:
@@ -133,7 +136,7 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
             ValueError: The images do not have the model's size, or their values leave a doubt.
             CallFailed: A request failed; there is no result for the others.
         """
-        options = AnswerOptions(probabilities=probabilities, min_confidence=min_confidence)
+        options = AnswerOptions(probabilities=probabilities, min_confidence=min_confidence, only_digits=only_digits)
         make_batch = partial(ArrayBatch, as_array(images), max_message_bytes=self._max_message_bytes, options=options)
         return self._run(protocol.classify(make_batch, self._selection, self._cache), timeout_s)
 
@@ -144,6 +147,7 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
         prepare: Place = "server",
         probabilities: bool = False,
         min_confidence: float | None = None,
+        only_digits: bool = False,
         explain: bool = False,
         timeout_s: float = 30.0,
     ) -> _Classified:
@@ -154,6 +158,7 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
             prepare: See `classify_encoded`.
             probabilities: Whether to return the probability of every label.
             min_confidence: See `classify`.
+            only_digits: See `classify`.
             explain: Whether to return how each image was prepared.
             timeout_s: Time limit for all files, in seconds.
 
@@ -161,7 +166,9 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
             TypeError: Something is not a path.
             CallFailed: A request failed; there is no result for the others.
         """
-        options = AnswerOptions(probabilities=probabilities, min_confidence=min_confidence, explain=explain)
+        options = AnswerOptions(
+            probabilities=probabilities, min_confidence=min_confidence, only_digits=only_digits, explain=explain
+        )
         return self._run(self._classify_encoded(_as_paths(paths), prepare, options), timeout_s)
 
     def classify_encoded(
@@ -171,6 +178,7 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
         prepare: Place = "server",
         probabilities: bool = False,
         min_confidence: float | None = None,
+        only_digits: bool = False,
         explain: bool = False,
         timeout_s: float = 30.0,
     ) -> _Classified:
@@ -184,6 +192,7 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
                 raw pixels.
             probabilities: Whether to return the probability of every label.
             min_confidence: See `classify`.
+            only_digits: See `classify`.
             explain: Whether to return how each image was prepared.
             timeout_s: Time limit for all images, in seconds.
 
@@ -192,7 +201,9 @@ class BaseClient(ABC, Generic[_Classified, _Model, _Nothing]):
             CallFailed: A request failed; there is no result for the others. An image that can't be read is in the
                 answer's `errors` instead.
         """
-        options = AnswerOptions(probabilities=probabilities, min_confidence=min_confidence, explain=explain)
+        options = AnswerOptions(
+            probabilities=probabilities, min_confidence=min_confidence, only_digits=only_digits, explain=explain
+        )
         return self._run(self._classify_encoded(contents, prepare, options), timeout_s)
 
     def _classify_encoded(

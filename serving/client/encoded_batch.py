@@ -2,87 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from google.rpc import error_details_pb2
 
 from protos.digits.v1 import digits_pb2
-from serving.client.classification import UNSURE, AnswerOptions, Classification
+from serving.client.classification import UNSURE, AnswerOptions, Classification, known_statuses
+from serving.client.encoded_images import Content, EncodedImages
 from serving.client.request_batch import ENVELOPE_BYTES, RequestBatch
 from serving.errors import InvalidImage
 from serving.images.files import read_image_file
+from serving.images.image_status import ImageStatus
 from serving.images.preparation import Preparation, PreparedImage
-
-# A file's bytes; a file to read when it is sent; or why there is no image.
-EncodedImage = bytes | bytearray | memoryview | npt.NDArray[np.uint8] | Path | InvalidImage
-_Content = bytes | Path | InvalidImage
 
 # Tag and length of an image in a request, and the size of a response's `preparations` without the pixels.
 _FIELD_BYTES = 8
 _PREPARATION_BYTES = 512
 # Responses stay below the message limit that gRPC clients have by default.
 _MAX_RESPONSE_BYTES = 3 << 20
-# How much of an iterator is kept, so that its images can be sent again.
-_KEPT_BYTES = 64 << 20
-
-
-class EncodedImages:
-    """Encoded images that can be iterated again. The first 64 MiB of an iterator are kept for that.
-
-    Args:
-        images: One image, or any number of them.
-    """
-
-    def __init__(self, images: EncodedImage | Iterable[EncodedImage]) -> None:
-        # An open file would yield lines.
-        alone = isinstance(images, Path | InvalidImage) or _view(images) is not None or hasattr(images, "read")
-        self._images: Iterable[Any] = (images,) if alone else images  # type: ignore[assignment]
-        self._is_iterator = iter(self._images) is self._images
-        self._kept: list[_Content] = []
-        self._kept_bytes = 0
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether the next iteration starts with the first image again."""
-        return self._kept_bytes <= _KEPT_BYTES
-
-    def __iter__(self) -> Iterator[_Content]:
-        if not self._is_iterator:
-            yield from map(_content, self._images)
-            return
-        yield from tuple(self._kept)
-        for image in map(_content, self._images):
-            if self.repeatable:
-                self._kept_bytes += len(image) if isinstance(image, bytes) else 0
-                self._kept.append(image)
-            else:
-                self._kept.clear()
-            yield image
-
-
-def _content(image: object) -> _Content:
-    """Returns the bytes of an image, if it has not to be read."""
-    if isinstance(image, bytes | Path | InvalidImage):
-        return image
-    view = _view(image)
-    if view is None or view.ndim != 1 or view.itemsize != 1:
-        kind = type(image).__name__ if view is None else f"{type(image).__name__} of {view.ndim} dimensions"
-        raise TypeError(
-            f"an encoded image is the bytes of a file, not {kind}; classify_files takes paths, classify takes pixels"
-        )
-    return view.tobytes()
-
-
-def _view(image: object) -> memoryview | None:
-    """Returns the memory of an object that has the buffer protocol, or None."""
-    try:
-        return memoryview(image)  # type: ignore[arg-type]
-    except TypeError:
-        return None
 
 
 class EncodedBatch(RequestBatch):
@@ -115,6 +54,7 @@ class EncodedBatch(RequestBatch):
         self._count = 0
         self._errors: dict[int, str] = {}
         self._preparations: dict[int, PreparedImage] = {}
+        self._noticed: dict[int, ImageStatus] = {}  # by the preparation here, if it is here
         self._sent: list[list[int]] = []  # the indices of the images in each request
 
     @property
@@ -159,9 +99,11 @@ class EncodedBatch(RequestBatch):
         labels = np.full(self._count, UNSURE, np.int64)
         confidences = np.zeros(self._count, np.float32)
         probabilities = np.zeros((self._count, len(self._model.labels)), np.float32)
+        statuses = np.zeros(self._count, np.int64)
         shape = (self._model.height, self._model.width, self._model.channels)
         for indices, response in zip(self._sent, self._responses, strict=True):
             labels[indices] = response.labels
+            statuses[indices] = response.statuses or ImageStatus.DIGIT
             confidences[indices] = response.confidences
             if self._options.probabilities:
                 probabilities[indices] = np.asarray(response.probabilities, np.float32).reshape(len(indices), -1)
@@ -175,6 +117,10 @@ class EncodedBatch(RequestBatch):
                         height=prepared.height,
                         width=prepared.width,
                     )
+        for index, status in self._noticed.items():
+            statuses[index] = status
+            if self._options.only_digits:
+                labels[index] = UNSURE
         return Classification(
             labels=labels,
             confidences=confidences,
@@ -182,6 +128,7 @@ class EncodedBatch(RequestBatch):
             model_name=self._model.model_name,
             model_version=self._model.model_version,
             label_names=tuple(self._model.labels),
+            statuses=known_statuses(statuses.tolist()),
             errors=self._errors,
             preparations=self._preparations,
         )
@@ -195,7 +142,7 @@ class EncodedBatch(RequestBatch):
             row_bytes += model.height * model.width * model.channels + _PREPARATION_BYTES
         return max(1, min(model.max_images_per_request, _MAX_RESPONSE_BYTES // row_bytes))
 
-    def _read(self, encoded: _Content) -> bytes | PreparedImage:
+    def _read(self, encoded: Content) -> bytes | PreparedImage:
         """Reads an image and, if asked to, decodes and prepares it as the server would."""
         content = read_image_file(encoded, self._model.max_message_bytes) if isinstance(encoded, Path) else encoded
         if isinstance(content, InvalidImage):
@@ -213,8 +160,11 @@ class EncodedBatch(RequestBatch):
         raw = request.raw_images
         raw.pixels, raw.count = b"".join(image.pixels.tobytes() for image in prepared), len(prepared)
         raw.height, raw.width, raw.channels = prepared[0].pixels.shape
-        if self._options.explain:
-            self._preparations.update(zip(indices, prepared, strict=True))
+        for index, image in zip(indices, prepared, strict=True):
+            if image.status is not ImageStatus.DIGIT:
+                self._noticed[index] = image.status
+            if self._options.explain:
+                self._preparations[index] = image
         return request
 
 

@@ -85,6 +85,7 @@ class RequestBatch(ABC):
         request.include_probabilities = self._options.probabilities
         if self._options.min_confidence is not None:
             request.min_confidence = self._options.min_confidence
+        request.only_digits = self._options.only_digits
         request.explain = self._options.explain
         return request
 

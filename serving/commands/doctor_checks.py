@@ -223,6 +223,7 @@ def _inferences(stored: StoredModel, config: ServerConfig, chosen: str) -> Itera
             stored.content,
             image_shape=spec.shape,
             classes=len(stored.manifest.labels),
+            no_digit=stored.manifest.no_digit is not None,
             config=EngineConfig(provider=provider, device=config.engine.device, max_batch_rows=len(images)),
         )
         subject = f"{provider} inference"

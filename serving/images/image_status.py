@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
 
 
 class ImageStatus(IntEnum):
@@ -24,3 +28,23 @@ class ImageStatus(IntEnum):
     def words(self) -> str:
         """What users read: `no ink`, `several digits`, `no digit`; empty for `DIGIT`."""
         return "" if self is ImageStatus.DIGIT else self.name.lower().replace("_", " ")
+
+
+def statuses_of(
+    prepared: Sequence[ImageStatus] | None, no_digit: npt.NDArray[np.float32] | None, threshold: float
+) -> npt.NDArray[np.int64] | None:
+    """Joins what preparation and network noticed. Where both noticed something, the preparation's counts.
+
+    Args:
+        prepared: What the preparation noticed about each of n images; None for raw pixels.
+        no_digit: float32 `[n]`, the network's output; None for a model without it.
+        threshold: The network says "no digit" above this. Compared in float32.
+
+    Returns:
+        int64 `[n]`, numbers of `ImageStatus`; None if nothing was noticed about any image, as is the rule.
+    """
+    noticed = np.array(prepared, np.int64) if prepared and any(prepared) else None
+    if no_digit is not None and (refused := no_digit > np.float32(threshold)).any():
+        noticed = np.zeros(len(no_digit), np.int64) if noticed is None else noticed
+        noticed[refused & (noticed == ImageStatus.DIGIT)] = ImageStatus.NO_DIGIT
+    return noticed

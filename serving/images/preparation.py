@@ -23,6 +23,7 @@ _SEARCHED_PIXELS = 1 << 16
 _SMALL_BOX = 40
 
 _FIELD = 28
+_NO_INK = "found no ink"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,7 +79,8 @@ class Preparation:
             enough_pixels=max(_ENOUGH_PIXELS, 16 * self.height * self.width),
         )
         pixels, steps = self.prepare(image.pixels)
-        return PreparedImage(pixels=pixels, steps=steps, height=image.height, width=image.width)
+        status = ImageStatus.NO_INK if _NO_INK in steps else ImageStatus.DIGIT
+        return PreparedImage(pixels=pixels, steps=steps, height=image.height, width=image.width, status=status)
 
     def prepare(self, image: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
         """Prepares a decoded image.
@@ -117,7 +119,7 @@ def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
         return ink, tuple(steps)
     field = centre_by_mass(ink)
     if not ink.any():
-        return field, (*steps, "found no ink")
+        return field, (*steps, _NO_INK)
     if field.any():  # thin strokes become faint when they shrink, but MNIST's strokes are not faint
         field = np.minimum(255, field * (255 / field.max())).astype(np.uint8)
     return field, (*steps, f"ink of {_size(ink[bounding_box(ink)])} fitted into 20 x 20, centred by mass in 28 x 28")

@@ -37,11 +37,11 @@ class BatchObserver:
     def queue_changed(self, rows: int) -> None:
         """The queue now has this many images. Called when a batch starts and when a request leaves the queue."""
 
-    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
+    def batch_ended(self, results: FloatArray, inference_s: float, queue_s: Sequence[float]) -> None:
         """A batch has run.
 
         Args:
-            rows: Images in the batch.
+            results: float32 `[n, columns]`, one row per image in the batch.
             inference_s: Time in the engine, in seconds.
             queue_s: Queue time of each request that started with this batch, in seconds.
         """
@@ -247,4 +247,4 @@ class Batcher:
             request.add_rows(probabilities[start : start + len(chunk)], inference_s)
             start += len(chunk)
         began = [request.queue_s for request, chunk in batch if request.rows_done == len(chunk)]
-        self._observer.batch_ended(rows, inference_s, began)
+        self._observer.batch_ended(probabilities, inference_s, began)

@@ -5,7 +5,7 @@ The caller passes the objects of ONNX Runtime in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,8 @@ class Buckets:
         session: A session of ONNX Runtime with one input.
         allocate: Allocates an OrtValue of a shape and a NumPy type on the session's device.
         input_name: The input of the session, uint8 `[batch, height, width, channels]`.
-        output_names: Its outputs, each float32 `[batch, classes]`.
+        outputs: Its outputs, float32, each with the shape of one row: `(classes,)`, or `()` for one number per image.
         image_shape: Height, width and channels.
-        classes: Columns of the outputs.
         max_rows: Images of the largest batch that runs at once.
     """
 
@@ -36,9 +35,8 @@ class Buckets:
         allocate: Callable[[Sequence[int], type], Any],
         *,
         input_name: str,
-        output_names: Sequence[str],
+        outputs: Mapping[str, tuple[int, ...]],
         image_shape: tuple[int, int, int],
-        classes: int,
         max_rows: int,
     ) -> None:
         self._session = session
@@ -47,8 +45,8 @@ class Buckets:
             images = allocate([rows, *image_shape], np.uint8)
             binding = session.io_binding()
             binding.bind_ortvalue_input(input_name, images)
-            for name in output_names:
-                binding.bind_ortvalue_output(name, allocate([rows, classes], np.float32))
+            for name, row_shape in outputs.items():
+                binding.bind_ortvalue_output(name, allocate([rows, *row_shape], np.float32))
             self._bindings[rows] = binding, images, np.zeros((rows, *image_shape), np.uint8)
 
     def warm_up(self) -> None:
@@ -60,7 +58,7 @@ class Buckets:
         """Runs n images in the smallest bucket that fits them, or in several runs of the largest.
 
         Returns:
-            float32 `[n, classes]` for each output.
+            float32 `[n, …]` for each output.
         """
         largest = max(self._bindings)
         parts = [self._run_one(images[start : start + largest]) for start in range(0, len(images), largest)]

@@ -24,9 +24,9 @@ from serving.errors import InferenceFailed, ModelRejected, ProviderUnavailable, 
 from serving.inference import cuda
 from serving.inference.buckets import Buckets
 from serving.inference.external_data import uses_external_data
+from serving.inference.interface import INPUT, check_interface
 from serving.inference.processors import available_processors
 
-INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 RUNTIME_VERSION: str = onnxruntime.__version__
 
@@ -45,10 +45,12 @@ class Prediction:
     Attributes:
         logits: float32 `[n, classes]`.
         probabilities: float32 `[n, classes]`, each row sums to 1.
+        no_digit: float32 `[n]`, 0 to 1, how much speaks against a digit; None for a model without that output.
     """
 
     logits: FloatArray
     probabilities: FloatArray
+    no_digit: FloatArray | None = None
 
 
 class Engine:
@@ -59,15 +61,26 @@ class Engine:
         image_shape: Height, width and channels according to the manifest.
         classes: Number of labels according to the manifest.
         config: Provider, threads and batch sizes.
+        no_digit: Whether the model has the output `no_digit` according to the manifest; None if there is no manifest.
     """
 
-    def __init__(self, content: bytes, *, image_shape: tuple[int, int, int], classes: int, config: EngineConfig):
+    def __init__(
+        self,
+        content: bytes,
+        *,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        config: EngineConfig,
+        no_digit: bool | None = None,
+    ) -> None:
         self._content = content
         self._image_shape = image_shape
         self._classes = classes
+        self._no_digit = no_digit
+        self._output_names: list[str] = []
         self._config = config
         self._session: onnxruntime.InferenceSession | None = None
-        self._run: Callable[[Uint8Array], Sequence[FloatArray]] | None = None  # returns logits and probabilities
+        self._run: Callable[[Uint8Array], Sequence[FloatArray]] | None = None  # returns the outputs in their order
         self._row_s = math.inf
 
     @property
@@ -101,12 +114,19 @@ class Engine:
         if uses_external_data(self._content):
             raise ModelRejected("model.onnx: uses external data, which no digest covers; export the model as one file")
         self._session = self._open_session()
-        self._check_interface(self._session)
+        nodes = (*self._session.get_inputs(), *self._session.get_outputs())
+        outputs = check_interface(
+            {node.name: (node.type, tuple(node.shape)) for node in nodes},
+            image_shape=self._image_shape,
+            classes=self._classes,
+            no_digit=self._no_digit,
+        )
+        self._output_names = list(outputs)
         if self.provider == CUDA:
             buckets = open_buckets(
                 self._session,
+                outputs=outputs,
                 image_shape=self._image_shape,
-                classes=self._classes,
                 max_rows=self._config.max_batch_rows,
                 device=("cuda", self._config.device),
             )
@@ -130,10 +150,10 @@ class Engine:
         if self._run is None:
             raise InferenceFailed("the engine has not started")
         try:
-            logits, probabilities = self._run(images)
+            logits, probabilities, *others = self._run(images)
         except Exception as error:
             raise InferenceFailed(str(error)) from error
-        return Prediction(logits=logits, probabilities=probabilities)
+        return Prediction(logits=logits, probabilities=probabilities, no_digit=others[0] if others else None)
 
     def _started(self) -> onnxruntime.InferenceSession:
         if self._session is None:
@@ -179,25 +199,10 @@ class Engine:
             raise ProviderUnavailable("ONNX Runtime could not load its CUDA provider; see its log on stderr")
         return session
 
-    def _check_interface(self, session: onnxruntime.InferenceSession) -> None:
-        """Compares names, types and shapes with the manifest."""
-        found = {node.name: (node.type, tuple(node.shape)) for node in (*session.get_inputs(), *session.get_outputs())}
-        expected = {
-            INPUT: ("tensor(uint8)", ("batch", *self._image_shape)),
-            LOGITS: ("tensor(float)", ("batch", self._classes)),
-            PROBABILITIES: ("tensor(float)", ("batch", self._classes)),
-        }
-        for name in expected.keys() | found.keys():
-            if found.get(name) != expected.get(name):
-                raise ModelRejected(
-                    f"model.onnx: {name} is {_describe(found.get(name))}, "
-                    f"but the manifest says {_describe(expected.get(name))}"
-                )
-
     def _run_split(self, images: Uint8Array) -> list[FloatArray]:
         session, rows = self._started(), self._config.cpu_run_rows
         parts = [
-            session.run([LOGITS, PROBABILITIES], {INPUT: images[start : start + rows]})
+            session.run(self._output_names, {INPUT: images[start : start + rows]})
             for start in range(0, len(images), rows)
         ]
         return parts[0] if len(parts) == 1 else [np.concatenate(output) for output in zip(*parts, strict=True)]
@@ -209,7 +214,7 @@ def open_buckets(session: onnxruntime.InferenceSession, *, device: tuple[str, in
     def allocate(shape: Sequence[int], dtype: type) -> onnxruntime.OrtValue:
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, *device)
 
-    return Buckets(session, allocate, input_name=INPUT, output_names=(LOGITS, PROBABILITIES), **sizes)
+    return Buckets(session, allocate, input_name=INPUT, **sizes)
 
 
 def open_untouched(content: bytes) -> onnxruntime.InferenceSession:
@@ -239,10 +244,6 @@ def _session_options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return options
-
-
-def _describe(node: tuple[str, tuple[Any, ...]] | None) -> str:
-    return "absent" if node is None else f"{node[0]} {list(node[1])}"
 
 
 def _first_line(error: Exception) -> str:

@@ -23,12 +23,16 @@ class InferenceResult:
         queue_s: Time from submission to the start of the first batch, in seconds.
         inference_s: Time that the engine spent on its batches, in seconds.
         logits: float32 `[n, classes]`, set by the deployment; empty in the batcher's own results.
+        no_digit: float32 `[n]`, 0 to 1, set by the deployment; None for a model without that output.
+        statuses: int64 `[n]`, numbers of `ImageStatus`, set by the deployment; None if nothing was noticed.
     """
 
     probabilities: FloatArray
     queue_s: float
     inference_s: float
     logits: FloatArray = field(default_factory=lambda: _NO_LOGITS)
+    no_digit: FloatArray | None = None
+    statuses: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from serving.inference.batcher import BatchObserver
+import numpy as np
+import numpy.typing as npt
+
+from serving.inference.batcher import BatchObserver, FloatArray
 from serving.inference.request import InferenceResult
 
 
@@ -72,19 +75,36 @@ class Counts:
         self.last_inference_s = max(self.last_inference_s, other.last_inference_s)
 
 
-class Statistics(BatchObserver):
+class AnswerObserver(BatchObserver):
+    """Receives what a deployment answers, and the events of its batcher. This base class ignores them.
+
+    Of a batch's results it gets the probabilities, float32 `[n, classes]`.
+    """
+
+    def unsure(self, images: int) -> None:
+        """This many images of a request had a confidence below its `min_confidence`; at least one."""
+
+    def noticed(self, statuses: npt.NDArray[np.int64]) -> None:
+        """Something was noticed about the images of a request: int64 `[n]`, numbers of `ImageStatus`."""
+
+
+class Statistics(AnswerObserver):
     """Counts requests and batches. Not thread-safe: use it on the event loop only.
 
     Args:
-        observer: Receives the events of the batcher too.
+        classes: Columns of the batcher's results that are probabilities, the first ones.
+        observer: Receives all events too.
         clock: Returns seconds since the epoch.
 
     Attributes:
         counts: The statistics so far.
     """
 
-    def __init__(self, observer: BatchObserver | None = None, *, clock: Callable[[], float] = time.time) -> None:
-        self._observer = observer or BatchObserver()
+    def __init__(
+        self, classes: int, observer: AnswerObserver | None = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._classes = classes
+        self._observer = observer or AnswerObserver()
         self._clock = clock
         self.counts = Counts()
 
@@ -110,10 +130,18 @@ class Statistics(BatchObserver):
         """Passes the event on."""
         self._observer.queue_changed(rows)
 
-    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
+    def batch_ended(self, results: FloatArray, inference_s: float, queue_s: Sequence[float]) -> None:
         """Counts the batch and passes the event on."""
-        self.counts.batches.setdefault(rows, DurationStatistic()).add(inference_s)
-        self._observer.batch_ended(rows, inference_s, queue_s)
+        self.counts.batches.setdefault(len(results), DurationStatistic()).add(inference_s)
+        self._observer.batch_ended(results[:, : self._classes], inference_s, queue_s)
+
+    def unsure(self, images: int) -> None:
+        """Passes the event on."""
+        self._observer.unsure(images)
+
+    def noticed(self, statuses: npt.NDArray[np.int64]) -> None:
+        """Passes the event on."""
+        self._observer.noticed(statuses)
 
     def rejected(self, reason: str) -> None:
         """Passes the event on."""

@@ -30,7 +30,13 @@ def verify(stored: StoredModel, config: EngineConfig) -> str:
         InferenceFailed: It fails when it runs, or its answers are not probabilities.
     """
     spec, classes = stored.manifest.input, len(stored.manifest.labels)
-    engine = Engine(stored.content, image_shape=spec.shape, classes=classes, config=config)
+    engine = Engine(
+        stored.content,
+        image_shape=spec.shape,
+        classes=classes,
+        config=config,
+        no_digit=stored.manifest.no_digit is not None,
+    )
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, *spec.shape), np.uint8)
     try:
         engine.start()
@@ -48,4 +54,6 @@ def verify(stored: StoredModel, config: EngineConfig) -> str:
     worst = float(sums[np.abs(sums - 1).argmax()])
     if (answer.probabilities < 0).any() or abs(worst - 1) > _SUM_TOLERANCE:
         raise InferenceFailed(f"these are not probabilities: a row adds up to {worst:.4f}, or a value is below 0")
+    if answer.no_digit is not None and not ((answer.no_digit >= 0) & (answer.no_digit <= 1)).all():
+        raise InferenceFailed("no_digit is not always between 0 and 1")
     return engine.provider

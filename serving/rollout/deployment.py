@@ -14,11 +14,12 @@ import numpy.typing as npt
 from serving.config import BatcherConfig, DecoderConfig, EngineConfig
 from serving.errors import InvalidImage, ModelRejected, NotReady, ProviderUnavailable
 from serving.images.decoder_pool import DecoderPool
+from serving.images.image_status import ImageStatus, statuses_of
 from serving.images.preparation import Preparation, PreparedImage
-from serving.inference.batcher import Batcher, BatchObserver
+from serving.inference.batcher import Batcher
 from serving.inference.engine import Engine
 from serving.inference.request import InferenceResult
-from serving.inference.statistics import Statistics
+from serving.inference.statistics import AnswerObserver, Statistics
 from serving.repository.manifest import Manifest
 from serving.repository.repository import StoredModel
 
@@ -36,7 +37,7 @@ class Deployment:
         batcher_config: How requests are batched.
         decoder_config: How encoded images are decoded.
         max_request_images: The most images in one request; None for the most rows in a batch.
-        observer: Observes every batch.
+        observer: Observes every batch and answer.
 
     Attributes:
         statistics: What it has done so far.
@@ -50,15 +51,16 @@ class Deployment:
         decoder_config: DecoderConfig = _DECODER,
         *,
         max_request_images: int | None = None,
-        observer: BatchObserver | None = None,
+        observer: AnswerObserver | None = None,
     ) -> None:
         self.name = stored.name
         self.version = stored.version
         self.manifest: Manifest = stored.manifest
         self.max_request_images = max_request_images or batcher_config.max_batch_rows
         self.max_image_pixels = decoder_config.max_image_pixels
+        self._threshold = stored.manifest.no_digit and stored.manifest.no_digit.threshold
         self._batcher_config = batcher_config
-        self.statistics = Statistics(observer)
+        self.statistics = Statistics(len(stored.manifest.labels), observer)
         spec = stored.manifest.input
         self._decoder = DecoderPool(
             Preparation(
@@ -76,6 +78,7 @@ class Deployment:
             stored.content,
             image_shape=stored.manifest.input.shape,
             classes=len(stored.manifest.labels),
+            no_digit=stored.manifest.no_digit is not None,
             config=engine_config,
         )
         self._executor: ThreadPoolExecutor | None = None
@@ -161,20 +164,25 @@ class Deployment:
         return await self._decoder.decode(contents, deadline=deadline)
 
     async def classify(
-        self, images: npt.NDArray[np.uint8], *, deadline: float | None = None, prepared: bool = False
+        self,
+        images: npt.NDArray[np.uint8],
+        *,
+        deadline: float | None = None,
+        prepared: Sequence[ImageStatus] | None = None,
     ) -> InferenceResult:
         """Classifies images; see `Batcher.submit` for the errors.
 
         Args:
             images: uint8 `[n, height, width, channels]`.
             deadline: When the caller stops waiting, by `time.monotonic`.
-            prepared: The images come from `prepare`, so they are answered even if the deployment drains by now.
+            prepared: If the images come from `prepare`, what it noticed about each. They are answered even if the
+                deployment drains by now.
         """
         if self._batcher is None:
             raise NotReady("the model is still loading")
         started = time.perf_counter()
         try:
-            if self._draining and not prepared:
+            if self._draining and prepared is None:
                 raise NotReady("not accepting requests")
             answer = await self._batcher.submit(images, deadline=deadline)
         except BaseException:
@@ -182,7 +190,13 @@ class Deployment:
             raise
         self.statistics.request_succeeded(answer, time.perf_counter() - started)
         rows, classes = answer.probabilities, len(self.manifest.labels)
-        answer.probabilities, answer.logits = rows[:, :classes], rows[:, classes:]
+        answer.probabilities, answer.logits = rows[:, :classes], rows[:, classes : 2 * classes]
+        if self._threshold is not None:
+            answer.no_digit = rows[:, -1]
+        if prepared is not None or self._threshold is not None:
+            answer.statuses = statuses_of(prepared, answer.no_digit, self._threshold or 0)
+            if answer.statuses is not None:
+                self.statistics.noticed(answer.statuses)
         return answer
 
     async def _end(self, batcher: Batcher) -> None:
@@ -201,6 +215,8 @@ class Deployment:
             raise ModelRejected("model.onnx: its probabilities in the warm-up are not finite")
 
     def _infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Returns probabilities and logits side by side, because the batcher splits one array of rows."""
-        prediction = self._engine.infer(images)
-        return np.concatenate((prediction.probabilities, prediction.logits), axis=1)
+        """Returns all outputs side by side, because the batcher splits one array of rows."""
+        found = self._engine.infer(images)
+        if found.no_digit is None:
+            return np.concatenate((found.probabilities, found.logits), axis=1)
+        return np.concatenate((found.probabilities, found.logits, found.no_digit[:, np.newaxis]), axis=1)

@@ -10,8 +10,7 @@ from typing import Protocol
 
 from serving.config import ServerConfig
 from serving.errors import ModelRejected, NotReady, ProviderUnavailable
-from serving.inference.batcher import BatchObserver
-from serving.inference.statistics import Counts
+from serving.inference.statistics import AnswerObserver, Counts
 from serving.repository.labels import STABLE
 from serving.repository.repository import StoredModel
 from serving.rollout.deployment import Deployment
@@ -27,8 +26,8 @@ _Key = tuple[str, int, str]
 class RolloutObserver(Protocol):
     """Observes what is served, such as metrics."""
 
-    def batches_of(self, model: str, version: int) -> BatchObserver:
-        """Makes the observer of one version's batches."""
+    def answers_of(self, stored: StoredModel) -> AnswerObserver:
+        """Makes the observer of one version's batches and answers."""
 
     def rolled_out(self, served: Sequence[Deployment], refusals: Sequence[Refusal]) -> None:
         """Called after a rollout with what is served now and what was refused."""
@@ -184,7 +183,7 @@ class Deployments:
             self._config.batcher,
             self._config.decoder,
             max_request_images=max_request_images(self._config, rollout, stored),
-            observer=self._observer.batches_of(stored.name, stored.version),
+            observer=self._observer.answers_of(stored),
         )
         try:
             await deployment.start()

@@ -38,6 +38,7 @@ class LocalClassifier(BatchClassifier):
             stored.content,
             image_shape=stored.manifest.input.shape,
             classes=len(stored.manifest.labels),
+            no_digit=stored.manifest.no_digit is not None,
             config=EngineConfig(provider=provider, threads=1),  # more threads would spin between inferences
         )
         self._engine.start()

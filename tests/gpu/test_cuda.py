@@ -21,6 +21,7 @@ def _engine(stored: StoredModel, provider: str) -> Engine:
         stored.content,
         image_shape=stored.manifest.input.shape,
         classes=len(stored.manifest.labels),
+        no_digit=stored.manifest.no_digit is not None,
         config=EngineConfig(provider=provider, max_batch_rows=256),
     )
     engine.start()

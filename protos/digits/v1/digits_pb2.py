@@ -25,37 +25,39 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/digits/v1/digits.proto\x12\tdigits.v1\x1a\x19google/protobuf/any.proto\"\xc4\x02\n\x0f\x43lassifyRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x13\n\x0bmodel_label\x18\n \x01(\t\x12*\n\nraw_images\x18\x03 \x01(\x0b\x32\x14.digits.v1.RawImagesH\x00\x12\x32\n\x0e\x65ncoded_images\x18\x06 \x01(\x0b\x32\x18.digits.v1.EncodedImagesH\x00\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x1d\n\x15include_probabilities\x18\x05 \x01(\x08\x12\x18\n\x10per_image_errors\x18\x07 \x01(\x08\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\x12\x1b\n\x0emin_confidence\x18\t \x01(\x02H\x01\x88\x01\x01\x42\x08\n\x06imagesB\x11\n\x0f_min_confidence\"[\n\tRawImages\x12\x0e\n\x06pixels\x18\x01 \x01(\x0c\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\r\x12\x10\n\x08\x63hannels\x18\x05 \x01(\r\"\x1f\n\rEncodedImages\x12\x0e\n\x06images\x18\x01 \x03(\x0c\"\xb2\x02\n\x10\x43lassifyResponse\x12\x0e\n\x06labels\x18\x01 \x03(\x05\x12\x13\n\x0b\x63onfidences\x18\x02 \x03(\x02\x12\x15\n\rprobabilities\x18\x03 \x03(\x02\x12\x12\n\ntop_labels\x18\x04 \x03(\x05\x12\x17\n\x0ftop_confidences\x18\x05 \x03(\x02\x12\x12\n\nmodel_name\x18\x06 \x01(\t\x12\x15\n\rmodel_version\x18\x07 \x01(\x03\x12\x15\n\rqueue_time_us\x18\x08 \x01(\x03\x12\x19\n\x11inference_time_us\x18\t \x01(\x03\x12%\n\x06\x65rrors\x18\n \x03(\x0b\x32\x15.digits.v1.ImageError\x12\x31\n\x0cpreparations\x18\x0b \x03(\x0b\x32\x1b.digits.v1.ImagePreparation\"N\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any\">\n\nImageError\x12\r\n\x05index\x18\x01 \x01(\r\x12!\n\x06status\x18\x02 \x01(\x0b\x32\x11.digits.v1.Status\"P\n\x10ImagePreparation\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05steps\x18\x03 \x03(\t\x12\x0e\n\x06pixels\x18\x04 \x01(\x0c\"D\n\x15\x43lassifyStreamRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.digits.v1.ClassifyRequest\"w\n\x16\x43lassifyStreamResponse\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1b.digits.v1.ClassifyResponseH\x00\x12\"\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x11.digits.v1.StatusH\x00\x42\x08\n\x06result\"Q\n\x0fGetModelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x13\n\x0bmodel_label\x18\x03 \x01(\t\"\xa9\x03\n\x10GetModelResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r\x12\x10\n\x08\x63hannels\x18\x06 \x01(\r\x12\x1e\n\x16max_images_per_request\x18\x07 \x01(\r\x12\x0e\n\x06sha256\x18\x08 \x01(\t\x12\x1a\n\x12\x65xecution_provider\x18\t \x01(\t\x12\x15\n\rtest_accuracy\x18\n \x01(\x01\x12\"\n\x15parity_max_difference\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0btemperature\x18\x0c \x01(\x01\x12\x13\n\x0bpreparation\x18\x0e \x01(\t\x12\x19\n\x11max_message_bytes\x18\x0f \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x10 \x01(\x04\x12)\n\x08versions\x18\x11 \x03(\x0b\x32\x17.digits.v1.ModelVersionB\x18\n\x16_parity_max_difference\"^\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05label\x18\x02 \x01(\t\x12\x15\n\rtraffic_share\x18\x03 \x01(\x01\x12\x17\n\x0frefused_because\x18\x04 \x01(\t2\xfd\x01\n\x16\x44igitClassifierService\x12\x43\n\x08\x43lassify\x12\x1a.digits.v1.ClassifyRequest\x1a\x1b.digits.v1.ClassifyResponse\x12Y\n\x0e\x43lassifyStream\x12 .digits.v1.ClassifyStreamRequest\x1a!.digits.v1.ClassifyStreamResponse(\x01\x30\x01\x12\x43\n\x08GetModel\x12\x1a.digits.v1.GetModelRequest\x1a\x1b.digits.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/digits/v1/digits.proto\x12\tdigits.v1\x1a\x19google/protobuf/any.proto\"\xd9\x02\n\x0f\x43lassifyRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x13\n\x0bmodel_label\x18\n \x01(\t\x12*\n\nraw_images\x18\x03 \x01(\x0b\x32\x14.digits.v1.RawImagesH\x00\x12\x32\n\x0e\x65ncoded_images\x18\x06 \x01(\x0b\x32\x18.digits.v1.EncodedImagesH\x00\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x1d\n\x15include_probabilities\x18\x05 \x01(\x08\x12\x18\n\x10per_image_errors\x18\x07 \x01(\x08\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\x12\x1b\n\x0emin_confidence\x18\t \x01(\x02H\x01\x88\x01\x01\x12\x13\n\x0bonly_digits\x18\x0b \x01(\x08\x42\x08\n\x06imagesB\x11\n\x0f_min_confidence\"[\n\tRawImages\x12\x0e\n\x06pixels\x18\x01 \x01(\x0c\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\r\x12\x10\n\x08\x63hannels\x18\x05 \x01(\r\"\x1f\n\rEncodedImages\x12\x0e\n\x06images\x18\x01 \x03(\x0c\"\xee\x02\n\x10\x43lassifyResponse\x12\x0e\n\x06labels\x18\x01 \x03(\x05\x12\x13\n\x0b\x63onfidences\x18\x02 \x03(\x02\x12\x15\n\rprobabilities\x18\x03 \x03(\x02\x12\x12\n\ntop_labels\x18\x04 \x03(\x05\x12\x17\n\x0ftop_confidences\x18\x05 \x03(\x02\x12\x12\n\nmodel_name\x18\x06 \x01(\t\x12\x15\n\rmodel_version\x18\x07 \x01(\x03\x12\x15\n\rqueue_time_us\x18\x08 \x01(\x03\x12\x19\n\x11inference_time_us\x18\t \x01(\x03\x12%\n\x06\x65rrors\x18\n \x03(\x0b\x32\x15.digits.v1.ImageError\x12\x31\n\x0cpreparations\x18\x0b \x03(\x0b\x32\x1b.digits.v1.ImagePreparation\x12(\n\x08statuses\x18\x0c \x03(\x0e\x32\x16.digits.v1.ImageStatus\x12\x10\n\x08no_digit\x18\r \x03(\x02\"N\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any\">\n\nImageError\x12\r\n\x05index\x18\x01 \x01(\r\x12!\n\x06status\x18\x02 \x01(\x0b\x32\x11.digits.v1.Status\"P\n\x10ImagePreparation\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05steps\x18\x03 \x03(\t\x12\x0e\n\x06pixels\x18\x04 \x01(\x0c\"D\n\x15\x43lassifyStreamRequest\x12+\n\x07request\x18\x01 \x01(\x0b\x32\x1a.digits.v1.ClassifyRequest\"w\n\x16\x43lassifyStreamResponse\x12/\n\x08response\x18\x01 \x01(\x0b\x32\x1b.digits.v1.ClassifyResponseH\x00\x12\"\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x11.digits.v1.StatusH\x00\x42\x08\n\x06result\"Q\n\x0fGetModelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x13\n\x0bmodel_label\x18\x03 \x01(\t\"\xe1\x03\n\x10GetModelResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r\x12\x10\n\x08\x63hannels\x18\x06 \x01(\r\x12\x1e\n\x16max_images_per_request\x18\x07 \x01(\r\x12\x0e\n\x06sha256\x18\x08 \x01(\t\x12\x1a\n\x12\x65xecution_provider\x18\t \x01(\t\x12\x15\n\rtest_accuracy\x18\n \x01(\x01\x12\"\n\x15parity_max_difference\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0btemperature\x18\x0c \x01(\x01\x12\x13\n\x0bpreparation\x18\x0e \x01(\t\x12\x19\n\x11max_message_bytes\x18\x0f \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x10 \x01(\x04\x12)\n\x08versions\x18\x11 \x03(\x0b\x32\x17.digits.v1.ModelVersion\x12\x1f\n\x12no_digit_threshold\x18\x12 \x01(\x01H\x01\x88\x01\x01\x42\x18\n\x16_parity_max_differenceB\x15\n\x13_no_digit_threshold\"^\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05label\x18\x02 \x01(\t\x12\x15\n\rtraffic_share\x18\x03 \x01(\x01\x12\x17\n\x0frefused_because\x18\x04 \x01(\t*\x80\x01\n\x0bImageStatus\x12\x1c\n\x18IMAGE_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13IMAGE_STATUS_NO_INK\x10\x01\x12\x1f\n\x1bIMAGE_STATUS_SEVERAL_DIGITS\x10\x02\x12\x19\n\x15IMAGE_STATUS_NO_DIGIT\x10\x03\x32\xfd\x01\n\x16\x44igitClassifierService\x12\x43\n\x08\x43lassify\x12\x1a.digits.v1.ClassifyRequest\x1a\x1b.digits.v1.ClassifyResponse\x12Y\n\x0e\x43lassifyStream\x12 .digits.v1.ClassifyStreamRequest\x1a!.digits.v1.ClassifyStreamResponse(\x01\x30\x01\x12\x43\n\x08GetModel\x12\x1a.digits.v1.GetModelRequest\x1a\x1b.digits.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.digits.v1.digits_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_IMAGESTATUS']._serialized_start=1995
+  _globals['_IMAGESTATUS']._serialized_end=2123
   _globals['_CLASSIFYREQUEST']._serialized_start=72
-  _globals['_CLASSIFYREQUEST']._serialized_end=396
-  _globals['_RAWIMAGES']._serialized_start=398
-  _globals['_RAWIMAGES']._serialized_end=489
-  _globals['_ENCODEDIMAGES']._serialized_start=491
-  _globals['_ENCODEDIMAGES']._serialized_end=522
-  _globals['_CLASSIFYRESPONSE']._serialized_start=525
-  _globals['_CLASSIFYRESPONSE']._serialized_end=831
-  _globals['_STATUS']._serialized_start=833
-  _globals['_STATUS']._serialized_end=911
-  _globals['_IMAGEERROR']._serialized_start=913
-  _globals['_IMAGEERROR']._serialized_end=975
-  _globals['_IMAGEPREPARATION']._serialized_start=977
-  _globals['_IMAGEPREPARATION']._serialized_end=1057
-  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=1059
-  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=1127
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=1129
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=1248
-  _globals['_GETMODELREQUEST']._serialized_start=1250
-  _globals['_GETMODELREQUEST']._serialized_end=1331
-  _globals['_GETMODELRESPONSE']._serialized_start=1334
-  _globals['_GETMODELRESPONSE']._serialized_end=1759
-  _globals['_MODELVERSION']._serialized_start=1761
-  _globals['_MODELVERSION']._serialized_end=1855
-  _globals['_DIGITCLASSIFIERSERVICE']._serialized_start=1858
-  _globals['_DIGITCLASSIFIERSERVICE']._serialized_end=2111
+  _globals['_CLASSIFYREQUEST']._serialized_end=417
+  _globals['_RAWIMAGES']._serialized_start=419
+  _globals['_RAWIMAGES']._serialized_end=510
+  _globals['_ENCODEDIMAGES']._serialized_start=512
+  _globals['_ENCODEDIMAGES']._serialized_end=543
+  _globals['_CLASSIFYRESPONSE']._serialized_start=546
+  _globals['_CLASSIFYRESPONSE']._serialized_end=912
+  _globals['_STATUS']._serialized_start=914
+  _globals['_STATUS']._serialized_end=992
+  _globals['_IMAGEERROR']._serialized_start=994
+  _globals['_IMAGEERROR']._serialized_end=1056
+  _globals['_IMAGEPREPARATION']._serialized_start=1058
+  _globals['_IMAGEPREPARATION']._serialized_end=1138
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=1140
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=1208
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=1210
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=1329
+  _globals['_GETMODELREQUEST']._serialized_start=1331
+  _globals['_GETMODELREQUEST']._serialized_end=1412
+  _globals['_GETMODELRESPONSE']._serialized_start=1415
+  _globals['_GETMODELRESPONSE']._serialized_end=1896
+  _globals['_MODELVERSION']._serialized_start=1898
+  _globals['_MODELVERSION']._serialized_end=1992
+  _globals['_DIGITCLASSIFIERSERVICE']._serialized_start=2126
+  _globals['_DIGITCLASSIFIERSERVICE']._serialized_end=2379
 # @@protoc_insertion_point(module_scope)

@@ -1,5 +1,6 @@
 from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -7,8 +8,19 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ImageStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    IMAGE_STATUS_UNSPECIFIED: _ClassVar[ImageStatus]
+    IMAGE_STATUS_NO_INK: _ClassVar[ImageStatus]
+    IMAGE_STATUS_SEVERAL_DIGITS: _ClassVar[ImageStatus]
+    IMAGE_STATUS_NO_DIGIT: _ClassVar[ImageStatus]
+IMAGE_STATUS_UNSPECIFIED: ImageStatus
+IMAGE_STATUS_NO_INK: ImageStatus
+IMAGE_STATUS_SEVERAL_DIGITS: ImageStatus
+IMAGE_STATUS_NO_DIGIT: ImageStatus
+
 class ClassifyRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "model_label", "raw_images", "encoded_images", "top_k", "include_probabilities", "per_image_errors", "explain", "min_confidence")
+    __slots__ = ("model_name", "model_version", "model_label", "raw_images", "encoded_images", "top_k", "include_probabilities", "per_image_errors", "explain", "min_confidence", "only_digits")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_LABEL_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +31,7 @@ class ClassifyRequest(_message.Message):
     PER_IMAGE_ERRORS_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    ONLY_DIGITS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: int
     model_label: str
@@ -29,7 +42,8 @@ class ClassifyRequest(_message.Message):
     per_image_errors: bool
     explain: bool
     min_confidence: float
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., model_label: _Optional[str] = ..., raw_images: _Optional[_Union[RawImages, _Mapping]] = ..., encoded_images: _Optional[_Union[EncodedImages, _Mapping]] = ..., top_k: _Optional[int] = ..., include_probabilities: bool = ..., per_image_errors: bool = ..., explain: bool = ..., min_confidence: _Optional[float] = ...) -> None: ...
+    only_digits: bool
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., model_label: _Optional[str] = ..., raw_images: _Optional[_Union[RawImages, _Mapping]] = ..., encoded_images: _Optional[_Union[EncodedImages, _Mapping]] = ..., top_k: _Optional[int] = ..., include_probabilities: bool = ..., per_image_errors: bool = ..., explain: bool = ..., min_confidence: _Optional[float] = ..., only_digits: bool = ...) -> None: ...
 
 class RawImages(_message.Message):
     __slots__ = ("pixels", "count", "height", "width", "channels")
@@ -52,7 +66,7 @@ class EncodedImages(_message.Message):
     def __init__(self, images: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
-    __slots__ = ("labels", "confidences", "probabilities", "top_labels", "top_confidences", "model_name", "model_version", "queue_time_us", "inference_time_us", "errors", "preparations")
+    __slots__ = ("labels", "confidences", "probabilities", "top_labels", "top_confidences", "model_name", "model_version", "queue_time_us", "inference_time_us", "errors", "preparations", "statuses", "no_digit")
     LABELS_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCES_FIELD_NUMBER: _ClassVar[int]
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +78,8 @@ class ClassifyResponse(_message.Message):
     INFERENCE_TIME_US_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     PREPARATIONS_FIELD_NUMBER: _ClassVar[int]
+    STATUSES_FIELD_NUMBER: _ClassVar[int]
+    NO_DIGIT_FIELD_NUMBER: _ClassVar[int]
     labels: _containers.RepeatedScalarFieldContainer[int]
     confidences: _containers.RepeatedScalarFieldContainer[float]
     probabilities: _containers.RepeatedScalarFieldContainer[float]
@@ -75,7 +91,9 @@ class ClassifyResponse(_message.Message):
     inference_time_us: int
     errors: _containers.RepeatedCompositeFieldContainer[ImageError]
     preparations: _containers.RepeatedCompositeFieldContainer[ImagePreparation]
-    def __init__(self, labels: _Optional[_Iterable[int]] = ..., confidences: _Optional[_Iterable[float]] = ..., probabilities: _Optional[_Iterable[float]] = ..., top_labels: _Optional[_Iterable[int]] = ..., top_confidences: _Optional[_Iterable[float]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., queue_time_us: _Optional[int] = ..., inference_time_us: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[ImageError, _Mapping]]] = ..., preparations: _Optional[_Iterable[_Union[ImagePreparation, _Mapping]]] = ...) -> None: ...
+    statuses: _containers.RepeatedScalarFieldContainer[ImageStatus]
+    no_digit: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, labels: _Optional[_Iterable[int]] = ..., confidences: _Optional[_Iterable[float]] = ..., probabilities: _Optional[_Iterable[float]] = ..., top_labels: _Optional[_Iterable[int]] = ..., top_confidences: _Optional[_Iterable[float]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., queue_time_us: _Optional[int] = ..., inference_time_us: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[ImageError, _Mapping]]] = ..., preparations: _Optional[_Iterable[_Union[ImagePreparation, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[ImageStatus, str]]] = ..., no_digit: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Status(_message.Message):
     __slots__ = ("code", "message", "details")
@@ -132,7 +150,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., model_label: _Optional[str] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "labels", "height", "width", "channels", "max_images_per_request", "sha256", "execution_provider", "test_accuracy", "parity_max_difference", "temperature", "preparation", "max_message_bytes", "max_image_pixels", "versions")
+    __slots__ = ("model_name", "model_version", "labels", "height", "width", "channels", "max_images_per_request", "sha256", "execution_provider", "test_accuracy", "parity_max_difference", "temperature", "preparation", "max_message_bytes", "max_image_pixels", "versions", "no_digit_threshold")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +167,7 @@ class GetModelResponse(_message.Message):
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    NO_DIGIT_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: int
     labels: _containers.RepeatedScalarFieldContainer[str]
@@ -165,7 +184,8 @@ class GetModelResponse(_message.Message):
     max_message_bytes: int
     max_image_pixels: int
     versions: _containers.RepeatedCompositeFieldContainer[ModelVersion]
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., max_images_per_request: _Optional[int] = ..., sha256: _Optional[str] = ..., execution_provider: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., parity_max_difference: _Optional[float] = ..., temperature: _Optional[float] = ..., preparation: _Optional[str] = ..., max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ...) -> None: ...
+    no_digit_threshold: float
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., max_images_per_request: _Optional[int] = ..., sha256: _Optional[str] = ..., execution_provider: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., parity_max_difference: _Optional[float] = ..., temperature: _Optional[float] = ..., preparation: _Optional[str] = ..., max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ..., no_digit_threshold: _Optional[float] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
     __slots__ = ("version", "label", "traffic_share", "refused_because")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from protos.digits.v1 import digits_pb2
 from serving.errors import InvalidImage, InvalidRequest, Violation
+from serving.images.image_status import ImageStatus
 from serving.images.preparation import PreparedImage
 from serving.inference.request import InferenceResult
 from serving.repository.labels import CANARY, STABLE
@@ -22,7 +23,8 @@ Uint8Array = npt.NDArray[np.uint8]
 # Errors travel in metadata, which gRPC limits to 8 KiB.
 _MAX_VIOLATIONS = 10
 
-# The label of an unreadable image, and of one whose best label is less probable than the request's min_confidence.
+# The label of an unreadable image, of one whose best label is less probable than the request's min_confidence, and with
+# only_digits of one with a status.
 _NO_LABEL = -1
 
 
@@ -100,6 +102,14 @@ def readable_images(
     return np.stack(pixels) if pixels else None
 
 
+def unsure_images(answer: InferenceResult, request: digits_pb2.ClassifyRequest) -> npt.NDArray[np.bool_] | None:
+    """Returns which images are below the request's `min_confidence`, bool `[n]`; None if it has none."""
+    if not request.HasField("min_confidence"):
+        return None
+    unsure: npt.NDArray[np.bool_] = answer.probabilities.max(axis=1) < np.float32(request.min_confidence)
+    return unsure
+
+
 def encode_response(
     answer: InferenceResult | None,
     request: digits_pb2.ClassifyRequest,
@@ -117,8 +127,13 @@ def encode_response(
     classes = len(deployment.manifest.labels)
     probabilities = np.zeros((0, classes), np.float32) if answer is None else answer.probabilities
     labels, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1, initial=0)
-    if request.HasField("min_confidence"):
-        labels[confidences < np.float32(request.min_confidence)] = _NO_LABEL
+    statuses = no_digit = None
+    if answer is not None:
+        statuses, no_digit = answer.statuses, answer.no_digit
+        if (unsure := unsure_images(answer, request)) is not None:
+            labels[unsure] = _NO_LABEL
+        if statuses is not None and request.only_digits:
+            labels[statuses != ImageStatus.DIGIT] = _NO_LABEL
     top = np.argsort(-probabilities, axis=1, kind="stable")[:, : request.top_k] if request.top_k else None
     top_confidences = None if top is None else np.take_along_axis(probabilities, top, axis=1)
     response = digits_pb2.ClassifyResponse(
@@ -137,14 +152,20 @@ def encode_response(
                 _spread(top, rows, len(prepared), _NO_LABEL),
                 _spread(top_confidences, rows, len(prepared), 0),
             )
+        statuses = None if statuses is None else _spread(statuses, rows, len(prepared), ImageStatus.DIGIT)
+        no_digit = None if no_digit is None else _spread(no_digit, rows, len(prepared), 0)
         for index, image in enumerate(prepared):
             if isinstance(image, InvalidImage):
                 status = encode_error(InvalidRequest(_violation(index, image)))
                 response.errors.append(digits_pb2.ImageError(index=index, status=status))
     response.labels.extend(labels.tolist())
     response.confidences.extend(confidences.tolist())
+    if statuses is not None:
+        response.statuses.extend(statuses.tolist())
     if request.include_probabilities:
         response.probabilities.extend(probabilities.ravel().tolist())
+        if no_digit is not None:
+            response.no_digit.extend(no_digit.tolist())
     if top is not None and top_confidences is not None:
         response.top_labels.extend(top.ravel().tolist())
         response.top_confidences.extend(top_confidences.ravel().tolist())
@@ -186,6 +207,7 @@ def encode_model(deployment: Deployment, rollout: Rollout, *, max_message_bytes:
         max_message_bytes=max_message_bytes,
         max_image_pixels=deployment.max_image_pixels,
         versions=_versions(rollout, deployment.name),
+        no_digit_threshold=manifest.no_digit.threshold if manifest.no_digit else None,
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 import grpc
+import numpy as np
 
 from protos.digits.v1 import digits_pb2
 from serving.errors import InvalidImage
+from serving.images.image_status import ImageStatus
 from serving.images.preparation import PreparedImage
 from serving.rollout.deployments import Deployments
 from serving.server.services.bidi_stream import ROW_BYTES, BidiStreamHandler
@@ -19,6 +21,7 @@ from serving.server.services.digits_codec import (
     encoded_images,
     raw_images,
     readable_images,
+    unsure_images,
 )
 from serving.server.services.handlers import Context, deadline_of
 from serving.server.services.status import code_of
@@ -51,17 +54,21 @@ class DigitClassifierService:
         call.routed_to(deployment.name, deployment.version)
         check_min_confidence(request)
         prepared: Sequence[PreparedImage | InvalidImage] = ()
+        noticed: Sequence[ImageStatus] | None = None
         if request.WhichOneof("images") == "encoded_images":
             contents = encoded_images(request, deployment)
             call.images = len(contents)
             prepared = await deployment.prepare(contents, deadline=deadline)
             images = readable_images(prepared, request)
+            noticed = [image.status for image in prepared if isinstance(image, PreparedImage)]
         else:
             images = raw_images(request, deployment)
             call.images = len(images)
         answer = None
         if images is not None:
-            answer = await deployment.classify(images, deadline=deadline, prepared=bool(prepared))
+            answer = await deployment.classify(images, deadline=deadline, prepared=noticed)
+            if (unsure := unsure_images(answer, request)) is not None and unsure.any():
+                deployment.statistics.unsure(int(np.count_nonzero(unsure)))
         return encode_response(answer, request, deployment, prepared)
 
     def ClassifyStream(  # noqa: N802

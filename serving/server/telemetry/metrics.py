@@ -6,14 +6,18 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from serving.inference.batcher import BatchObserver
+from serving.inference.statistics import AnswerObserver
+from serving.server.telemetry.answer_metrics import AnswerMetrics, ModelAnswers
 from serving.server.telemetry.processes import ServerProcesses
 
 if TYPE_CHECKING:
+    from serving.repository.repository import StoredModel
     from serving.rollout.deployment import Deployment
     from serving.rollout.rollout import Refusal
     from serving.server.telemetry.calls import Call
@@ -93,6 +97,7 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._answers = AnswerMetrics(registry)
         self._shown: set[Any] = set()
         self._ended: dict[tuple[str, ...], tuple[Any, Any]] = {}
 
@@ -149,19 +154,21 @@ class Metrics:
         """Counts a refused request."""
         self._rejected.labels(reason).inc()
 
-    def batches_of(self, model: str, version: int) -> BatchObserver:
-        """Returns an observer for the batches of one model version."""
-        return _Batches(self, model, str(version))
+    def answers_of(self, stored: StoredModel) -> AnswerObserver:
+        """Returns an observer for the batches and answers of one model version."""
+        return _Version(self, stored.name, str(stored.version), self._answers.of(stored))
 
 
-class _Batches(BatchObserver):
-    """Records the batches of one model version. Two deployments of one version share its series, so the queue is added.
+class _Version(AnswerObserver):
+    """Records batches and answers of one model version.
 
-    Looking up the series once saves time for each batch.
+    Two deployments of one version share its series, so the queue is added. Looking up the series once saves time for
+    each batch.
     """
 
-    def __init__(self, metrics: Metrics, model: str, version: str) -> None:
+    def __init__(self, metrics: Metrics, model: str, version: str, answers: ModelAnswers) -> None:
         self._metrics = metrics
+        self._answers = answers
         self._images = metrics._images.labels(model, version)
         self._batch_rows = metrics._batch_rows.labels(model, version)
         self._inference_s = metrics._inference_s.labels(model, version)
@@ -173,12 +180,19 @@ class _Batches(BatchObserver):
         self._queue_rows.inc(rows - self._rows)
         self._rows = rows
 
-    def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
-        self._images.inc(rows)
-        self._batch_rows.observe(rows)
+    def batch_ended(self, results: npt.NDArray[np.float32], inference_s: float, queue_s: Sequence[float]) -> None:
+        self._images.inc(len(results))
+        self._batch_rows.observe(len(results))
         self._inference_s.observe(inference_s)
         for waited in queue_s:
             self._queue_s.observe(waited)
+        self._answers.add(results)
+
+    def unsure(self, images: int) -> None:
+        self._answers.add_unsure(images)
+
+    def noticed(self, statuses: npt.NDArray[np.int64]) -> None:
+        self._answers.add_statuses(statuses)
 
     def rejected(self, reason: str) -> None:
         self._metrics.rejected(reason)

@@ -220,8 +220,8 @@ async def test_every_batch_is_observed(make: Make, gate: Gate) -> None:
         def queue_changed(self, rows: int) -> None:
             self.seen.append(rows)
 
-        def batch_ended(self, rows: int, inference_s: float, queue_s: Sequence[float]) -> None:
-            self.seen.append((rows, inference_s, list(queue_s)))
+        def batch_ended(self, results: np.ndarray, inference_s: float, queue_s: Sequence[float]) -> None:
+            self.seen.append((len(results), inference_s, list(queue_s)))
 
         def rejected(self, reason: str) -> None:
             self.seen.append(reason)

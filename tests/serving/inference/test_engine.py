@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from no_digit import GRAY_BOX, with_no_digit, without_no_digit
 from onnx import TensorProto, helper
 
 from serving.config import EngineConfig
@@ -19,9 +20,14 @@ SHAPE = (28, 28, 1)
 
 
 def _engine(
-    content: bytes, *, image_shape: tuple[int, int, int] = SHAPE, classes: int = 10, **config: object
+    content: bytes,
+    *,
+    image_shape: tuple[int, int, int] = SHAPE,
+    classes: int = 10,
+    no_digit: bool | None = None,
+    **config: object,
 ) -> Engine:
-    return Engine(content, image_shape=image_shape, classes=classes, config=EngineConfig(**config))
+    return Engine(content, image_shape=image_shape, classes=classes, config=EngineConfig(**config), no_digit=no_digit)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +61,8 @@ def test_buckets_give_the_same_results_as_plain_runs(
 ) -> None:
     """The CUDA path with buffers on the CPU: padding, slicing, and stale rows of an earlier, larger batch."""
     session = onnxruntime.InferenceSession(shipped.content, providers=["CPUExecutionProvider"])
-    buckets = open_buckets(session, image_shape=SHAPE, classes=10, max_rows=16, device=("cpu", 0))
+    outputs = {"logits": (10,), "probabilities": (10,)}
+    buckets = open_buckets(session, outputs=outputs, image_shape=SHAPE, max_rows=16, device=("cpu", 0))
     buckets.warm_up()
     buckets.run(digits[0][100:116])
     _, probabilities = buckets.run(digits[0][:rows])
@@ -63,6 +70,29 @@ def test_buckets_give_the_same_results_as_plain_runs(
     _, later = buckets.run(digits[0][50:60])
     np.testing.assert_allclose(probabilities, plain[:rows], atol=1e-6)
     np.testing.assert_allclose(later, plain[50:60], atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 64, 65, 130])
+def test_no_digit_comes_from_a_model_that_has_it(shipped: StoredModel, digits: tuple, rows: int) -> None:
+    """In one run, in several, and through the buckets of the CUDA path."""
+    content, images = with_no_digit(shipped.content), np.concatenate([GRAY_BOX[None], digits[0]])[:rows]
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    expected = np.concatenate([session.run(["no_digit"], {"images": image[None]})[0] for image in images])
+    outputs = {"logits": (10,), "probabilities": (10,), "no_digit": ()}
+    buckets = open_buckets(session, outputs=outputs, image_shape=SHAPE, max_rows=16, device=("cpu", 0))
+    for declared in (True, None):
+        engine = _engine(content, provider="cpu", no_digit=declared)
+        engine.start()
+        for found in (engine.infer(images).no_digit, buckets.run(images)[2]):
+            assert found.shape == (rows,)
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert expected[0] > 2 * expected[1:].max(initial=0)
+
+
+def test_a_model_without_no_digit_has_none(shipped: StoredModel, digits: tuple) -> None:
+    engine = _engine(without_no_digit(shipped.content), provider="cpu", no_digit=False)
+    engine.start()
+    assert engine.infer(digits[0]).no_digit is None
 
 
 @pytest.mark.parametrize(
@@ -119,6 +149,19 @@ def test_a_failed_run_raises_our_own_error(shipped: StoredModel) -> None:
 def test_a_model_that_does_not_match_its_manifest_is_rejected(shipped: StoredModel, options: dict, said: str) -> None:
     with pytest.raises(ModelRejected, match=said):
         _engine(shipped.content, provider="cpu", **options).start()
+
+
+@pytest.mark.parametrize(
+    ("has", "declared", "said"),
+    [
+        (True, False, r"model\.onnx: has the output no_digit, but the manifest has no proof of it"),
+        (False, True, r"manifest: no_digit describes an output that model\.onnx does not have"),
+    ],
+)
+def test_an_output_and_its_proof_come_together(shipped: StoredModel, has: bool, declared: bool, said: str) -> None:
+    content = (with_no_digit if has else without_no_digit)(shipped.content)
+    with pytest.raises(ModelRejected, match=said):
+        _engine(content, provider="cpu", no_digit=declared).start()
 
 
 def test_float_input_is_rejected() -> None:
