@@ -23,6 +23,8 @@ _LIGHT_CELLS, _SHAPE_CELLS = 24, 64
 # Two gray levels are ink and paper if they are this many standard deviations of the paper's noise apart. The halves of
 # nothing but noise are 2.3 apart.
 _APART = 4.0
+# Gray levels that are so far apart are not both noise.
+_CLEAR = 48.0
 # How much corners and pieces tell about which gray level is paper, compared to the whole area, and below which sum the
 # pieces are asked. Fitted to MNIST's digits in the pictures of tests/helpers/sent_images.py.
 _CORNERS, _PIECES, _UNCLEAR = 0.45, 0.46, 0.2
@@ -88,7 +90,7 @@ def find_contrast(gray: Uint8Array, floor: float) -> Contrast:
             return _signed(difference, _deviation(difference), floor)
     if not clear:
         histogram = np.bincount(gray.ravel(), minlength=256)
-        median, deviation = _spread(histogram, 0, small=min(gray.shape) < _UNEVEN_SIDE)
+        median, deviation, _ = _spread(histogram, 0)
         return _signed(values - np.float32(median), deviation, floor)
     difference = values - np.float32(levels.medians[dark_ink])
     return Contrast(values=-difference if dark_ink else difference, noise=deviation, dark=bool(dark_ink))
@@ -103,23 +105,28 @@ def find_levels(gray: Uint8Array) -> Levels:
     variance = (total[-1] * count - total[:-1] * gray.size) ** 2 / np.maximum(both, 1)
     best = np.flatnonzero(variance >= variance.max() * (1 - 1e-9))
     threshold = int(best[len(best) // 2])
-    small = min(gray.shape) < _UNEVEN_SIDE
     parts = [(histogram[: threshold + 1], 0), (histogram[threshold + 1 :], threshold + 1)]
-    dark, light = (
-        _spread(part if part.any() else histogram, first if part.any() else 0, small=small) for part, first in parts
-    )
-    return Levels(threshold=threshold, medians=(dark[0], light[0]), deviations=(dark[1], light[1]))
+    dark, light = (_spread(part, first) if part.any() else _spread(histogram, 0) for part, first in parts)
+    contrast = light[0] - dark[0]
+    deviations = (dark[1], light[1])
+    if contrast >= _CLEAR:  # noise is never so strong: what differs most from the paper are blurred edges
+        deviations = (dark[2], light[2])
+        if min(gray.shape) < _UNEVEN_SIDE:
+            deviations = (min(dark[2], contrast / 8), min(light[2], contrast / 8))
+    return Levels(threshold=threshold, medians=(dark[0], light[0]), deviations=deviations)
 
 
-def _spread(histogram: npt.NDArray[np.int64], first: int, *, small: bool) -> tuple[float, float]:
-    """Returns the median and the standard deviation of the noise of values in a histogram that starts at `first`."""
+def _spread(histogram: npt.NDArray[np.int64], first: int) -> tuple[float, float, float]:
+    """Returns the median of values in a histogram that starts at `first`, and two estimates of their noise.
+
+    Both are standard deviations. The first is also right if half of the noise is cut off, as on black or white paper.
+    The second ignores up to half of the values.
+    """
     cumulated = np.cumsum(histogram)
     low, median, high = np.searchsorted(cumulated, cumulated[-1] * np.array([0.25, 0.5, 0.75])).tolist()
-    if small:  # a quarter of the paper may be blurred edges
-        away = np.bincount(np.abs(np.arange(len(histogram)) - median), histogram)
-        return float(first + median), _DEVIATIONS * int(np.searchsorted(np.cumsum(away), cumulated[-1] / 2))
-    # On black or white paper, half of the noise is cut off.
-    return float(first + median), _DEVIATIONS * max(median - low, high - median)
+    away = np.bincount(np.abs(np.arange(len(histogram)) - median), histogram)
+    middle = int(np.searchsorted(np.cumsum(away), cumulated[-1] / 2))
+    return float(first + median), _DEVIATIONS * max(median - low, high - median), _DEVIATIONS * middle
 
 
 def _is_ink_dark(dark: Mask) -> bool:
@@ -142,7 +149,7 @@ def _without_edges(dark: Mask) -> Mask:
         if shares[0] < 0.5:
             shares = 1 - shares
         inside = np.flatnonzero(shares < 0.4)
-        if shares[0] >= 0.9 and inside.size and len(dark) > 8:
+        if shares[0] >= 0.8 and inside.size and len(dark) > 8:
             dark = dark[inside[0] :]
     return dark
 
