@@ -18,12 +18,11 @@ from training.corruption import corrupt
 from training.datasets import Dataset
 from training.distillation import Distillation, one_hot
 from training.errors import TrainingError
-from training.lettering import draw_print
+from training.lettering import draw_hand, draw_print
 from training.non_digits import draw_non_digits
 from training.recipe import Recipe
 from training.sending import sent
 from training.styles import add_strokes, enlarge, fit, restyle
-from training.synthetic import draw_digit
 from training.variety import Variety
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ FloatArray = npt.NDArray[np.float32]
 NO_DIGIT = -1
 # Share of the 1s and 7s that get a flag, a foot or a bar, of the sent digits that are restyled first, of the drawn
 # digits that are printed, and of the drawn ones that are not sent.
-_ADDED, _RESTYLED_FIRST, _PRINTED, _DRAWN_CLEAN = 0.35, 0.6, 0.4, 0.5
+_ADDED, _RESTYLED_FIRST, _PRINTED, _DRAWN_CLEAN = 0.4, 0.6, 0.25, 0.5
 # Images that are augmented at once: bounds the memory of their float32 copies.
 _CHUNK = 2000
 
@@ -89,15 +88,15 @@ def copies_of(dataset: Dataset, *, recipe: Recipe, limit: int | None, teacher: k
     if recipe.distillation:
         teacher = _checked(teacher, recipe.name, recipe.distillation, dataset)
     seeds = [[seed, number] for number in range(recipe.copies)]
+    changed = [_augmented(images, recipe.augmentation, np.random.default_rng(each)) for each in seeds]
     if recipe.variety and dataset.has_mnist_digits:
-        arguments = [(images, labels, recipe.augmentation, recipe.variety, each) for each in seeds]
+        arguments = [(copy, images, labels, recipe.variety, each) for copy, each in zip(changed, seeds, strict=True)]
         # Drawing takes one core some minutes. TensorFlow's threads do not survive a fork.
         with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
             made = list(processes.map(_varied, *zip(*arguments, strict=True)))
         rows = [one_hot(np.where(copied == NO_DIGIT, classes, copied), classes + 1) for _, copied in made]
         copies = Copies(images=np.stack([copy for copy, _ in made]), targets=np.stack(rows), with_no_digit=True)
     else:
-        changed = [_augmented(images, recipe.augmentation, np.random.default_rng(each)) for each in seeds]
         copies = Copies(images=np.stack(changed), targets=np.stack([one_hot(labels, classes)] * len(seeds)))
     return copies if recipe.distillation is None else copies.taught_by(teacher, recipe.distillation)
 
@@ -124,23 +123,22 @@ def _augmented(images: Uint8Array, augmentation: Augmentation, generator: np.ran
 
 
 def _varied(
-    images: Uint8Array, labels: Int64Array, augmentation: Augmentation, variety: Variety, seed: list[int]
+    copies: Uint8Array, images: Uint8Array, labels: Int64Array, variety: Variety, seed: list[int]
 ) -> tuple[Uint8Array, Int64Array]:
     """Makes one copy of a training set of digits.
 
     Args:
-        images: uint8 `[n, 28, 28, 1]`.
+        copies: uint8 `[n, 28, 28, 1]`, augmented. Some stay as they are, some are corrupted.
+        images: uint8 `[n, 28, 28, 1]`, of which the other digits are made.
         labels: int64 `[n]`, the digits 0 to 9.
-        augmentation: Changes of the images that nothing else changes.
-        variety: Shares of the other changes.
+        variety: Shares of the changes.
         seed: Seed of all choices.
 
     Returns:
         Images, uint8 `[m, 28, 28, 1]`, and labels, int64 `[m]`, some `NO_DIGIT`. The first n belong to `images`.
     """
     generator = np.random.default_rng(seed)
-    digits, count = images[..., 0], len(images)
-    copies = _augmented(images, augmentation, generator)[..., 0]
+    digits, copies, count = images[..., 0], copies[..., 0], len(images)
     shares = (variety.restyled, variety.sent, variety.corrupted)
     ways = generator.choice(4, count, p=(*shares, 1 - sum(shares)))
     for index in np.flatnonzero(ways <= 1).tolist():
@@ -149,14 +147,15 @@ def _varied(
             if generator.random() < _ADDED:
                 picture = add_strokes(picture, int(labels[index]), generator)
             picture = restyle(picture, generator)
-        copies[index] = fit(picture) if ways[index] == 0 else sent(picture, generator)
+        copied = fit(picture) if ways[index] == 0 else sent(picture, generator)
+        copies[index] = copied if copied.any() else fit(picture)  # a picture without ink is no digit
     chosen = np.flatnonzero(ways == 2)
     copies[chosen] = corrupt(copies[chosen], generator)
     drawn_labels = generator.integers(0, 10, round(variety.drawn * count))
     drawn = np.empty((len(drawn_labels), 28, 28), np.uint8)
     for index, digit in enumerate(drawn_labels.tolist()):
         printed = generator.random() < _PRINTED
-        picture = draw_print(str(digit), generator) if printed else enlarge(draw_digit(digit, generator))
+        picture = draw_print(str(digit), generator) if printed else draw_hand(digit, generator)
         picture = restyle(picture, generator)
         drawn[index] = fit(picture) if generator.random() < _DRAWN_CLEAN else sent(picture, generator)
     strange = draw_non_digits(digits, round(variety.non_digits * count), generator)

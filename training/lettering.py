@@ -1,4 +1,4 @@
-"""Letters and signs that no digit resembles, in strokes of the pen and in print."""
+"""Digits as other hands write them, and letters and signs that no digit resembles: in strokes of a pen and in print."""
 
 from __future__ import annotations
 
@@ -74,6 +74,64 @@ _STROKES: tuple[tuple[tuple[tuple[float, float], ...], ...], ...] = (
     (((0.2, 0.2), (0.5, 0.0), (0.75, 0.25), (0.5, 0.5), (0.48, 0.72)), ((0.48, 0.95), (0.48, 1.0))),  # question mark
     (((0.95, 1.0), (0.3, 0.3), (0.45, 0.0), (0.65, 0.2), (0.15, 0.7), (0.4, 1.0), (0.85, 0.55)),),  # ampersand
 )
+# Digits in forms that MNIST's American writers seldom use.
+_DIGITS: dict[int, tuple[tuple[tuple[tuple[float, float], ...], ...], ...]] = {
+    0: ((((0.5, 0.0), (0.1, 0.3), (0.1, 0.7), (0.5, 1.0), (0.9, 0.7), (0.9, 0.3), (0.5, 0.0)),),),
+    1: (
+        (((0.2, 0.35), (0.6, 0.0)), ((0.6, 0.0), (0.6, 1.0))),
+        (((0.05, 0.55), (0.6, 0.0)), ((0.6, 0.0), (0.6, 1.0))),
+        (((0.25, 0.25), (0.5, 0.0)), ((0.5, 0.0), (0.5, 1.0)), ((0.15, 1.0), (0.85, 1.0))),
+        (((0.5, 0.0), (0.5, 1.0)), ((0.2, 1.0), (0.8, 1.0))),
+    ),
+    2: (
+        (((0.1, 0.15), (0.5, 0.0), (0.85, 0.2), (0.6, 0.6), (0.1, 1.0)), ((0.1, 1.0), (0.9, 1.0))),
+        (((0.1, 0.05), (0.85, 0.03)), ((0.85, 0.03), (0.1, 1.0)), ((0.1, 1.0), (0.9, 0.98))),
+    ),
+    3: (
+        (((0.1, 0.02), (0.85, 0.02)), ((0.85, 0.02), (0.45, 0.4)), ((0.45, 0.4), (0.85, 0.65), (0.6, 1.0), (0.1, 0.9))),
+        (((0.1, 0.1), (0.7, 0.05), (0.75, 0.4), (0.35, 0.5)), ((0.35, 0.5), (0.9, 0.55), (0.85, 0.95), (0.05, 1.0))),
+    ),
+    4: (
+        (((0.2, 0.0), (0.15, 0.55)), ((0.15, 0.55), (0.85, 0.55)), ((0.75, 0.0), (0.75, 1.0))),
+        (((0.6, 0.0), (0.05, 0.7)), ((0.05, 0.7), (0.95, 0.7)), ((0.6, 0.3), (0.6, 1.0))),
+        (((0.65, 0.0), (0.05, 0.7)), ((0.05, 0.7), (0.95, 0.7)), ((0.65, 0.0), (0.65, 1.0))),
+    ),
+    5: (
+        (((0.85, 0.02), (0.2, 0.0)), ((0.2, 0.0), (0.18, 0.45)), ((0.18, 0.45), (0.7, 0.4), (0.85, 0.75), (0.1, 1.0))),
+        (((0.9, 0.05), (0.3, 0.1), (0.25, 0.45), (0.75, 0.6), (0.7, 0.95), (0.1, 0.95)),),
+    ),
+    6: (
+        (((0.65, 0.0), (0.25, 0.35), (0.12, 0.75), (0.45, 1.0), (0.85, 0.8), (0.7, 0.55), (0.4, 0.55)),),
+        (((0.5, 0.0), (0.15, 0.45), (0.2, 0.95), (0.75, 0.95), (0.85, 0.6), (0.5, 0.45), (0.18, 0.6)),),
+        (((0.3, 0.0), (0.1, 0.6), (0.35, 1.0), (0.85, 0.9), (0.7, 0.6), (0.15, 0.65)),),
+    ),
+    7: (
+        (((0.1, 0.15), (0.12, 0.02)), ((0.12, 0.02), (0.9, 0.02)), ((0.9, 0.02), (0.4, 1.0))),
+        (((0.1, 0.02), (0.9, 0.02)), ((0.9, 0.02), (0.4, 1.0)), ((0.3, 0.5), (0.9, 0.5))),
+        (((0.1, 0.05), (0.5, 0.12), (0.9, 0.0)), ((0.9, 0.0), (0.55, 0.5), (0.5, 1.0)), ((0.25, 0.52), (0.85, 0.45))),
+    ),
+    8: (
+        (
+            ((0.5, 0.0), (0.2, 0.22), (0.5, 0.46), (0.8, 0.22), (0.5, 0.0)),
+            ((0.5, 0.46), (0.1, 0.74), (0.5, 1.0), (0.9, 0.74), (0.5, 0.46)),
+        ),
+    ),
+    9: (
+        (
+            ((0.8, 0.25), (0.4, 0.0), (0.15, 0.3), (0.5, 0.5), (0.8, 0.25)),
+            ((0.8, 0.25), (0.8, 0.9), (0.5, 1.0), (0.1, 0.85)),
+        ),
+        (
+            ((0.8, 0.2), (0.4, 0.0), (0.2, 0.3), (0.6, 0.48), (0.82, 0.5)),
+            ((0.8, 0.1), (0.85, 0.8), (0.5, 1.0), (0.15, 0.9)),
+        ),
+        (
+            ((0.7, 0.1), (0.3, 0.05), (0.2, 0.4), (0.7, 0.4), (0.75, 0.1)),
+            ((0.75, 0.1), (0.85, 0.6), (0.6, 1.0), (0.1, 1.0)),
+        ),
+        (((0.8, 0.25), (0.4, 0.0), (0.15, 0.3), (0.5, 0.5), (0.8, 0.25)), ((0.8, 0.25), (0.8, 1.0))),
+    ),
+}
 _PRINTED = "AEFHKMNPRTUVWXadefhkmnprtuvwx&@#%$*+=?"
 _FONTS = (
     "DejaVuSans*.ttf",
@@ -90,7 +148,25 @@ def draw_letter(generator: np.random.Generator) -> Image.Image:
     """Draws a letter or a sign that is unlike any digit, light on a black canvas."""
     if generator.random() < 0.35:
         return draw_print(_PRINTED[generator.integers(len(_PRINTED))], generator)
-    strokes = _STROKES[generator.integers(len(_STROKES))]
+    return _written(_STROKES[generator.integers(len(_STROKES))], generator)
+
+
+def draw_hand(digit: int, generator: np.random.Generator) -> Image.Image:
+    """Draws a digit as people elsewhere write it, light on a black canvas."""
+    forms = _DIGITS[digit]
+    return _written(forms[generator.integers(len(forms))], generator)
+
+
+def draw_print(character: str, generator: np.random.Generator) -> Image.Image:
+    """Prints one character in one of Matplotlib's fonts, light on a black canvas."""
+    fonts = _fonts()
+    canvas = Image.new("L", (CANVAS, CANVAS))
+    font = fonts[int(generator.integers(len(fonts)))]
+    ImageDraw.Draw(canvas).text((CANVAS / 2, CANVAS / 2), character, fill=255, font=font, anchor="mm")
+    return canvas
+
+
+def _written(strokes: tuple[tuple[tuple[float, float], ...], ...], generator: np.random.Generator) -> Image.Image:
     canvas = Image.new("L", (CANVAS, CANVAS))
     pencil, pen = ImageDraw.Draw(canvas), int(generator.integers(4, 11))
     width, height = generator.uniform(34, 60), generator.uniform(45, 64)
@@ -102,15 +178,6 @@ def draw_letter(generator: np.random.Generator) -> Image.Image:
         pencil.line([tuple(p) for p in curve.tolist()], fill=255, width=pen, joint="curve")
         for x, y in curve[[0, -1]]:
             pencil.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), fill=255)
-    return canvas
-
-
-def draw_print(character: str, generator: np.random.Generator) -> Image.Image:
-    """Prints one character in one of Matplotlib's fonts, light on a black canvas."""
-    fonts = _fonts()
-    canvas = Image.new("L", (CANVAS, CANVAS))
-    font = fonts[int(generator.integers(len(fonts)))]
-    ImageDraw.Draw(canvas).text((CANVAS / 2, CANVAS / 2), character, fill=255, font=font, anchor="mm")
     return canvas
 
 

@@ -123,7 +123,7 @@ _PUBLISHED_WITH = {
     ),
 }
 
-VARIETY = Variety(restyled=0.3, sent=0.2, corrupted=0.25, drawn=0.04, non_digits=0.25)
+VARIETY = Variety(restyled=0.22, sent=0.16, corrupted=0.2, drawn=0.05, non_digits=0.25)
 
 # Networks that the general recipe does not suit. The smallest network learns most from a larger one and with little
 # dropout. A network with batch normalisation needs fewer epochs and larger batches.

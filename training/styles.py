@@ -42,11 +42,14 @@ def fit(picture: Image.Image | Uint8Array) -> Uint8Array:
 
 
 def add_strokes(picture: Image.Image, digit: int, generator: np.random.Generator) -> Image.Image:
-    """Adds what Europeans write: a flag or a foot to a 1, a bar to a 7. Other digits stay as they are."""
+    """Adds what some people write: a flag or a foot to a 1, a bar to a 7, a curled tail to a 9.
+
+    Other digits stay as they are, and so do those that leave no place for it.
+    """
     ink = np.asarray(picture) > 100
     rows = np.flatnonzero(ink.any(axis=1))
-    # Strokes that break or run flat, and figures that are not upright, have no place for them.
-    if digit not in (1, 7) or len(rows) < 30 or len(rows) <= rows[-1] - rows[0]:
+    # Strokes that break or run flat have no place for them.
+    if digit not in (1, 7, 9) or len(rows) < 30 or len(rows) <= rows[-1] - rows[0]:
         return picture
     top, bottom = int(rows[0]), int(rows[-1])
     height = bottom - top
@@ -66,6 +69,11 @@ def add_strokes(picture: Image.Image, digit: int, generator: np.random.Generator
         row = top + int(height * generator.uniform(0.4, 0.65))
         x, half, tilt = middle(row), height * generator.uniform(0.15, 0.32), height * generator.uniform(-0.1, 0.06)
         line((x - half, row - tilt / 2), (x + half, row + tilt / 2))
+        return changed
+    if digit == 9:
+        x, y = middle(bottom - width // 2), bottom - width / 2
+        reach, rise = height * generator.uniform(0.25, 0.6), height * generator.uniform(-0.05, 0.2)
+        line((x, y), (x - 0.35 * reach, y + 0.12 * reach), (x - 0.75 * reach, y - 0.3 * rise), (x - reach, y - rise))
         return changed
     if ink.any(axis=0).sum() > 0.4 * height:  # it has a flag or a foot already, or a strong slant
         return picture
