@@ -18,7 +18,7 @@ from PIL import Image
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serving.client import AsyncClient, Client, ImageStatus
 from serving.client.classification import answer_name
-from serving.commands import classify
+from serving.commands import classify, score
 from serving.config import SAMPLES
 from serving.images.image_status import statuses_of
 
@@ -146,3 +146,90 @@ def test_digits_classify_says_what_it_saw(server, files: list[Path]) -> None:
     assert [(row["label"], row["name"]) for row in rows] == [("7", "7"), ("-1", "no ink"), ("-1", "no digit")]
     captions = said("--picture")[-1]
     assert re.search(r"no ink +no digit: \d  \d", captions)
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["local", "remote"])
+def test_digits_score_has_a_column_for_the_status(
+    server, knowing: Path, files: list[Path], tmp_path: Path, local: bool
+) -> None:
+    place = ["--local", "--repository", str(knowing), "--provider", "cpu"] if local else ["--target", server.address]
+
+    def scored(*options: str) -> tuple[list[dict[str, str]], str]:
+        out = tmp_path / "scores.csv"
+        arguments = [*map(str, files), "--out", str(out), "--overwrite", "--min-confidence", "0.5", *place, *options]
+        done = CliRunner().invoke(score.main, arguments)
+        assert done.exit_code == 0, done.output
+        return list(csv.DictReader(out.read_text().splitlines())), done.stdout
+
+    rows, summary = scored()
+    assert [row["status"] for row in rows] == ["", "no ink", "no digit", ""]
+    assert all(row["label"] == row["name"] for row in rows)
+    assert summary.startswith("4 images, 1 without an answer, 0 unsure, 1 no digit, 1 no ink\n")
+    rows, summary = scored("--only-digits")
+    assert [row["status"] for row in rows] == ["", "no ink", "no digit", ""]
+    assert [(row["label"], row["name"]) for row in rows[1:3]] == [("-1", "no ink"), ("-1", "no digit")]
+    assert summary.startswith("4 images, 1 without an answer, 0 unsure, 1 no digit, 1 no ink\n")
+
+
+def test_a_run_without_the_column_is_not_resumed(knowing: Path, tmp_path: Path) -> None:
+    """Such as one of an earlier release, whose parts have no such column."""
+    out = tmp_path / "scores.csv"
+    arguments = [str(SEVEN), "--out", str(out), "--resume", "--local", "--repository", str(knowing)]
+    assert CliRunner().invoke(score.main, arguments).exit_code == 0
+    summary = out.with_name("scores.csv.summary.json")
+    document = json.loads(summary.read_text())
+    del document["binding"]["options"]["--columns"]
+    summary.write_text(json.dumps(document))
+    refused = CliRunner().invoke(score.main, arguments)
+    assert refused.exit_code == 1
+    assert "other options (--columns None, now all, with status)" in refused.output
+
+
+def _metrics(server) -> dict[str, float]:
+    line = next(line for line in iter(server.process.stderr.readline, "") if "metrics on" in line)
+    text = urllib.request.urlopen(line.split("metrics on ")[1].strip(), timeout=20).read().decode()
+    return {name: float(value) for name, value in re.findall(r"^([^#\s]\S*) (\S+)$", text, re.MULTILINE)}
+
+
+def test_operators_see_what_is_answered_beside_the_validation_set(
+    knowing: Path, start_server: Callable, files: list[Path], digits: tuple
+) -> None:
+    """Summed over two workers, which get connections at random, whatever the interface."""
+    options = ("--repository", str(knowing), "--workers", "2", "--metrics-port", "0")
+    images, which = digits[0][:50], {"model": "mnist_convnet", "version": "1"}
+    with start_server(*options) as server:
+        answers = []
+        for part in np.split(images, 10):
+            with Client(server.address) as client:
+                answers.append(client.classify(part, min_confidence=0.9))
+        with Client(server.address) as client:
+            answers.append(client.classify_files(files[:3], only_digits=True))
+        with grpc.insecure_channel(server.address) as channel:
+            request = _infer(np.repeat(GRAY_BOX[np.newaxis], 5, axis=0))
+            inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=20)
+        shown = _metrics(server)
+
+    def value(name: str, **more: str) -> float:
+        labels = ",".join(f'{key}="{text}"' for key, text in sorted({**which, **more}.items()))
+        return shown[f"digits_{name}{{{labels}}}"]
+
+    assert value("images_total") == 58
+    assert sum(value("answers_total", label=str(label)) for label in range(10)) == 58
+    assert value("answers_total", label="7") >= 1 + np.count_nonzero(digits[1][:50] == 7) - 5
+    confidences = np.concatenate([answer.confidences for answer in answers])
+    assert confidences.sum() < value("confidence_total") < confidences.sum() + 5
+    assert value("unsure_total") == np.count_nonzero(np.concatenate([each.labels for each in answers[:-1]]) == -1) > 0
+    assert [value("statuses_total", status=each) for each in ("no_ink", "several_digits", "no_digit")] == [1, 0, 6]
+    assert [value("validation_share", label=str(label)) for label in range(10)] == list(VALIDATION.labels)
+    assert value("validation_confidence") == VALIDATION.confidence
+    assert value("validation_no_digit") == VALIDATION.no_digit
+
+
+def _infer(images: np.ndarray, *outputs: str) -> inference_pb2.ModelInferRequest:
+    tensor = inference_pb2.ModelInferRequest.InferInputTensor(name="images", datatype="UINT8", shape=images.shape)
+    return inference_pb2.ModelInferRequest(
+        model_name="mnist_convnet",
+        inputs=[tensor],
+        raw_input_contents=[images.tobytes()],
+        outputs=[inference_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in outputs],
+    )
