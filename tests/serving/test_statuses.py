@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import grpc
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from no_digit import GRAY_BOX, THRESHOLD, publish_with_no_digit
+from no_digit import GRAY_BOX, THRESHOLD, VALIDATION, publish_with_no_digit
 from PIL import Image
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
+from protos.inference import inference_pb2, inference_pb2_grpc
 from serving.client import AsyncClient, Client, ImageStatus
 from serving.client.classification import answer_name
 from serving.commands import classify, score
@@ -39,6 +41,17 @@ def server(knowing: Path, start_server: Callable) -> Iterator[object]:
     with start_server(*options) as running:
         yield running
         assert running.stop()[0] == 0
+
+
+@pytest.fixture(scope="module")
+def urls(server) -> dict[str, str]:
+    """Where it listens for HTTP, and for metrics."""
+    lines = iter(server.process.stderr.readline, "")
+    line = next(line for line in lines if "metrics on" in line)
+    return {
+        "metrics": line.split("metrics on ")[1].strip(),
+        "http": server.process.stdout.readline().removeprefix("http on ").strip(),
+    }
 
 
 @pytest.fixture
@@ -185,44 +198,43 @@ def test_a_run_without_the_column_is_not_resumed(knowing: Path, tmp_path: Path) 
     assert "other options (--columns None, now all, with status)" in refused.output
 
 
-def _metrics(server) -> dict[str, float]:
-    line = next(line for line in iter(server.process.stderr.readline, "") if "metrics on" in line)
-    text = urllib.request.urlopen(line.split("metrics on ")[1].strip(), timeout=20).read().decode()
+def _metrics(url: str) -> dict[str, float]:
+    text = urllib.request.urlopen(url, timeout=20).read().decode()
     return {name: float(value) for name, value in re.findall(r"^([^#\s]\S*) (\S+)$", text, re.MULTILINE)}
 
 
 def test_operators_see_what_is_answered_beside_the_validation_set(
-    knowing: Path, start_server: Callable, files: list[Path], digits: tuple
+    server, urls: dict[str, str], files: list[Path], digits: tuple
 ) -> None:
     """Summed over two workers, which get connections at random, whatever the interface."""
-    options = ("--repository", str(knowing), "--workers", "2", "--metrics-port", "0")
-    images, which = digits[0][:50], {"model": "mnist_convnet", "version": "1"}
-    with start_server(*options) as server:
-        answers = []
-        for part in np.split(images, 10):
-            with Client(server.address) as client:
-                answers.append(client.classify(part, min_confidence=0.9))
+    images, before, answers = digits[0][:50], _metrics(urls["metrics"]), []
+    for part in np.split(images, 10):
         with Client(server.address) as client:
-            answers.append(client.classify_files(files[:3], only_digits=True))
-        with grpc.insecure_channel(server.address) as channel:
-            request = _infer(np.repeat(GRAY_BOX[np.newaxis], 5, axis=0))
-            inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=20)
-        shown = _metrics(server)
+            answers.append(client.classify(part, min_confidence=1, probabilities=True))
+    with Client(server.address) as client:
+        answers.append(client.classify_files(files[:3], only_digits=True, probabilities=True))
+    with grpc.insecure_channel(server.address) as channel:
+        request = _infer(np.repeat(GRAY_BOX[np.newaxis], 5, axis=0))
+        over_oip = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=20)
+    after = _metrics(urls["metrics"])
 
-    def value(name: str, **more: str) -> float:
-        labels = ",".join(f'{key}="{text}"' for key, text in sorted({**which, **more}.items()))
-        return shown[f"digits_{name}{{{labels}}}"]
+    def added(name: str, before: dict[str, float] = before, **more: str) -> float:
+        labels = {"model": "mnist_convnet", "version": "1", **more}
+        series = ",".join(f'{key}="{text}"' for key, text in sorted(labels.items()))
+        return after[f"digits_{name}{{{series}}}"] - before.get(f"digits_{name}{{{series}}}", 0)
 
-    assert value("images_total") == 58
-    assert sum(value("answers_total", label=str(label)) for label in range(10)) == 58
-    assert value("answers_total", label="7") >= 1 + np.count_nonzero(digits[1][:50] == 7) - 5
-    confidences = np.concatenate([answer.confidences for answer in answers])
-    assert confidences.sum() < value("confidence_total") < confidences.sum() + 5
-    assert value("unsure_total") == np.count_nonzero(np.concatenate([each.labels for each in answers[:-1]]) == -1) > 0
-    assert [value("statuses_total", status=each) for each in ("no_ink", "several_digits", "no_digit")] == [1, 0, 6]
-    assert [value("validation_share", label=str(label)) for label in range(10)] == list(VALIDATION.labels)
-    assert value("validation_confidence") == VALIDATION.confidence
-    assert value("validation_no_digit") == VALIDATION.no_digit
+    boxes = np.frombuffer(over_oip.raw_output_contents[1], np.float32).reshape(5, 10)
+    probabilities = np.concatenate([*(answer.probabilities for answer in answers), boxes])
+    labels = probabilities.argmax(axis=1)
+    counted = [added("answers_total", label=str(label)) for label in range(10)]
+    assert counted == np.bincount(labels, minlength=10).tolist()
+    assert added("images_total") == len(labels) == 58
+    assert added("confidence_total") == pytest.approx(probabilities.max(axis=1).sum())
+    assert added("unsure_total") == sum(np.count_nonzero(answer.labels == -1) for answer in answers[:-1]) > 0
+    assert [added("statuses_total", status=each) for each in ("no_ink", "several_digits", "no_digit")] == [1, 0, 6]
+    assert [added("validation_share", {}, label=str(label)) for label in range(10)] == list(VALIDATION.labels)
+    assert added("validation_confidence", {}) == VALIDATION.confidence
+    assert added("validation_no_digit", {}) == VALIDATION.no_digit
 
 
 def _infer(images: np.ndarray, *outputs: str) -> inference_pb2.ModelInferRequest:
@@ -233,3 +245,39 @@ def _infer(images: np.ndarray, *outputs: str) -> inference_pb2.ModelInferRequest
         raw_input_contents=[images.tobytes()],
         outputs=[inference_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in outputs],
     )
+
+
+def test_the_open_inference_protocol_has_no_digit_if_it_is_asked_for(
+    server, urls: dict[str, str], digits: tuple
+) -> None:
+    images = np.concatenate([digits[0][:2], GRAY_BOX[np.newaxis]])
+    with grpc.insecure_channel(server.address) as channel:
+        oip = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        metadata = oip.ModelMetadata(inference_pb2.ModelMetadataRequest(name="mnist_convnet"), timeout=20)
+        config = oip.ModelConfig(inference_pb2.ModelConfigRequest(name="mnist_convnet"), timeout=20).config
+        default = oip.ModelInfer(_infer(images), timeout=20)
+        asked = oip.ModelInfer(_infer(images, "no_digit", "logits"), timeout=20)
+        request = _infer(images, "no_digit")
+        request.outputs[0].parameters["classification"].int64_param = 2
+        with pytest.raises(grpc.RpcError) as refused:
+            oip.ModelInfer(request, timeout=20)
+    shapes = {"logits": [-1, 10], "probabilities": [-1, 10], "no_digit": [-1, 1]}
+    assert {output.name: list(output.shape) for output in metadata.outputs} == shapes
+    assert {output.name: list(output.dims) for output in config.output} == {
+        "logits": [10],
+        "probabilities": [10],
+        "no_digit": [1],
+    }
+    assert [output.name for output in default.outputs] == ["logits", "probabilities"]
+    assert [(output.name, output.datatype, list(output.shape)) for output in asked.outputs] == [
+        ("no_digit", "FP32", [3, 1]),
+        ("logits", "FP32", [3, 10]),
+    ]
+    doubts = np.frombuffer(asked.raw_output_contents[0], np.float32)
+    assert (doubts > THRESHOLD).tolist() == [False, False, True]
+    assert "has no classes" in refused.value.details()
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [3, 28, 28, 1], "data": images.tolist()}
+    body = json.dumps({"inputs": [tensor], "outputs": [{"name": "no_digit"}]}).encode()
+    url = f"{urls['http']}/v2/models/mnist_convnet/infer"
+    (output,) = json.load(urllib.request.urlopen(url, body, timeout=20))["outputs"]
+    assert output == {"name": "no_digit", "datatype": "FP32", "shape": [3, 1], "data": pytest.approx(doubts.tolist())}
