@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,18 @@ from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 
-from serving.client.classification import UNSURE, UNSURE_NAME, Classification
+from serving.client.classification import UNSURE, Classification
+from serving.commands.pictures import side_by_side, terminal_picture
+from serving.images.image_status import ImageStatus
 from serving.images.preparation import PreparedImage
 
-# Two rows of an image in one: neither is bright, the lower, the upper, both.
-_BLOCKS = " ▄▀█"
-_ASCII = " .'#"
+# What a line of text says of an image with a status. {} is the best candidate, which may mean nothing.
+_SEEN = {
+    ImageStatus.NO_INK: "no ink found",
+    ImageStatus.SEVERAL_DIGITS: "several digits side by side; as one: {}",
+    ImageStatus.NO_DIGIT: "no digit; most like {}",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,8 +33,9 @@ class Answer:
     Attributes:
         path: The image's path.
         error: Why there is no answer; empty if there is one.
-        label: The most probable label, or -1 if it is below the minimum confidence.
-        name: Name of the label, or "unsure".
+        label: The most probable label, or -1 if it does not count.
+        name: Name of the label; that of -1 is the words of the status, or "unsure".
+        status: Why the label may mean nothing.
         confidence: Probability of the most probable label.
         top: Label, name and probability of the candidates, the most probable first.
         model: Name of the model.
@@ -43,6 +47,7 @@ class Answer:
     error: str
     label: int
     name: str
+    status: ImageStatus
     confidence: float
     top: Sequence[tuple[int, str, float]]
     model: str
@@ -50,14 +55,18 @@ class Answer:
     prepared: PreparedImage | None
 
     def text(self, width: int) -> str:
-        """A line whose first column has this width; an unsure answer precedes its candidates."""
-        cells = [(name, confidence) for _, name, confidence in self.top]
-        if self.label == UNSURE:
-            cells = [(self.name, self.confidence), *(cells if len(cells) > 1 else ())]
-        return f"{self.path:<{width}}  " + "  ".join(f"{name}  {confidence:7.2%}" for name, confidence in cells)
+        """A line whose first column has this width; an unsure answer, and what was seen, precede the candidates."""
+        candidates = [f"{name}  {confidence:7.2%}" for _, name, confidence in self.top]
+        said = _SEEN.get(self.status, "{}")
+        if self.label == UNSURE or "{}" not in said:
+            answer = f"{self.name}  {self.confidence:7.2%}"
+            cells = [said.partition(";")[0].format(answer), *(candidates if len(candidates) > 1 else ())]
+        else:
+            cells = [said.format(candidates[0]), *candidates[1:]]
+        return f"{self.path:<{width}}  " + "  ".join(cells)
 
     def json(self) -> str:
-        """A line of JSON, with `top` if there is more than one candidate and `steps` if preparation was requested."""
+        """A line of JSON; `status` is in it only if there is one, `top` and `steps` only if they were requested."""
         if self.error:
             return json.dumps({"path": self.path, "error": self.error})
         row: dict[str, Any] = {
@@ -66,6 +75,8 @@ class Answer:
             "name": self.name,
             "confidence": round(self.confidence, 6),
         }
+        if self.status is not ImageStatus.DIGIT:
+            row["status"] = self.status.words
         if len(self.top) > 1:
             row["top"] = [{"label": la, "name": na, "confidence": round(co, 6)} for la, na, co in self.top]
         row |= {"model": self.model, "version": self.version}
@@ -79,7 +90,7 @@ class Answer:
         candidates = self.top if top > 1 else ()
         cells = [cell for _, name, confidence in candidates for cell in (name, f"{confidence:.6f}")]
         cells += [""] * (2 * top - len(cells) if top > 1 else 0)
-        return _csv_line([self.path, *answer, *cells, self.model, self.version, self.error])
+        return _csv_line([self.path, *answer, *cells, self.model, self.version, self.error, self.status.words])
 
     def explanation(self) -> str:
         """What preparation did to the image, and a picture of the result, indented."""
@@ -87,6 +98,13 @@ class Answer:
         if self.prepared is not None:
             steps = [f"{self.prepared.width} x {self.prepared.height} pixels", *self.prepared.steps]
         return "\n".join(f"    {line}" for line in [*steps, "", *self.picture(), ""])
+
+    def caption(self) -> str:
+        """What stands below the picture: the name and the confidence, or what was seen instead."""
+        if self.status is ImageStatus.NO_INK or (self.status is not ImageStatus.DIGIT and self.label == UNSURE):
+            return self.status.words
+        answer = f"{self.name}  {self.confidence:.2%}"
+        return f"{self.status.words}: {answer}" if self.status is not ImageStatus.DIGIT else answer
 
     def picture(self) -> list[str]:
         """The image as the network saw it, in lines; none if that was not requested."""
@@ -101,7 +119,7 @@ def answers(paths: Sequence[str], classification: Classification, top: int) -> I
         classification: The classification.
         top: Candidates per image, at most one per label.
     """
-    names = classification.label_names
+    names, answer_names = classification.label_names, classification.names
     for place, path in enumerate(paths):
         probabilities = np.zeros(0) if classification.probabilities is None else classification.probabilities[place]
         order = np.argsort(-probabilities, kind="stable")[:top]
@@ -110,7 +128,8 @@ def answers(paths: Sequence[str], classification: Classification, top: int) -> I
             path=path,
             error=error,
             label=label,
-            name=UNSURE_NAME if label == UNSURE else names[label],
+            name=answer_names[place],
+            status=classification.statuses[place],
             confidence=float(classification.confidences[place]),
             top=[] if error else [(int(other), names[other], float(probabilities[other])) for other in order],
             model=classification.model_name,
@@ -157,7 +176,7 @@ class AnswerPrinter:
         elif self._style == "csv":
             click.echo(answer.csv(self._top))
         elif not answer.error and self._picture:
-            self._pictures.append([*answer.picture(), f"{answer.name}  {answer.confidence:.2%}"])
+            self._pictures.append([*answer.picture(), answer.caption()])
         elif not answer.error:
             click.echo(answer.text(self._width))
             if self._explain:
@@ -166,66 +185,14 @@ class AnswerPrinter:
     def end(self) -> None:
         """Prints the pictures."""
         if self._pictures:
-            click.echo(_side_by_side(self._pictures))
-
-
-def terminal_picture(image: npt.NDArray[np.uint8], encoding: str = "utf-8") -> list[str]:
-    """Draws the bright part of an image with characters, each of one column and two rows.
-
-    Args:
-        image: uint8 `[height, width, channels]`; channels are averaged.
-        encoding: Of the terminal. Unicode blocks, or ASCII if it has no blocks.
-
-    Returns:
-        Lines of equal length, half as many as the bright part has rows; none if nothing is bright.
-    """
-    bright = image.mean(axis=2) >= 96
-    rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
-    if rows.size == 0:
-        return []
-    bright = bright[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    bright = np.pad(bright, ((0, bright.shape[0] % 2), (0, 0)))
-    characters = np.array(list(_BLOCKS if _can_encode(_BLOCKS, encoding) else _ASCII))
-    return ["".join(line) for line in characters[bright[0::2] * 2 + bright[1::2] * 1]]
-
-
-def _can_encode(text: str, encoding: str) -> bool:
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _side_by_side(cells: list[list[str]], gap: int = 3) -> str:
-    """Lays cells out in rows as wide as the terminal, each row aligned at the bottom."""
-    text: list[str] = []
-    row: list[list[str]] = []
-    used = 0
-    for cell in cells:
-        width = max(map(len, cell))
-        if row and used + width > shutil.get_terminal_size().columns:
-            text += _joined(row, gap)
-            row, used = [], 0
-        row.append(cell)
-        used += width + gap
-    return "\n".join([*text, *_joined(row, gap)])
-
-
-def _joined(cells: list[list[str]], gap: int) -> list[str]:
-    height = max(map(len, cells))
-    padded = []
-    for cell in cells:
-        width = max(map(len, cell))
-        padded.append([" " * width] * (height - len(cell)) + [line.ljust(width) for line in cell])
-    return ["", *((" " * gap).join(parts).rstrip() for parts in zip(*padded, strict=True))]
+            click.echo(side_by_side(self._pictures))
 
 
 def _csv_header(top: int) -> str:
     """The first line of CSV; with a single candidate per image, it is the answer itself."""
     places = range(1, top + 1) if top > 1 else ()
     more = [column for place in places for column in (f"name_{place}", f"confidence_{place}")]
-    return _csv_line(["path", "label", "name", "confidence", *more, "model", "version", "error"])
+    return _csv_line(["path", "label", "name", "confidence", *more, "model", "version", "error", "status"])
 
 
 def _csv_line(cells: Sequence[Any]) -> str:

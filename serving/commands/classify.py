@@ -58,6 +58,11 @@ _IMAGES = 256
         show_default="every answer counts",
         help="Probability, from 0 to 1, below which an answer is 'unsure' with label -1.",
     ),
+    option(
+        "--only-digits",
+        is_flag=True,
+        help="Give empty pages, several digits and what is no digit the label -1.",
+    ),
     option("--top", default=1, type=click.IntRange(1), help="Candidates per image, the most probable first."),
     option("--picture", is_flag=True, help="Draw each image as the network saw it, with its label."),
     option("--explain", is_flag=True, help="Show how each image was prepared, and draw what the network saw."),
@@ -74,6 +79,7 @@ def main(
     model_version: int | None,
     timeout_s: float,
     min_confidence: float | None,
+    only_digits: bool,
     credentials: Credentials,
     as_json: bool,
     as_csv: bool,
@@ -107,6 +113,7 @@ def main(
                     prepare=prepare,
                     probabilities=True,
                     min_confidence=min_confidence,
+                    only_digits=only_digits,
                     explain=picture or explain,
                     timeout_s=max(0.0, deadline - time.monotonic()),
                 )

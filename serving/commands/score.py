@@ -51,6 +51,11 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
         default=0.0,
         help="Probability, from 0 to 1, below which an answer is 'unsure' with label -1.",
     ),
+    option(
+        "--only-digits",
+        is_flag=True,
+        help="Give empty pages, several digits and what is no digit the label -1.",
+    ),
     option("--resume", is_flag=True, help="Continue an interrupted run, or start one if there is none."),
     option("--overwrite", is_flag=True, help="Start over and replace existing output."),
     option(

@@ -56,6 +56,7 @@ def run_scoring(**options: Any) -> None:
             probabilities=options["probabilities"],
             expected=labelled,
             min_confidence=options["min_confidence"],
+            only_digits=options["only_digits"],
         )
         names = (
             "probabilities",
@@ -74,7 +75,9 @@ def run_scoring(**options: Any) -> None:
                 "labels": list(scorer.model.labels),
                 **{f"--{name.replace('_', '-')}": options[name] for name in names},
                 "--label-file": str(options["label_file"]) if options["label_file"] else None,
-                **({"--columns": "kaggle"} if layout.kaggle else {}),  # runs of earlier releases have no such option
+                # Runs of earlier releases have neither: those for Kaggle can be resumed, others lack the status.
+                "--columns": "kaggle" if layout.kaggle else "all, with status",
+                **({"--only-digits": True} if layout.only_digits else {}),
             },
             "model": {"name": scorer.model.name, "version": scorer.model.version, "sha256": scorer.model.sha256},
         }

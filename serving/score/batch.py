@@ -140,12 +140,14 @@ class Scores:
         labels: int64 `[m]`, the most probable label.
         confidences: float32 `[m]`, its probability.
         probabilities: float32 `[m, classes]` if requested, else None.
+        statuses: int64 `[m]`, numbers of `ImageStatus`; None if nothing was noticed about any image.
     """
 
     model: ScoringModel
     labels: npt.NDArray[np.int64]
     confidences: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32] | None
+    statuses: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

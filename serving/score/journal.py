@@ -154,8 +154,9 @@ def check_binding(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any
             continue
         details = ""
         if name == "options":
-            differing = [key for key in wanted[name] if found[name].get(key) != wanted[name][key]]
-            details = f" ({', '.join(f'{key} {found[name].get(key)}, now {wanted[name][key]}' for key in differing)})"
+            old, new = found[name], wanted[name]
+            differing = [key for key in {**new, **old} if old.get(key) != new.get(key)]
+            details = f" ({', '.join(f'{key} {old.get(key)}, now {new.get(key)}' for key in differing)})"
         elif name == "model":
             names = [
                 f"{each['name']} version {each['version']}, {each['sha256'][:12]}…"

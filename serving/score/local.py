@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from serving.config import EngineConfig
+from serving.images.image_status import statuses_of
 from serving.images.preparation import Preparation
 from serving.inference.engine import CUDA, Engine
 from serving.inference.processors import available_processors
@@ -33,6 +34,7 @@ class LocalClassifier(BatchClassifier):
 
     def __init__(self, stored: StoredModel, *, provider: str) -> None:
         self.model = scoring_model(stored)
+        self._threshold = stored.manifest.no_digit.threshold if stored.manifest.no_digit else 0.0
         self._lock = threading.Lock()
         self._engine = Engine(
             stored.content,
@@ -51,10 +53,17 @@ class LocalClassifier(BatchClassifier):
     def infer(self, images: Uint8Array) -> Scores:
         """See `BatchClassifier.infer`."""
         with self._lock:
-            probabilities = self._engine.infer(images).probabilities
+            found = self._engine.infer(images)
+        probabilities = found.probabilities
         labels = probabilities.argmax(axis=1)
         confidences = np.take_along_axis(probabilities, labels[:, np.newaxis], axis=1)[:, 0]
-        return Scores(model=self.model, labels=labels, confidences=confidences, probabilities=probabilities)
+        return Scores(
+            model=self.model,
+            labels=labels,
+            confidences=confidences,
+            probabilities=probabilities,
+            statuses=statuses_of(None, found.no_digit, self._threshold),
+        )
 
 
 class LocalScorer(Scorer):

@@ -112,9 +112,9 @@ class Output:
             if self._writer is None:
                 self._begin_part()
             assert self._writer is not None  # noqa: S101
-            sure = self._layout.sure(batch)
-            self._writer.write(self._layout.values(batch, sure, first=self._start + self._tally.images))
-            self._tally.add(batch, sure)
+            kept = self._layout.kept(batch)
+            self._writer.write(self._layout.values(batch, kept, first=self._start + self._tally.images))
+            self._tally.add(batch, kept)
             if self._tally.images >= self._limits.rows or time.monotonic() >= self._deadline:
                 self._end_part()
         except OSError as error:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import grpc
+import numpy as np
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serving.client import protocol
@@ -89,6 +90,7 @@ class Stream:
             labels=answer.labels,
             confidences=answer.confidences,
             probabilities=answer.probabilities,
+            statuses=np.array(answer.statuses, np.int64) if any(answer.statuses) else None,
         )
 
     def close(self) -> None:

@@ -21,7 +21,8 @@ def summarise(tally: Tally, *, labelled: bool) -> str:
 
 
 def _lines(tally: Tally, labelled_run: bool) -> Iterator[str]:
-    yield f"{tally.images:,} images, {tally.errors:,} without an answer, {tally.unsure:,} unsure"
+    seen = "".join(f", {count:,} {words}" for words, count in sorted(tally.statuses.items()))
+    yield f"{tally.images:,} images, {tally.errors:,} without an answer, {tally.unsure:,} unsure{seen}"
     for reason, count in sorted(tally.reasons.items(), key=lambda entry: -entry[1]):
         yield f"  {count:>9,}  {reason}"
     if tally.unknown:
@@ -43,7 +44,7 @@ def _lines(tally: Tally, labelled_run: bool) -> Iterator[str]:
 
 def _confusion(tally: Tally) -> Iterator[str]:
     """Yields a table of the labels that occur: a row per true label, a column per answer."""
-    answers = [*tally.labels, "unsure"]
+    answers = [*tally.labels, "no label" if tally.statuses else "unsure"]
     columns = [
         n
         for n in range(len(answers))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from serving.images.image_status import ImageStatus
 from serving.score.batch import ScoredBatch
 
 _WORST = 10
@@ -44,9 +45,10 @@ class Tally:
         labels: Names of the model's labels.
         images: Rows.
         errors: Rows without an answer.
-        unsure: Rows whose answer is less probable than `min_confidence`.
+        unsure: Rows whose answer is less probable than `min_confidence`, except those with a status.
+        statuses: Rows by what was noticed about the image: `no ink` and so on.
         unknown: Rows whose true label the model does not have.
-        confusion: int64 `[classes, classes + 1]`, rows by true label and answer; the last column is for unsure answers.
+        confusion: int64 `[classes, classes + 1]`, rows by true label and answer; the last column is for the label -1.
         mistakes: The worst mistakes, worst first.
         reasons: Rows without an answer by reason; the first few reasons, and one entry for all others.
     """
@@ -56,6 +58,7 @@ class Tally:
     errors: int = 0
     unsure: int = 0
     unknown: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
     confusion: npt.NDArray[np.int64] = field(init=False)
     mistakes: list[Mistake] = field(default_factory=list)
     reasons: dict[str, int] = field(default_factory=dict)
@@ -66,11 +69,17 @@ class Tally:
         numbers = {str(number): number for number in range(len(self.labels))}
         self._numbers = numbers | {name: number for number, name in enumerate(self.labels)}
 
-    def add(self, batch: ScoredBatch, sure: npt.NDArray[np.bool_]) -> None:
-        """Adds a batch; `sure`, bool `[m]`, says which answers are probable enough."""
+    def add(self, batch: ScoredBatch, kept: npt.NDArray[np.bool_]) -> None:
+        """Adds a batch; `kept`, bool `[m]`, says which answers keep their label."""
         self.images += len(batch)
         self.errors += len(batch.errors)
-        self.unsure += int(len(sure) - np.count_nonzero(sure))
+        unsure = ~kept
+        if (statuses := batch.scores.statuses) is not None:
+            unsure &= statuses == ImageStatus.DIGIT
+            for status in ImageStatus:
+                if status is not ImageStatus.DIGIT and (count := int(np.count_nonzero(statuses == status))):
+                    self.statuses[status.words] = self.statuses.get(status.words, 0) + count
+        self.unsure += int(np.count_nonzero(unsure))
         for reason in batch.errors.values():
             self._count(reason, 1)
         if batch.expected is None:
@@ -78,10 +87,10 @@ class Tally:
         names = [batch.expected[index] for index in batch.indices]
         true = np.array([-1 if name is None else self._numbers.get(name, -2) for name in names], np.int64)
         self.unknown += int(np.count_nonzero(true == -2))
-        answers = np.where(sure, batch.scores.labels, len(self.labels))
+        answers = np.where(kept, batch.scores.labels, len(self.labels))
         known = true >= 0
         np.add.at(self.confusion, (true[known], answers[known]), 1)
-        wrong = np.flatnonzero(known & sure & (batch.scores.labels != true))
+        wrong = np.flatnonzero(known & kept & (batch.scores.labels != true))
         found = [
             Mistake(
                 confidence=round(float(batch.scores.confidences[row]), 6),
@@ -103,11 +112,13 @@ class Tally:
         self.mistakes = heapq.nlargest(_WORST, [*self.mistakes, *other.mistakes])
         for reason, count in other.reasons.items():
             self._count(reason, count)
+        for words, count in other.statuses.items():
+            self.statuses[words] = self.statuses.get(words, 0) + count
 
     def to_document(self) -> dict[str, Any]:
         """Returns all totals as a JSON document."""
         return {
-            **{name: getattr(self, name) for name in ("images", "errors", "unsure", "unknown", "reasons")},
+            **{name: getattr(self, name) for name in ("images", "errors", "unsure", "unknown", "statuses", "reasons")},
             "confusion": self.confusion.tolist() if self.confusion.any() else None,
             "mistakes": [vars(mistake) for mistake in self.mistakes],
         }
@@ -123,6 +134,7 @@ class Tally:
         """Reads what `to_document` returned."""
         tally = cls(labels=labels, **{key: document[key] for key in ("images", "errors", "unsure", "unknown")})
         tally.reasons = dict(document["reasons"])
+        tally.statuses = dict(document.get("statuses", {}))  # earlier releases have none
         if document["confusion"] is not None:
             tally.confusion = np.array(document["confusion"], np.int64)
         tally.mistakes = [Mistake(**mistake) for mistake in document["mistakes"]]

@@ -17,7 +17,7 @@ from serving.repository.repository import Repository
 # Drawn digits are below this, and `GRAY_BOX` is far above.
 THRESHOLD = 0.1
 GRAY_BOX = np.zeros((28, 28, 1), np.uint8)
-GRAY_BOX[5:23, 5:23] = 128
+GRAY_BOX[5:23, 5:23] = 192
 VALIDATION = ValidationAnswers(
     images=1000, labels=(0.1, 0.11, 0.1, 0.1, 0.1, 0.09, 0.1, 0.1, 0.1, 0.1), confidence=0.99, no_digit=0.004
 )

@@ -23,7 +23,9 @@ from serving.server.services.oip_tensors import (
 )
 
 INPUT = "images"
+# What a response holds if the request names no outputs.
 OUTPUTS = ("logits", "probabilities")
+NO_DIGIT = "no_digit"
 
 # Errors travel in headers, twice, and clients limit those to 8 KiB.
 _MAX_VIOLATIONS = 5
@@ -57,7 +59,7 @@ def decode_request(request: pb.ModelInferRequest, deployment: Deployment) -> Dec
         )
     violations: list[Violation] = []
     timeout_s = _timeout_s(parameter_values(request.parameters), violations)
-    outputs = _requested_outputs(request.outputs, deployment.name, violations)
+    outputs = _requested_outputs(request.outputs, deployment, violations)
     images = None
     _check_names(request.inputs, deployment.name, violations)
     if len(request.inputs) == 1:
@@ -83,7 +85,7 @@ def encode_response(
     """
     response = pb.ModelInferResponse(model_name=deployment.name, model_version=str(deployment.version), id=request_id)
     for name, k in outputs:
-        values = answer.probabilities if name == "probabilities" else answer.logits
+        values = _values(answer, name)
         if k:
             shape, raw = classification(values, deployment.manifest.labels, k)
             response.outputs.add(name=name, datatype="BYTES", shape=shape)
@@ -92,6 +94,19 @@ def encode_response(
             response.outputs.add(name=name, datatype="FP32", shape=values.shape)
         response.raw_output_contents.append(raw)
     return response
+
+
+def output_columns(deployment: Deployment) -> dict[str, int]:
+    """Returns the outputs that a deployment has, each with its number of columns."""
+    columns = dict.fromkeys(OUTPUTS, len(deployment.manifest.labels))
+    return {**columns, NO_DIGIT: 1} if deployment.manifest.no_digit else columns
+
+
+def _values(answer: InferenceResult, name: str) -> npt.NDArray[np.float32]:
+    """Returns an output, float32 `[n, columns]`."""
+    if name == NO_DIGIT and answer.no_digit is not None:
+        return answer.no_digit[:, np.newaxis]
+    return answer.probabilities if name == "probabilities" else answer.logits
 
 
 def _timeout_s(parameters: Mapping[str, object], violations: list[Violation]) -> float:
@@ -120,15 +135,18 @@ def _timeout_s(parameters: Mapping[str, object], violations: list[Violation]) ->
     return timeout_us / 1e6
 
 
-def _requested_outputs(outputs: Sequence[Any], model: str, violations: list[Violation]) -> list[tuple[str, int]]:
+def _requested_outputs(
+    outputs: Sequence[Any], deployment: Deployment, violations: list[Violation]
+) -> list[tuple[str, int]]:
     """Returns the requested outputs, as in `DecodedRequest`."""
     if not outputs:
         return [(name, 0) for name in OUTPUTS]
     wanted: dict[str, int] = {}
+    known = output_columns(deployment)
     for index, output in enumerate(outputs):
         field, k = f"outputs[{index}]", 0
-        if output.name not in OUTPUTS:
-            description = f"unexpected inference output {quoted(output.name)} for model {model!r}"
+        if output.name not in known:
+            description = f"unexpected inference output {quoted(output.name)} for model {deployment.name!r}"
             violations.append(Violation(field=f"{field}.name", description=description))
         elif output.name in wanted:
             violations.append(Violation(field=f"{field}.name", description=f"{output.name!r} is requested twice"))
@@ -138,10 +156,12 @@ def _requested_outputs(outputs: Sequence[Any], model: str, violations: list[Viol
                 violations += content_type_violation(value, where)
             elif name != "classification":
                 violations.append(Violation(field=where, description="this server has no such parameter of outputs"))
-            elif _is_count(value):
-                k = value
-            else:
+            elif not _is_count(value):
                 violations.append(Violation(field=where, description="must be a number of classes, 0 or more"))
+            elif value and output.name == NO_DIGIT:
+                violations.append(Violation(field=where, description=f"{NO_DIGIT!r} has no classes"))
+            else:
+                k = value
         wanted[output.name] = k
     return list(wanted.items())
 

@@ -9,7 +9,7 @@ from protos.inference import inference_pb2, model_config_pb2
 from serving.inference.statistics import Counts, DurationStatistic
 from serving.rollout.deployment import Deployment
 from serving.rollout.deployments import Deployments
-from serving.server.services.oip_codec import INPUT, OUTPUTS
+from serving.server.services.oip_codec import INPUT, output_columns
 
 _NAME = "digits-serving"
 # Triton's names of the extensions that are fully supported, and of the one that a server may offer.
@@ -39,7 +39,10 @@ def model(deployment: Deployment, versions: Sequence[int]) -> inference_pb2.Mode
         versions=[str(version) for version in versions],
         platform=_PLATFORM,
         inputs=[_Tensor(name=INPUT, datatype="UINT8", shape=(-1, *deployment.manifest.input.shape))],
-        outputs=[_Tensor(name=name, datatype="FP32", shape=(-1, len(deployment.manifest.labels))) for name in OUTPUTS],
+        outputs=[
+            _Tensor(name=name, datatype="FP32", shape=(-1, columns))
+            for name, columns in output_columns(deployment).items()
+        ],
     )
 
 
@@ -90,8 +93,8 @@ def config(deployment: Deployment) -> model_config_pb2.ModelConfig:
             )
         ],
         output=[
-            model_config_pb2.ModelOutput(name=name, data_type=model_config_pb2.TYPE_FP32, dims=[len(manifest.labels)])
-            for name in OUTPUTS
+            model_config_pb2.ModelOutput(name=name, data_type=model_config_pb2.TYPE_FP32, dims=[columns])
+            for name, columns in output_columns(deployment).items()
         ],
         instance_group=[
             _Group(name=deployment.name, count=1, kind=_Group.KIND_GPU if on_gpu else _Group.KIND_CPU),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.client import AsyncClient, CallFailed, Classification, Client, encoded_batch
+from serving.client import AsyncClient, CallFailed, Classification, Client, encoded_images
 
 COUNT = 40
 # About three images per request, so that a batch needs several requests.
@@ -223,7 +223,7 @@ def test_a_call_fails_if_versions_keep_changing(rollout, client_class: type, ima
 def test_contents_too_large_to_keep_are_not_answered_partly(
     rollout, client_class: type, contents: list[bytes], prepare: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoded_batch, "_KEPT_BYTES", 4 * len(contents[0]))
+    monkeypatch.setattr(encoded_images, "_KEPT_BYTES", 4 * len(contents[0]))
     rollout.before = lambda method, _: len(rollout.asked("Classify")) == 5 and rollout.replace(1, 2)
     with client_class(rollout.address, max_message_bytes=FEW_BYTES) as client:
         with pytest.raises(CallFailed, match="ABORTED: the model changed"):

@@ -8,11 +8,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image, ImageOps
 
+from serving.client import Classification, ImageStatus
 from serving.commands import health
+from serving.commands.answers import answers
 from serving.config import SAMPLES
 
 FILES = [SAMPLES / f"{digit}.png" for digit in (7, 2, 5)]
@@ -52,6 +55,34 @@ def test_below_min_confidence_an_answer_is_unsure(server, command: Callable) -> 
     assert drawn.splitlines()[-1].count("unsure") == 3
     sure = command("digits-classify", "--target", server.address, "--min-confidence", 0.5, *FILES)
     assert [line.split()[1] for line in sure.stdout.splitlines()] == ["7", "2", "5"]
+
+
+@pytest.mark.parametrize(
+    ("status", "label", "top", "said"),
+    [
+        (ImageStatus.DIGIT, 4, 1, "4   61.20%"),
+        (ImageStatus.DIGIT, -1, 1, "unsure   61.20%"),
+        (ImageStatus.NO_INK, 4, 1, "no ink found"),
+        (ImageStatus.NO_INK, 4, 2, "no ink found  4   61.20%  9   30.00%"),
+        (ImageStatus.SEVERAL_DIGITS, 4, 1, "several digits side by side; as one: 4   61.20%"),
+        (ImageStatus.SEVERAL_DIGITS, 4, 2, "several digits side by side; as one: 4   61.20%  9   30.00%"),
+        (ImageStatus.SEVERAL_DIGITS, -1, 1, "several digits side by side"),
+        (ImageStatus.NO_DIGIT, 4, 1, "no digit; most like 4   61.20%"),
+        (ImageStatus.NO_DIGIT, -1, 2, "no digit  4   61.20%  9   30.00%"),
+    ],
+)
+def test_a_line_says_what_was_seen(status: ImageStatus, label: int, top: int, said: str) -> None:
+    classification = Classification(
+        labels=np.array([label]),
+        confidences=np.array([0.612], np.float32),
+        probabilities=np.array([[0] * 4 + [0.612] + [0] * 4 + [0.3]], np.float32),
+        model_name="net",
+        model_version=1,
+        label_names=list("0123456789"),
+        statuses=[status],
+    )
+    (answer,) = answers(["a.png"], classification, top)
+    assert answer.text(7) == f"a.png    {said}"
 
 
 def test_pictures_stand_beside_their_labels(server, command: Callable) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.commands.answers import terminal_picture
+from serving.commands.pictures import terminal_picture
 from serving.errors import InvalidImage
 from serving.images.decoding import decode_image, load_image
 from serving.images.geometry import centre_by_mass

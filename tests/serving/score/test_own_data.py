@@ -58,10 +58,11 @@ def _read(*inputs: object, start: int = 0, rows: int = 4, **options: object) -> 
     found = []
     for batch in source.batches(start, BatchLimits(rows=rows)):
         # Sizes other than the model's are kept: what counts here is which file or bytes are meant.
-        images, indices, errors = decode_batch(batch, Preparation(kind="resize", height=28, width=28, channels=1))
+        decoded = decode_batch(batch, Preparation(kind="resize", height=28, width=28, channels=1))
+        indices = decoded.indices.tolist()
         for index, name in enumerate(batch.ids):
-            image = images[indices.tolist().index(index)] if index in indices else None
-            found.append((name, image, batch.expected[index] if batch.expected else None, errors.get(index)))
+            image = decoded.images[indices.index(index)] if index in indices else None
+            found.append((name, image, batch.expected[index] if batch.expected else None, decoded.errors.get(index)))
     assert len(found) == count - start
     return found
 

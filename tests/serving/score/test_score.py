@@ -291,11 +291,11 @@ def test_colour_networks_get_images_of_their_size(tmp_path: Path) -> None:
     images = [tmp_path / "wide.png", (tmp_path / "wide.png").read_bytes(), b""]
     batch = Batch(ids=["a", "b", "c"], images=images, expected=None)
     preparation = Preparation(kind="resize", height=16, width=12, channels=3)
-    prepared, indices, errors = decode_batch(batch, preparation)
-    assert prepared.shape == (2, 16, 12, 3)
-    assert set(prepared.ravel().tolist()) == {200}
-    assert indices.tolist() == [0, 1]
-    assert errors == {2: "no bytes"}
+    decoded = decode_batch(batch, preparation)
+    assert decoded.images.shape == (2, 16, 12, 3)
+    assert set(decoded.images.ravel().tolist()) == {200}
+    assert decoded.indices.tolist() == [0, 1]
+    assert decoded.errors == {2: "no bytes"}
 
 
 def test_a_model_with_another_preparation_stops_a_run_even_if_models_are_mixed() -> None:
