@@ -15,6 +15,7 @@ from training.batches import AugmentedBatches
 from training.datasets import Dataset, load
 from training.population_statistics import recompute_statistics
 from training.recipe import PUBLISHED
+from training.run_record import RunRecord
 from training.runs import train_seeds
 from training.train import train
 
@@ -26,12 +27,9 @@ def shapes(shapes_folder: Path) -> Dataset:
     return load(f"folder:{shapes_folder}")
 
 
-@pytest.mark.parametrize(
-    ("architecture", "epochs"), [("fully_connected", 8), ("convnet_batchnorm", 3), ("color_128_gap", 3)]
-)
-def test_a_few_images_train_to_what_they_allow(shapes: Dataset, architecture: str, epochs: int) -> None:
+def test_a_few_images_train_to_what_they_allow(shapes: Dataset) -> None:
     """Two steps per epoch, which moving averages with a memory of a hundred do not follow."""
-    run = train(shapes, architecture=architecture, recipe=PUBLISHED.with_epochs(epochs), seed=0, verbose=0)
+    run = train(shapes, architecture="fully_connected", recipe=PUBLISHED.with_epochs(8), seed=0, verbose=0)
     assert run.metrics["test"]["accuracy"] > 0.9
     assert run.metrics["validation"]["accuracy"] > 0.9
     assert run.metrics["validation"]["accuracy"] == pytest.approx(run.metrics["history"]["val_accuracy"][-1])
@@ -63,6 +61,7 @@ def test_the_statistics_are_those_of_all_images_with_the_dropout_off(shapes: Dat
 def test_a_network_that_learns_nothing_of_the_held_out_images_is_named(
     shapes: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """With convolutions, whose statistics are taken over places too."""
     labels = shapes.train_labels.copy()
     labels[-19:] = (labels[-19:] + 1) % 3  # these are held out
     train_seeds(
@@ -76,6 +75,7 @@ def test_a_network_that_learns_nothing_of_the_held_out_images_is_named(
         echo=lambda _: None,
         verbose=0,
     )
+    assert RunRecord.read(tmp_path / "run").metrics["test"]["accuracy"] > 0.9
     (warning,) = caplog.messages
     assert warning.startswith(f"{tmp_path / 'run'}: the network learns its training images (9")
     assert "and nothing of the 19 held-out ones (0% correct" in warning
