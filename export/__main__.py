@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import cloup
@@ -19,9 +18,6 @@ from training.command_line import (
     option,
     version_option,
 )
-
-if TYPE_CHECKING:
-    from serving.repository.manifest import Calibration
 
 
 @cloup.command(
@@ -57,16 +53,23 @@ def main(
     verify: int | None,
     label: str | None,
     share: float | None,
+    min_accuracy: float | None,
+    allow_worse: bool,
 ) -> None:
     """Converts MODEL.keras to ONNX, proves that it computes the same, and publishes it."""
-    if label and verify:
-        raise click.UsageError("--verify publishes nothing, so it excludes --label; digits-models labels versions")
+    if verify and (label or allow_worse or min_accuracy is not None):
+        raise click.UsageError(
+            "--verify publishes nothing, so it excludes --label, --min-accuracy and --allow-worse; "
+            "digits-models labels versions"
+        )
     if share is not None and label != CANARY:
         raise click.UsageError("--share needs --label canary")
     if not model.is_file():
         raise click.BadParameter(f"{model}: no such file", param_hint="MODEL")
     with errors_in_one_line():
         import_tensorflow_quietly()
+        from export.acceptance import Demands
+        from export.calibration import describe
         from export.exporter import Exporter
         from export.parity import ParityLimits
         from export.parity_table import lines, worst_lines
@@ -78,14 +81,18 @@ def main(
         target = Repository(repository)
         if verify is None:
             share = CANARY_SHARE if share is None else share
-            export = exporter.publish(target, model_name=name, label=label, share=share)
+            demands = Demands(min_accuracy=min_accuracy, allow_worse=allow_worse)
+            export = exporter.publish(target, model_name=name, label=label, share=share, demands=demands)
         else:
             export = exporter.verify(target, version=verify, model_name=name)
     if export.report is None:
         click.echo(f"already published as {target.root / export.model_name / str(export.version)}")
         return
-    for line in lines(export.report, reference="Keras", temperature=_temperature(export.calibration)):
+    temperature = describe(export.calibration)
+    for line in lines(export.report, reference="Keras", temperature=temperature, replaces=export.replaces):
         click.echo(line)
+    if export.refusal:
+        raise click.ClickException(export.refusal)
     if export.version is None:
         for line in worst_lines(export.report, reference="Keras"):
             click.echo(line)
@@ -95,16 +102,6 @@ def main(
         click.echo(str(export.label_change))
     if not verify and (stays := stable_that_stays(target, export.model_name, export.version)):
         click.echo(stays)
-
-
-def _temperature(calibration: Calibration) -> str:
-    if not calibration.images:
-        return f"{calibration.temperature:.3f}, without images to fit it on"
-    return (
-        f"{calibration.temperature:.3f}, fitted on {calibration.images:,} validation images; "
-        f"calibration error on the test images {calibration.error_before:.2%} before, "
-        f"{calibration.error_after:.2%} after"
-    )
 
 
 if __name__ == "__main__":

@@ -13,17 +13,19 @@ import onnx
 import tensorflow
 import tf2onnx
 
+from export.acceptance import Answers, Demands, judge
 from export.calibration import calibrate
 from export.convert import convert
 from export.errors import UnusableModel, reason_of
 from export.parity import ParityLimits, ParityReport, check_parity
 from export.publishing import name_from, publish, published_before
 from export.trained_model import TrainedModel, load_trained
+from export.validation import validation_answers, validation_part
 from serving.config import EngineConfig
 from serving.inference.engine import RUNTIME_VERSION, Engine
 from serving.repository.editor import RepositoryEditor
 from serving.repository.labels import CANARY_SHARE, LabelChange
-from serving.repository.manifest import Calibration, InputSpec, Manifest
+from serving.repository.manifest import Calibration, InputSpec, Manifest, ValidationAnswers
 from serving.repository.repository import Repository
 from training import datasets
 
@@ -38,8 +40,10 @@ class Export:
     Attributes:
         report: The report of the parity gate; None if this very network was published before, without a new proof.
         model_name: Name of the model in the repository.
-        version: The version that was published or verified; None if the gate failed.
+        version: The version that was published or verified; None if the gate failed or the network was refused.
         calibration: The calibration of its probabilities.
+        replaces: The version that it replaces or would replace and how both compare, in words; None if there is none.
+        refusal: Why a network that passed the gate was not published; None if it was.
         label_change: The change of the model's labels, if one was asked for and the gate passed.
     """
 
@@ -47,6 +51,8 @@ class Export:
     model_name: str
     version: int | None
     calibration: Calibration
+    replaces: str | None = None
+    refusal: str | None = None
     label_change: LabelChange | None = None
 
 
@@ -83,14 +89,17 @@ class Exporter:
         model_name: str | None = None,
         label: str | None = None,
         share: float = CANARY_SHARE,
+        demands: Demands | None = None,
     ) -> Export:
-        """Converts the model, proves parity and publishes the next version.
+        """Converts the model, proves parity, judges its answers and publishes the next version.
 
         Args:
             repository: The model repository.
             model_name: Name of the model there; by default `default_name`.
             label: `stable` or `canary` for the new version; None leaves the labels as they are.
             share: Share of the canary in the calls that name no version.
+            demands: What its answers must be; by default clearly better than chance, and not worse than the version
+                that it would replace.
 
         Raises:
             UnusableModel: The model can't be exported.
@@ -117,12 +126,26 @@ class Exporter:
             raise UnusableModel(f"{self._model}: {error}") from error
         except Exception as error:
             raise UnusableModel(f"{self._model}: can't be converted to ONNX: {reason_of(error)}") from error
-        report = self._check(trained, content, data, calibration)
+        engine = self._start_engine(trained, content)
+        report = self._check(trained, engine, data, calibration)
+        if not report.figures.passed:
+            return Export(report=report, model_name=name, version=None, calibration=calibration)
+        validation = validation_answers(engine, validation_part(trained, data)[0])
+        manifest = _manifest(trained, name, content, report, calibration, validation)
+        test = Answers(images=data.test_images, labels=data.test_labels, answers=report.answers)
+        verdict = judge(manifest, test, repository, label=label, demands=demands or Demands(), provider=self._provider)
         version = change = None
-        if report.figures.passed:
-            manifest = _manifest(trained, name, content, report, calibration)
+        if verdict.refusal is None:
             version, change = publish(repository, content, manifest, label=label, share=share)
-        return Export(report=report, model_name=name, version=version, calibration=calibration, label_change=change)
+        return Export(
+            report=report,
+            model_name=name,
+            version=version,
+            calibration=calibration,
+            replaces=verdict.replaces,
+            refusal=verdict.refusal,
+            label_change=change,
+        )
 
     def verify(self, repository: Repository, *, version: int, model_name: str | None = None) -> Export:
         """Proves parity of a published version on the provider and adds the figures to its manifest.
@@ -138,7 +161,7 @@ class Exporter:
         if stored.manifest.training.get("model_sha256") != trained.record["model_sha256"]:
             raise UnusableModel(f"{self._model}: version {version} of {name} was made from another model")
         calibration = stored.manifest.calibration
-        report = self._check(trained, stored.content, data, calibration)
+        report = self._check(trained, self._start_engine(trained, stored.content), data, calibration)
         passed = report.figures.passed
         if passed:
             repository.replace_manifest(version, stored.manifest.with_parity(report.provider, report.figures))
@@ -156,12 +179,16 @@ class Exporter:
             )
         return data
 
-    def _check(
-        self, trained: TrainedModel, content: bytes, data: datasets.Dataset, calibration: Calibration
-    ) -> ParityReport:
-        config, temperature = EngineConfig(provider=self._provider), calibration.temperature
+    def _start_engine(self, trained: TrainedModel, content: bytes) -> Engine:
+        config = EngineConfig(provider=self._provider)
         engine = Engine(content, image_shape=trained.image_shape, classes=len(trained.labels), config=config)
         engine.start()
+        return engine
+
+    def _check(
+        self, trained: TrainedModel, engine: Engine, data: datasets.Dataset, calibration: Calibration
+    ) -> ParityReport:
+        temperature = calibration.temperature
         return check_parity(
             trained, engine, data.test_images, data.test_labels, temperature=temperature, limits=self._limits
         )
@@ -179,7 +206,12 @@ def default_name(trained: TrainedModel) -> str:
 
 
 def _manifest(
-    trained: TrainedModel, name: str, content: bytes, report: ParityReport, calibration: Calibration
+    trained: TrainedModel,
+    name: str,
+    content: bytes,
+    report: ParityReport,
+    calibration: Calibration,
+    validation: ValidationAnswers | None,
 ) -> Manifest:
     record = trained.record
     height, width, channels = trained.image_shape
@@ -205,5 +237,6 @@ def _manifest(
             "onnxruntime": RUNTIME_VERSION,
         },
         calibration=calibration,
+        validation=validation,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

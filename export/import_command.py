@@ -114,6 +114,8 @@ def main(
     limit: float,
     label: str | None,
     share: float | None,
+    min_accuracy: float | None,
+    allow_worse: bool,
 ) -> None:
     """Publishes a network that digits-train did not make: a file of Keras or ONNX, or a SavedModel.
 
@@ -122,9 +124,12 @@ def main(
     """
     if share is not None and label != CANARY:
         raise click.UsageError("--share needs --label canary")
+    if min_accuracy and data is None:
+        raise click.UsageError("--min-accuracy needs --data, since drawn images have no labels")
     with errors_in_one_line():
         if needs_tensorflow(model):
             import_tensorflow_quietly()
+        from export.acceptance import Demands
         from export.foreign.importer import Importer
         from export.foreign.opening import ImportOptions, default_name
         from export.foreign.pixels import PixelOptions
@@ -149,16 +154,18 @@ def main(
             model_name=name or default_name(model),
             label=label,
             share=CANARY_SHARE if share is None else share,
+            demands=Demands(min_accuracy=min_accuracy, allow_worse=allow_worse),
         )
     for finding in done.findings:
         click.echo(str(finding))
     if done.report is None:
         click.echo(f"already published as {target.root / done.model_name / str(done.version)}")
         return
-    for line in lines(done.report, reference="untouched"):
+    for line in lines(done.report, reference="untouched", replaces=done.replaces):
         click.echo(line)
-    if done.report.accuracy and done.report.accuracy.keras <= 1 / len(done.labels):
-        click.echo("that is no better than chance: are --labels in the order of the outputs, and is --scale right?")
+    if done.refusal:
+        hint = "" if min_accuracy is not None else ". Are --labels in the order of the outputs, and is --scale right?"
+        raise click.ClickException(done.refusal + hint)
     if done.version is None:
         for line in worst_lines(done.report, reference="untouched"):
             click.echo(line)

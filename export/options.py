@@ -94,4 +94,15 @@ def publishing_options(*, name_default: str) -> Callable[[Any], Any]:
             help="Share of the canary in the calls that name no version, 0 to 1; with 0, only calls that name it "
             "reach it.",
         ),
+        option(
+            "--min-accuracy",
+            type=click.FloatRange(0, 1),
+            show_default="clearly better than chance",
+            help="Publish nothing that is right on a smaller share of the test images, 0 to 1.",
+        ),
+        option(
+            "--allow-worse",
+            is_flag=True,
+            help="Let it replace the version that answers calls, though that one is clearly better on the same images.",
+        ),
     )

@@ -68,7 +68,7 @@ class WorstImage:
     difference: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ParityReport:
     """The result of the gate.
 
@@ -78,6 +78,7 @@ class ParityReport:
         accuracy: Accuracy of Keras and of the engine on these images; None if they have no labels.
         problems: Why it failed; empty if it passed.
         worst: The images with the largest differences, worst first.
+        answers: int64 `[n]`, the label that the engine gives to each image.
     """
 
     provider: str
@@ -85,6 +86,7 @@ class ParityReport:
     accuracy: Accuracy | None
     problems: tuple[str, ...]
     worst: tuple[WorstImage, ...]
+    answers: npt.NDArray[np.int64]
 
 
 def check_parity(
@@ -172,6 +174,7 @@ def check_parity(
         if labels is None
         else Accuracy(keras=float((keras_labels == labels).mean()), onnx=float((onnx_labels == labels).mean())),
         problems=tuple(problems),
+        answers=onnx_labels,
         worst=tuple(
             WorstImage(
                 index=int(index),

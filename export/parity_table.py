@@ -5,13 +5,13 @@ from __future__ import annotations
 from export.parity import ParityReport
 
 
-def lines(report: ParityReport, *, reference: str, **more: str) -> list[str]:
+def lines(report: ParityReport, *, reference: str, **more: str | None) -> list[str]:
     """A line for each figure.
 
     Args:
         report: The report.
         reference: What the engine was compared with: `Keras`, or another.
-        more: Further rows, by title.
+        more: Further rows, by title; None for no row.
     """
     figures = report.figures
     accuracy = "not measured, since the images have no labels; --data names images that have"
@@ -27,7 +27,7 @@ def lines(report: ParityReport, *, reference: str, **more: str) -> list[str]:
         "accuracy": accuracy,
         **more,
     }
-    return [f"{title:<14} {value}" for title, value in rows.items()]
+    return [f"{title:<14} {value}" for title, value in rows.items() if value is not None]
 
 
 def worst_lines(report: ParityReport, *, reference: str) -> list[str]:

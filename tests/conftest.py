@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
 from serving.config import PRETRAINED
 from serving.repository.repository import Repository, StoredModel
@@ -102,6 +103,25 @@ def shipped() -> StoredModel:
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """500 drawn digits, uint8 [500, 28, 28, 1], and their labels; none occurs twice."""
     return draw_digits(500, seed=11)
+
+
+@pytest.fixture(scope="session")
+def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 240 small colour images in three classes: a shape of any colour and size, somewhere on noise."""
+    root, generator = tmp_path_factory.mktemp("few") / "shapes", np.random.default_rng(0)
+    for name in ("ellipse", "rectangle", "triangle"):
+        (root / name).mkdir(parents=True)
+        for number in range(80):
+            picture = Image.fromarray(generator.integers(0, 60, (16, 16, 3), dtype=np.uint8))
+            left, top, right, bottom = (int(generator.integers(*each)) for each in ((0, 4), (0, 4), (11, 16), (11, 16)))
+            colour = tuple(generator.integers(120, 256, 3).tolist())
+            pencil = ImageDraw.Draw(picture)
+            if name == "triangle":
+                pencil.polygon([(left, bottom), (right, bottom), ((left + right) // 2, top)], colour)
+            else:
+                getattr(pencil, name)((left, top, right, bottom), colour)
+            picture.save(root / name / f"{number}.png")
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ MODEL_FILE = "model.keras"  # the model itself, which the run writes beside the 
 METRICS_FILE = "metrics.json"
 EVALUATION_FILE = "evaluation.npz"
 
+# Training accuracy above validation accuracy, beyond what dropout and chance explain.
+_DRIFT = 0.1
 # If the validation loss ends this much above its lowest point, that is overfitting, not noise.
 _OVERFITTING_RISE = 0.05
 
@@ -89,3 +92,21 @@ class RunRecord:
         best = validation.index(min(validation))
         rises = validation[-1] > (1 + _OVERFITTING_RISE) * validation[best]
         return best + 1 if rises and training[-1] < training[best] else None
+
+    @property
+    def drift(self) -> str | None:
+        """What to say of a network that learns its training images and nothing of the held-out ones; None otherwise.
+
+        That is so if the validation accuracy ends where it began, or lower, and the training accuracy ends well above
+        it: by a tenth, and by what chance explains, two standard deviations of an accuracy on so many images.
+        """
+        training, validation = self.metrics["history"]["accuracy"], self.metrics["history"]["val_accuracy"]
+        images = self.metrics["data"]["validation_images"]
+        chance = 1 / math.sqrt(images)
+        if validation[-1] > validation[0] + chance or training[-1] < validation[-1] + _DRIFT + chance:
+            return None
+        return (
+            f"the network learns its training images ({training[-1]:.0%} correct) and nothing of the {images:,} "
+            f"held-out ones ({validation[-1]:.0%} correct, {validation[0]:.0%} after the first epoch): are these like "
+            "the others, are the labels right, and are there enough images?"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from training.errors import TrainingError
 from training.recipe import Recipe, recipe_for
 from training.report import Echo, write_comparison, write_report
 from training.run_record import TEACHER, run_directories
-from training.train import train
+from training.train import TrainingRun, train
+
+_logger = logging.getLogger(__name__)
 
 
 def train_seeds(
@@ -71,6 +74,7 @@ def train_seeds(
             **options,
         )
         path = run.save(place)
+        _warn_of_drift(run, place)
         records[f"seed {seed}"] = run.record
         test, validation = run.metrics["test"], run.metrics["validation"]
         echo(
@@ -99,7 +103,13 @@ def _train_teacher(
     recipe = recipe_for("accurate", architecture).with_epochs(epochs)
     run = train(dataset, architecture=architecture, recipe=recipe, seed=seed, **options)
     file = run.save(directory)
+    _warn_of_drift(run, directory)
     if run.metrics["stopped"]:
         raise TrainingError(f"{run.metrics['stopped']}; the teacher's best weights so far are in {file}")
     echo(f"the teacher's validation accuracy is {run.metrics['validation']['accuracy']:.2%}: {file}")
     return file
+
+
+def _warn_of_drift(run: TrainingRun, directory: Path) -> None:
+    if drift := run.record.drift:
+        _logger.warning("%s: %s", directory, drift)

@@ -28,6 +28,7 @@ from training.errors import TrainingError
 from training.evaluation import Evaluation
 from training.no_digit import with_no_digit
 from training.normalisation import normalisation_layer
+from training.population_statistics import PopulationStatistics
 from training.recipe import Recipe
 from training.run_record import EVALUATION_FILE, METRICS_FILE, MODEL_FILE, RunRecord
 from training.summary import summarise_config
@@ -129,7 +130,7 @@ def train(
             batches,
             epochs=recipe.epochs,
             validation_data=(images[fitted:], held_out_labels),
-            callbacks=[best],
+            callbacks=[PopulationStatistics(batches), best],
             verbose=verbose,
         )
     except (KeyboardInterrupt, NonFiniteLoss) as interruption:

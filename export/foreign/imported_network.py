@@ -18,7 +18,7 @@ from export.foreign.origin import Origin
 from export.foreign.pixels import PixelInput
 from export.parity import ParityReport
 from serving.inference.engine import RUNTIME_VERSION
-from serving.repository.manifest import InputSpec, Manifest
+from serving.repository.manifest import InputSpec, Manifest, ValidationAnswers
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -67,7 +67,9 @@ class ImportedNetwork:
             "temperature": "1.0",
         }
 
-    def manifest(self, model_name: str, content: bytes, report: ParityReport) -> Manifest:
+    def manifest(
+        self, model_name: str, content: bytes, report: ParityReport, validation: ValidationAnswers | None
+    ) -> Manifest:
         """The manifest of the wrapped network."""
         height, width, channels = self.pixels.image_shape
         return Manifest(
@@ -83,6 +85,7 @@ class ImportedNetwork:
             },
             accuracy=report.accuracy,
             parity={report.provider: report.figures},
+            validation=validation,
             versions={**self.origin.versions, "onnxruntime": RUNTIME_VERSION},
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )

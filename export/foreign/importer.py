@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from export.acceptance import Answers, Demands, judge
 from export.errors import UnusableModel, reason_of
 from export.foreign.defaults import class_labels, preparation_of
 from export.foreign.gate_images import GateImages, draw_images, load_images
@@ -20,6 +21,7 @@ from export.foreign.pixels import ImageShape, PixelInput, pixel_input
 from export.foreign.wrapping import wrap
 from export.parity import ParityLimits, ParityReport, check_parity
 from export.publishing import publish, published_before
+from export.validation import validation_answers
 from serving.config import EngineConfig
 from serving.errors import DigitsError, InferenceFailed, ProviderUnavailable
 from serving.inference.engine import Engine
@@ -44,8 +46,9 @@ class Import:
         findings: What was taken from the file or guessed.
         report: The report of the parity gate; None if the network was published before.
         model_name: Name of the model in the repository.
-        version: The version that was published, now or before; None if the gate failed.
-        labels: Name of each class.
+        version: The version that was published, now or before; None if the gate failed or the network was refused.
+        replaces: The version that it replaces or would replace and how both compare, in words; None if there is none.
+        refusal: Why a network that passed the gate was not published; None if it was.
         label_change: The change of the model's labels, if one was asked for and the gate passed.
     """
 
@@ -53,7 +56,8 @@ class Import:
     report: ParityReport | None
     model_name: str
     version: int | None
-    labels: tuple[str, ...]
+    replaces: str | None = None
+    refusal: str | None = None
     label_change: LabelChange | None = None
 
 
@@ -76,15 +80,22 @@ class Importer:
         self._limits = limits or ParityLimits()
 
     def publish(
-        self, repository: Repository, *, model_name: str, label: str | None = None, share: float = CANARY_SHARE
+        self,
+        repository: Repository,
+        *,
+        model_name: str,
+        label: str | None = None,
+        share: float = CANARY_SHARE,
+        demands: Demands | None = None,
     ) -> Import:
-        """Wraps the network, proves parity and publishes the next version.
+        """Wraps the network, proves parity, judges its answers and publishes the next version.
 
         Args:
             repository: The model repository.
             model_name: Name of the model there.
             label: `stable` or `canary` for the new version; None leaves the labels as they are.
             share: Share of the canary in the calls that name no version.
+            demands: What its answers must be where the images have labels, as for `Exporter.publish`.
 
         Raises:
             UnusableModel: It can't be served, or needs an option to be understood.
@@ -95,7 +106,7 @@ class Importer:
         if label is not None:
             RepositoryEditor(repository).check_publish(model_name, label, share)
         try:
-            return self._publish(repository, model_name, label, share)
+            return self._publish(repository, model_name, label, share, demands or Demands())
         except UnusableModel as error:
             raise UnusableModel(f"{self._model}: {error}") from error
         except (DigitsError, OSError, ImportError):
@@ -103,23 +114,31 @@ class Importer:
         except Exception as error:  # of TensorFlow, Keras, tf2onnx, onnx or ONNX Runtime
             raise UnusableModel(f"{self._model}: can't be imported: {reason_of(error)}") from error
 
-    def _publish(self, repository: Repository, name: str, label: str | None, share: float) -> Import:
+    def _publish(self, repository: Repository, name: str, label: str | None, share: float, demands: Demands) -> Import:
         network, findings = self._open()
         same = network.is_described_by
         if label is None and (found := published_before(repository, name, same, provider=self._provider)):
-            return Import(findings=findings, report=None, model_name=name, version=found[0], labels=network.labels)
+            return Import(findings=findings, report=None, model_name=name, version=found[0])
         content = wrap(network.origin, network.pixels, network.head, properties=network.properties(name))
-        report = self._check(network, content)
+        labels, engine = network.images.labels_among(network.labels), self._start_engine(network, content)
+        report = self._check(network, engine, labels)
+        if not report.figures.passed:
+            return Import(findings=findings, report=report, model_name=name, version=None)
+        images = network.images.images
+        validation = None if labels is None else validation_answers(engine, images)
+        manifest = network.manifest(name, content, report, validation)
+        test = Answers(images=images, labels=labels, answers=report.answers)
+        verdict = judge(manifest, test, repository, label=label, demands=demands, provider=self._provider)
         version = change = None
-        if report.figures.passed:
-            manifest = network.manifest(name, content, report)
+        if verdict.refusal is None:
             version, change = publish(repository, content, manifest, label=label, share=share)
         return Import(
             findings=findings,
             report=report,
             model_name=name,
             version=version,
-            labels=network.labels,
+            replaces=verdict.replaces,
+            refusal=verdict.refusal,
             label_change=change,
         )
 
@@ -136,9 +155,9 @@ class Importer:
         )
         return network, (*origin.findings, *about_pixels, about_head, *about_labels, *about_preparation)
 
-    def _check(self, network: ImportedNetwork, content: bytes) -> ParityReport:
-        true_labels = network.images.labels_among(network.labels)
-        engine = self._start_engine(network, content)
+    def _check(
+        self, network: ImportedNetwork, engine: Engine, true_labels: npt.NDArray[np.int64] | None
+    ) -> ParityReport:
         logits, _ = network.predict(network.images.images[:_JUDGED])
         largest = float(np.abs(logits).max()) if network.head.log_floor is None else 0.0
         limits = replace(self._limits, logits=self._limits.logits * max(1.0, largest / _USUAL_LOGIT))

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from export.calibration import calibrate, fit_temperature, softmax
+from export.calibration import LEAST_IMAGES, calibrate, describe, fit_temperature, softmax
 from export.convert import convert
 from export.parity import check_parity
 from export.trained_model import TrainedModel
@@ -48,9 +48,28 @@ def test_the_temperature_that_labels_were_drawn_with_is_found(temperature: float
 
 
 def test_where_no_temperature_is_best_it_is_one() -> None:
-    logits = np.eye(10, dtype=np.float32)
-    assert fit_temperature(logits, np.arange(10)) == 1
-    assert fit_temperature(logits, (np.arange(10) + 1) % 10) == 1
+    logits = np.eye(10, dtype=np.float32).repeat(30, axis=0)
+    labels = np.arange(10).repeat(30)
+    assert fit_temperature(logits, labels) == 1
+    assert fit_temperature(logits, (labels + 1) % 10) == 1
+
+
+def test_few_images_or_a_small_gain_give_no_temperature() -> None:
+    """Where 1 is right, the best temperature of few images is anything; of more, one set in a hundred gives another."""
+    for seed in range(5):
+        assert fit_temperature(*_drawn(0.4, seed=seed, count=LEAST_IMAGES - 1)) == 1
+        assert fit_temperature(*_drawn(0.4, seed=seed, count=LEAST_IMAGES)) != 1
+    assert sum(fit_temperature(*_drawn(1.0, seed=seed, count=300)) != 1 for seed in range(100)) <= 4
+
+
+def test_the_command_s_line_says_why_it_is_one() -> None:
+    measured = {"error_before": 0.02, "error_after": 0.02}
+    assert describe(Calibration(images=19, **measured)) == (
+        "1, since 19 validation images are too few to fit another on, 200 would do; "
+        "calibration error on the test images 2.00%"
+    )
+    assert "1, since 600 validation images show no clearly better one" in describe(Calibration(images=600, **measured))
+    assert describe(Calibration()) == "1.000, without images to fit it on"
 
 
 def test_calibration_error_is_the_mean_distance_of_confidence_and_accuracy() -> None:

@@ -63,6 +63,10 @@ def test_the_published_version_can_be_loaded_and_tells_its_origin(repository: Pa
     assert stored.manifest.input.shape == (28, 28, 1)
     assert stored.manifest.accuracy.keras == pytest.approx(record["test"]["accuracy"], abs=1e-6)
     assert stored.manifest.versions["tf2onnx"]
+    answered = stored.manifest.validation
+    assert (answered.images, len(answered.labels), answered.no_digit) == (600, 10, None)
+    assert sum(answered.labels) == pytest.approx(1)
+    assert 0.9 < answered.confidence < 1
     assert [path.name for path in (repository / "mnist_convnet").iterdir() if path.name.startswith(".")] == []
 
 
@@ -72,6 +76,23 @@ def test_a_failed_gate_publishes_nothing_and_shows_the_worst(digits_export: Call
     assert "nothing published: a probability differs by" in done.stderr
     assert done.stdout.count("image ") == 10
     assert not (tmp_path / "m").exists()
+
+
+def test_a_network_at_chance_level_is_not_published(
+    repository: Path, synthetic_run: Path, digits_export: Callable, tmp_path: Path
+) -> None:
+    run, root = tmp_path / "run", tmp_path / "models"
+    shutil.copytree(synthetic_run, run)
+    shutil.copytree(repository, root)
+    _replace_network(run, (28, 28, 1), 10, keras.layers.Rescaling(0.0))
+    asked, model = ("--repository", root), run / "model.keras"
+    refused = digits_export(*asked, model=model)
+    assert refused.exit_code == 1
+    assert "100 of 1,000 test images are right, which is not clearly better than chance" in refused.stderr
+    refused = digits_export(*asked, "--min-accuracy", 0, model=model)
+    assert refused.exit_code == 1
+    assert "worse than version 2, which it would replace: 10.00% against 9" in refused.stderr
+    assert Repository(root).versions("mnist_convnet") == [1, 2]
 
 
 def test_verify_renews_the_proof_of_a_published_version(repository: Path, digits_export: Callable) -> None:
@@ -150,6 +171,8 @@ def test_a_canary_is_never_the_newest_version_without_a_label(repository: Path, 
         (("--label", "stable", "--share", "0.1"), 2, "--share needs --label canary"),
         (("--share", "0.1"), 2, "--share needs --label canary"),
         (("--label", "stable", "--verify", "1"), 2, "--verify publishes nothing"),
+        (("--min-accuracy", "0", "--verify", "1"), 2, "--verify publishes nothing"),
+        (("--allow-worse", "--verify", "1"), 2, "--verify publishes nothing"),
         (("--label", "canary", "--share", "2"), 2, "is not in the range"),
     ],
 )

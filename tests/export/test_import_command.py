@@ -86,10 +86,11 @@ def test_accuracy_is_measured_on_the_user_s_own_pictures(
     # In the folder's order every answer would be wrong: it is that order which is guessed without --labels.
     monkeypatch.chdir(tmp_path)
     Path("mnist_of_mine").symlink_to(pictures)  # the prefix may be left out, and the name is not MNIST's
-    printed = run("--data", "mnist_of_mine").stdout
-    assert "labels         bright, dark, from the data; --labels overrides" in printed
-    assert "accuracy       untouched 0.00%  ONNX Runtime 0.00%" in printed
-    assert "no better than chance" in printed
+    refused = run("--data", "mnist_of_mine", code=1)
+    assert "labels         bright, dark, from the data; --labels overrides" in refused.stdout
+    assert "accuracy       untouched 0.00%  ONNX Runtime 0.00%" in refused.stdout
+    assert "not clearly better than chance (5 are of the largest class; p = 1); nothing published" in refused.stderr
+    assert "Are --labels in the order of the outputs" in refused.stderr
 
 
 def test_without_data_drawn_images_prove_the_file_and_nothing_is_claimed(run: Callable, tmp_path: Path) -> None:
@@ -158,6 +159,7 @@ def test_names_of_classes_come_from_a_file_too(run: Callable, tmp_path: Path) ->
         (("--image-size", "28x28"), "'28x28' is not like 28x28x1"),
         (("--labels", "nowhere.txt"), "'nowhere.txt' is neither names separated by commas nor a text file"),
         (("--share", "0.1"), "--share needs --label canary"),
+        (("--min-accuracy", "0.9"), "--min-accuracy needs --data"),
         (("--architecture", "none"), "'none' is not one of"),
         (("--preparation", "none"), "'none' is not one of"),
     ],

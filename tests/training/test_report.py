@@ -218,6 +218,25 @@ def test_overfitting_begins_where_only_the_training_loss_falls(
     assert RunRecord(metrics=metrics, evaluation=record.evaluation).overfitting_epoch == epoch
 
 
+@pytest.mark.parametrize(
+    ("training", "validation", "images", "said"),
+    [
+        ([0.4, 0.9, 1.0], [0.58, 0.3, 0.0], 19, "100% correct) and nothing of the 19 held-out ones (0% correct, 58%"),
+        ([0.4, 0.9, 1.0], [0.35, 0.33, 0.33], 400, "33% correct, 35% after the first epoch"),
+        ([0.4, 0.9, 1.0], [0.4, 0.7, 0.7], 19, None),  # overfits, but learns
+        ([0.8, 0.9, 0.97], [0.98, 0.98, 0.98], 6000, None),
+        ([0.98, 1.0], [0.86, 0.85], 6000, "85% correct"),
+        ([0.9, 1.0], [0.75, 0.75], 20, None),  # 5 of 20 may be chance
+    ],
+)
+def test_a_network_that_learns_nothing_of_the_held_out_images_is_named(
+    record: RunRecord, training: list[float], validation: list[float], images: int, said: str | None
+) -> None:
+    metrics = {"history": {"accuracy": training, "val_accuracy": validation}, "data": {"validation_images": images}}
+    drift = RunRecord(metrics=metrics, evaluation=record.evaluation).drift
+    assert (said in drift) if said else (drift is None)
+
+
 def test_one_run_has_no_spread() -> None:
     assert Spread.of([0.5]) == Spread(mean=0.5, minimum=0.5, deviation=None)
 
