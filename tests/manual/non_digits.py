@@ -52,7 +52,7 @@ def non_digits(
         yield from _letters(count, np.random.default_rng([seed, 12]))
     except ModuleNotFoundError as error:
         yield f"letters: left out, since {error.name} is not installed; pip install Hershey-Fonts"
-    yield raw("halves of 2, 3 and 5", _halves(count, np.random.default_rng([seed, 13]), digits, labels))
+    yield raw("halves (of 2, 3 and 5)", _halves(count, np.random.default_rng([seed, 13]), digits, labels))
     yield from _drawn("scribbles", [_scribble] * count, np.random.default_rng([seed, 14]))
     generator = np.random.default_rng([seed, 15])
     shapes = [_SHAPES[number % len(_SHAPES)] for number in range(count)]

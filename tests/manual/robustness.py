@@ -189,12 +189,15 @@ def _caught(model: Model, kinds: Iterable[Pictures | str], digits: np.ndarray | 
         cells = ["" if caught is None else _mean(caught), _mean(noticed), area, _mean(_sure(answers))]
         click.echo(f"| {pictures.name} | {len(noticed):,} | {' | '.join(cells)} |")
         shares.setdefault(pictures.name.partition(",")[0].partition(" (")[0], []).append(noticed.mean())
+    if digits is None:
+        return {}
     return {f"caught: {name}, mean of its rows": float(np.mean(values)) for name, values in shares.items()}
 
 
 def _thrown_away(model: Model, sources: Iterable[Pictures]) -> dict[str, float]:
     if model.threshold is None:
         click.echo("\nThis model has no output no_digit, so it throws no digit away.")
+        return {}
     click.echo("\n| digits thrown away | pictures | by the network | or by the preparation |\n|---|---|---|---|")
     shares: dict[str, list[float]] = {}
     groups: list[tuple[str, Callable[[str], bool]]] = [
