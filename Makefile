@@ -21,7 +21,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test image train seeds export chaos soak attacks fuzz preparation million calibration ray torch
+.PHONY: run test image train seeds export chaos soak attacks fuzz preparation million calibration robustness ray torch
 .PHONY: lint format protos requirements clean
 
 run: $(SERVE_VENV)/.installed
@@ -73,6 +73,17 @@ million: .venv-dev/.installed
 # How well the newest model in REPOSITORY is calibrated, and which images it calls unsure
 calibration: .venv-dev/.installed
 	.venv-dev/bin/python tests/manual/calibration.py --repository $(REPOSITORY)
+
+# Corruptions, real digits as files, and pictures that show no digit: what the newest model in REPOSITORY makes of them.
+# Installs a package of stroke fonts, and fetches Fashion-MNIST where there is apt-get
+robustness: .venv-dev/.installed build/fashion-mnist
+	.venv-dev/bin/python -m pip install --quiet 'Hershey-Fonts>=2.1,<3'
+	.venv-dev/bin/python tests/manual/robustness.py --repository $(REPOSITORY) \
+		--fashion-mnist build/fashion-mnist/usr/share/datasets/fashion-mnist
+
+build/fashion-mnist:
+	mkdir -p build
+	-cd build && apt-get download --quiet dataset-fashion-mnist && dpkg-deb --extract dataset-fashion-mnist_*.deb fashion-mnist
 
 # Scores on a Ray cluster on this machine, with one worker killed. Installs ray, which no other test needs
 ray: .venv-dev/.installed

@@ -38,7 +38,11 @@ CORE = {"config", "errors", "images", "inference", "repository", "rollout"}
 ROOMS = {
     "errors": Room(),
     "config": Room(rooms={"errors"}),
-    "images": Room(rooms={"config", "errors"}, packages={"numpy"}, some={"decoding": {"PIL"}, "geometry": {"PIL"}}),
+    "images": Room(
+        rooms={"config", "errors"},
+        packages={"numpy"},
+        some={"decoding": {"PIL"}, "geometry": {"PIL"}, "transparency": {"PIL"}},
+    ),
     "images.tables": Room(rooms={"errors", "images"}, packages={"numpy"}, some={"parquet_table": {"pyarrow"}}),
     "inference": Room(rooms={"config", "errors"}, packages={"numpy"}, some={"engine": {"onnxruntime"}}),
     "repository": Room(rooms={"config", "errors", "inference"}, packages={"numpy"}),

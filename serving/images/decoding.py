@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401  # isort: skip
 
 from serving.errors import InvalidImage
+from serving.images.transparency import background_of, flatten
 
 Uint8Array = npt.NDArray[np.uint8]
 
@@ -30,7 +31,6 @@ _OTHER_FORMATS = {
     rb"\s*(<\?xml[^>]*>\s*)?<(!DOCTYPE )?svg": "SVG",
 }
 
-_MODES = {1: "L", 3: "RGB"}
 _GRAY_MODES = ("1", "L", "LA", "La")
 _COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
 # Pixels converted to gray or colour at a time, so that a large image needs little memory beyond its pixels.
@@ -61,7 +61,9 @@ class DecodedImage:
 def decode_image(
     content: bytes, *, channels: int | None = None, max_pixels: int = MAX_PIXELS, enough_pixels: int | None = None
 ) -> DecodedImage:
-    """Decodes PNG, JPEG, WebP, BMP, TIFF or GIF: the first frame, turned upright by its EXIF, transparency on white.
+    """Decodes PNG, JPEG, WebP, BMP, TIFF or GIF: the first frame, turned upright by its EXIF.
+
+    What is transparent becomes white, or black if what is opaque is light; see `background_of`.
 
     Args:
         content: All bytes of a file.
@@ -161,23 +163,11 @@ def _upright(pixels: Uint8Array, orientation: int) -> Uint8Array:
 def _pixels(image: Image.Image, channels: int, factor: int) -> Uint8Array:
     """Converts a decoded image to uint8 `[h, w, channels]`, reduced by an integer factor, strip by strip."""
     rows = max(1, _STRIP_PIXELS // image.width // factor) * factor
+    background = background_of(image)
     strips = []
     for top in range(0, image.height, rows):
-        strip = _on_white(image.crop((0, top, image.width, min(image.height, top + rows))), channels)
+        part = image.crop((0, top, image.width, min(image.height, top + rows)))
+        strip = flatten(part, channels, background)
         strips.append(np.asarray(strip.reduce(factor) if factor > 1 else strip, dtype=np.uint8))
     pixels = np.concatenate(strips)
     return pixels.reshape(*pixels.shape[:2], channels)
-
-
-def _on_white(image: Image.Image, channels: int) -> Image.Image:
-    """Converts an image to 8-bit gray or RGB, on a white background."""
-    if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 255, not scale them
-        values = np.asarray(image)
-        gray = (values >> 8).astype(np.uint8)
-        if isinstance(transparent := image.info.get("transparency"), int):
-            gray[values == transparent] = 255
-        image = Image.fromarray(gray)
-    elif image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image.convert(_MODES[channels])

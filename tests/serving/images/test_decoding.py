@@ -48,10 +48,94 @@ def test_16_bits_are_scaled_and_not_clipped(ramp: np.ndarray, form: str) -> None
     assert np.array_equal(decode_image(content).pixels[..., 0], ramp)
 
 
-def test_transparency_is_seen_on_white(tmp_path: Path) -> None:
+def _ink(side: int = 60) -> np.ndarray:
+    """How opaque a stroke with soft edges is; uint8 `[side, side]`."""
+    distance = np.abs(np.arange(side) - side / 2)
+    return np.tile((255 * (4 - distance).clip(0, 1)).astype(np.uint8), (side, 1))
+
+
+def _drawn(colour: tuple[int, int, int], alpha: np.ndarray) -> Image.Image:
+    """One colour, as opaque as `alpha` says; what is fully transparent is black, as canvases have it."""
+    pixels = np.dstack([np.broadcast_to(colour, (*alpha.shape, 3)), alpha]).astype(np.uint8)
+    pixels[alpha == 0] = 0
+    return Image.fromarray(pixels)
+
+
+def _shadowed(ink: int, shadow: int) -> Image.Image:
+    """Ink on a wide half-transparent shadow of another gray."""
+    alpha = np.zeros((60, 60), np.uint8)
+    alpha[5:55, 10:50] = 120
+    return Image.alpha_composite(_drawn((shadow,) * 3, alpha), _drawn((ink,) * 3, _ink()))
+
+
+def _palette(gray: int) -> Image.Image:
+    image = Image.fromarray((_ink() > 127).astype(np.uint8))
+    image.putpalette([0, 0, 0, gray, gray, gray])
+    return image
+
+
+def _deep(gray: int) -> Image.Image:
+    return Image.fromarray(np.where(_ink() > 127, gray * 257, 7).astype(np.uint16))
+
+
+TRANSPARENT: dict[str, bytes] = {
+    "white": _file(_drawn((255, 255, 255), _ink())),
+    "black": _file(_drawn((0, 0, 0), _ink())),
+    "blue": _file(_drawn((20, 40, 200), _ink())),
+    "yellow": _file(_drawn((250, 230, 20), _ink())),
+    "white, gray and alpha": _file(_drawn((255, 255, 255), _ink()).convert("LA")),
+    "white, faint": _file(_drawn((255, 255, 255), _ink() // 2)),
+    "white, with a dark shadow": _file(_shadowed(255, 0)),
+    "black, with a light shadow": _file(_shadowed(0, 255)),
+    "white, edges gray on black": _file(Image.merge("LA", [Image.fromarray(_ink())] * 2)),
+    "white, palette": _file(_palette(255), transparency=0),
+    "dark, palette": _file(_palette(30), transparency=0),
+    "white, 16 bits": _file(_deep(255), transparency=7),
+    "dark, 16 bits": _file(_deep(20), transparency=7),
+    "white, gray with one transparent": _file(_palette(255).convert("L"), transparency=0),
+    "white, colour with one transparent": _file(_palette(255).convert("RGB"), transparency=(0, 0, 0)),
+    "white, WebP": _file(_drawn((255, 255, 255), _ink()), "WEBP", lossless=True),
+    "white, GIF": _file(_palette(255), "GIF", transparency=0),
+    "white, TIFF": _file(_drawn((255, 255, 255), _ink()), "TIFF"),
+    "white, in many strips": _file(_drawn((255, 255, 255), _ink(1500)), compress_level=1),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", TRANSPARENT)
+def test_ink_on_transparency_stands_out_whatever_its_colour(name: str, channels: int) -> None:
+    pixels = decode_image(TRANSPARENT[name], channels=channels).pixels.astype(int)
+    side = pixels.shape[0]
+    ink, paper = pixels[side // 2, side // 2], pixels[2, 2]
+    assert pixels.shape == (side, side, channels)
+    assert abs(ink.mean() - paper.mean()) > 100
+    assert paper.min() == paper.max()
+    assert paper[0] in (0, 255)
+    assert (pixels[[0, -1], 0] == paper).all()
+
+
+def test_a_page_with_clear_corners_goes_on_in_them() -> None:
+    """Windows and cards have round corners and shadows; their own light is the paper's."""
+    for paper, ink in ((250, 20), (15, 240)):
+        page = np.full((60, 60), paper, np.uint8)
+        page[:, 28:32] = ink
+        alpha = np.full((60, 60), 255, np.uint8)
+        alpha[:6] = alpha[-6:] = 0
+        image = Image.merge("LA", (Image.fromarray(page), Image.fromarray(alpha)))
+        assert abs(int(decode_image(_file(image)).pixels[0, 0, 0]) - paper) < 20
+
+
+def test_an_opaque_image_stays_what_it_is_with_and_without_alpha(ramp: np.ndarray) -> None:
+    image = Image.fromarray(ramp)
+    image.putalpha(255)
+    assert np.array_equal(decode_image(_file(image)).pixels[..., 0], ramp)
+
+
+def test_an_image_without_anything_opaque_is_a_white_page(tmp_path: Path) -> None:
     path = tmp_path / "digit.png"
-    Image.new("RGBA", (5, 4), (0, 0, 0, 0)).save(path)
-    assert (load_image(path) == 255).all()
+    for colour in ((0, 0, 0, 0), (255, 255, 255, 0)):
+        Image.new("RGBA", (5, 4), colour).save(path)
+        assert (load_image(path) == 255).all()
     half = decode_image(_file(Image.new("LA", (5, 4), (0, 51)))).pixels
     assert (half == 204).all()
     deep = Image.fromarray(np.full((4, 5), 300, np.uint16))
