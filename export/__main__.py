@@ -89,7 +89,12 @@ def main(
         click.echo(f"already published as {target.root / export.model_name / str(export.version)}")
         return
     temperature = describe(export.calibration)
-    for line in lines(export.report, reference="Keras", temperature=temperature, replaces=export.replaces):
+    more = {
+        "temperature": temperature,
+        "no digit": str(export.no_digit) if export.no_digit else None,
+        "replaces": export.replaces,
+    }
+    for line in lines(export.report, reference="Keras", **more):
         click.echo(line)
     if export.refusal:
         raise click.ClickException(export.refusal)

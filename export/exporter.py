@@ -17,6 +17,7 @@ from export.acceptance import Answers, Demands, judge
 from export.calibration import calibrate
 from export.convert import convert
 from export.errors import UnusableModel, reason_of
+from export.no_digit_gate import NoDigitReport, check_no_digit
 from export.parity import ParityLimits, ParityReport, check_parity
 from export.publishing import name_from, publish, published_before
 from export.trained_model import TrainedModel, load_trained
@@ -25,7 +26,7 @@ from serving.config import EngineConfig
 from serving.inference.engine import RUNTIME_VERSION, Engine
 from serving.repository.editor import RepositoryEditor
 from serving.repository.labels import CANARY_SHARE, LabelChange
-from serving.repository.manifest import Calibration, InputSpec, Manifest, ValidationAnswers
+from serving.repository.manifest import Calibration, InputSpec, Manifest, NoDigit, ValidationAnswers
 from serving.repository.repository import Repository
 from training import datasets
 
@@ -42,6 +43,7 @@ class Export:
         model_name: Name of the model in the repository.
         version: The version that was published or verified; None if the gate failed or the network was refused.
         calibration: The calibration of its probabilities.
+        no_digit: The report of the gate of the output `no_digit`; None for a network that did not learn it.
         replaces: The version that it replaces or would replace and how both compare, in words; None if there is none.
         refusal: Why a network that passed the gate was not published; None if it was.
         label_change: The change of the model's labels, if one was asked for and the gate passed.
@@ -51,6 +53,7 @@ class Export:
     model_name: str
     version: int | None
     calibration: Calibration
+    no_digit: NoDigitReport | None = None
     replaces: str | None = None
     refusal: str | None = None
     label_change: LabelChange | None = None
@@ -119,19 +122,19 @@ class Exporter:
             )
         ):
             return Export(report=None, model_name=name, version=found[0], calibration=found[1].calibration)
-        try:
-            calibration = calibrate(trained, data)
-            content = convert(trained, model_name=name, temperature=calibration.temperature)
-        except UnusableModel as error:
-            raise UnusableModel(f"{self._model}: {error}") from error
-        except Exception as error:
-            raise UnusableModel(f"{self._model}: can't be converted to ONNX: {reason_of(error)}") from error
-        engine = self._start_engine(trained, content)
+        calibration = calibrate(trained, data)
+        held_out, _ = validation_part(trained, data)
+        knows_no_digit = bool(trained.record.get("knows_no_digit")) and len(held_out) > 0
+        content, engine = self._converted(trained, name, calibration, with_no_digit=knows_no_digit)
+        no_digit = check_no_digit(engine, data, validation_images=held_out) if knows_no_digit else None
+        if no_digit and no_digit.problems:
+            content, engine = self._converted(trained, name, calibration, with_no_digit=False)
         report = self._check(trained, engine, data, calibration)
         if not report.figures.passed:
             return Export(report=report, model_name=name, version=None, calibration=calibration)
-        validation = validation_answers(engine, validation_part(trained, data)[0])
-        manifest = _manifest(trained, name, content, report, calibration, validation)
+        proven = None if no_digit is None or no_digit.problems else no_digit.figures
+        validation = validation_answers(engine, held_out, threshold=proven.threshold if proven else None)
+        manifest = _manifest(trained, name, content, report, calibration, validation, proven)
         test = Answers(images=data.test_images, labels=data.test_labels, answers=report.answers)
         verdict = judge(manifest, test, repository, label=label, demands=demands or Demands(), provider=self._provider)
         version = change = None
@@ -142,6 +145,7 @@ class Exporter:
             model_name=name,
             version=version,
             calibration=calibration,
+            no_digit=no_digit,
             replaces=verdict.replaces,
             refusal=verdict.refusal,
             label_change=change,
@@ -179,6 +183,19 @@ class Exporter:
             )
         return data
 
+    def _converted(
+        self, trained: TrainedModel, name: str, calibration: Calibration, *, with_no_digit: bool
+    ) -> tuple[bytes, Engine]:
+        try:
+            content = convert(
+                trained, model_name=name, temperature=calibration.temperature, with_no_digit=with_no_digit
+            )
+        except UnusableModel as error:
+            raise UnusableModel(f"{self._model}: {error}") from error
+        except Exception as error:
+            raise UnusableModel(f"{self._model}: can't be converted to ONNX: {reason_of(error)}") from error
+        return content, self._start_engine(trained, content)
+
     def _start_engine(self, trained: TrainedModel, content: bytes) -> Engine:
         config = EngineConfig(provider=self._provider)
         engine = Engine(content, image_shape=trained.image_shape, classes=len(trained.labels), config=config)
@@ -212,6 +229,7 @@ def _manifest(
     report: ParityReport,
     calibration: Calibration,
     validation: ValidationAnswers | None,
+    no_digit: NoDigit | None,
 ) -> Manifest:
     record = trained.record
     height, width, channels = trained.image_shape
@@ -238,5 +256,6 @@ def _manifest(
         },
         calibration=calibration,
         validation=validation,
+        no_digit=no_digit,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

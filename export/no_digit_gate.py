@@ -48,6 +48,17 @@ class NoDigitReport:
     figures: NoDigit
     problems: tuple[str, ...]
 
+    def __str__(self) -> str:
+        """One line for users."""
+        if self.problems:
+            return f"not known: {'; '.join(self.problems)}; the model is published without the output no_digit"
+        caught, kept = self.figures.caught, self.figures.kept
+        least = min(caught, key=caught.__getitem__)
+        return (
+            f"threshold {self.figures.threshold}; caught {np.mean(list(caught.values())):.2%}, the least of {least}, "
+            f"{caught[least]:.2%}; kept " + ", ".join(f"{share:.2%} of the {name}" for name, share in kept.items())
+        )
+
 
 def check_no_digit(engine: Engine, data: Dataset, *, validation_images: Uint8Array) -> NoDigitReport:
     """Chooses the threshold on validation images, then measures both sides on other pictures.
@@ -88,7 +99,7 @@ def check_no_digit(engine: Engine, data: Dataset, *, validation_images: Uint8Arr
 
 def _answers(engine: Engine, images: Uint8Array) -> FloatArray:
     parts = [engine.infer(images[start : start + _ROWS]).no_digit for start in range(0, len(images), _ROWS)]
-    answers: FloatArray = np.concatenate(parts)
+    answers: FloatArray = np.concatenate([part for part in parts if part is not None])
     return answers
 
 

@@ -126,11 +126,14 @@ def check_parity(
     equal = np.ones(len(images), dtype=bool)
     finite, onnx_labels = True, keras_labels
     for size in batch_sizes:
-        logits, probabilities = _run(engine, images, size)
+        logits, probabilities, no_digit = _run(engine, images, size)
         finite = finite and bool(np.isfinite(logits).all() and np.isfinite(probabilities).all())
         if log_floor is not None:
             logits = _logarithms(logits, log_floor)
         of_logits, of_probabilities = np.abs(logits - keras_logits), np.abs(probabilities - keras_probabilities)
+        if no_digit is not None:  # another probability
+            of_no_digit = np.abs(no_digit - no_digit_of(keras_logits))
+            of_probabilities = np.concatenate([of_probabilities, of_no_digit[:, np.newaxis]], axis=1)
         logits_difference = np.maximum(logits_difference, of_logits.max(axis=1))
         probabilities_difference = np.maximum(probabilities_difference, of_probabilities.max(axis=1))
         logits_sum += float(of_logits.mean(dtype=np.float64))
@@ -188,9 +191,22 @@ def check_parity(
     )
 
 
-def _run(engine: Engine, images: npt.NDArray[np.uint8], size: int) -> tuple[FloatArray, FloatArray]:
+def no_digit_of(logits: FloatArray) -> FloatArray:
+    """Computes what the output `no_digit` must be, float32 `[n]`: 1 / (1 + sum(exp(logits)))."""
+    highest = np.maximum(logits.max(axis=1), 0).astype(np.float64)
+    powers = np.exp(logits - highest[:, np.newaxis]).sum(axis=1)
+    answers: FloatArray = (np.exp(-highest) / (np.exp(-highest) + powers)).astype(np.float32)
+    return answers
+
+
+def _run(engine: Engine, images: npt.NDArray[np.uint8], size: int) -> tuple[FloatArray, FloatArray, FloatArray | None]:
     parts = [engine.infer(images[start : start + size]) for start in range(0, len(images), size)]
-    return np.concatenate([part.logits for part in parts]), np.concatenate([part.probabilities for part in parts])
+    known = [part.no_digit for part in parts if part.no_digit is not None]
+    return (
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate(known) if known else None,
+    )
 
 
 def _logarithms(logits: FloatArray, floor: float) -> FloatArray:

@@ -27,23 +27,28 @@ def validation_part(trained: TrainedModel, data: Dataset) -> tuple[npt.NDArray[n
     return data.train_images[part], data.train_labels[part]
 
 
-def validation_answers(engine: Engine, images: npt.NDArray[np.uint8]) -> ValidationAnswers | None:
+def validation_answers(
+    engine: Engine, images: npt.NDArray[np.uint8], *, threshold: float | None = None
+) -> ValidationAnswers | None:
     """Has the engine that serves answer.
 
     Args:
         engine: A started engine with the exported model.
         images: uint8 `[n, height, width, channels]`.
+        threshold: Of the output `no_digit`; None for a model without it.
 
     Returns:
         Its answers, summed up; None if there are no images.
     """
     if len(images) == 0:
         return None
-    parts = [engine.infer(images[start : start + _BATCH]).probabilities for start in range(0, len(images), _BATCH)]
-    probabilities = np.concatenate(parts)
+    parts = [engine.infer(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+    probabilities = np.concatenate([part.probabilities for part in parts])
+    no_digit = [part.no_digit > threshold for part in parts if part.no_digit is not None and threshold is not None]
     counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
     return ValidationAnswers(
         images=len(images),
         labels=tuple((counts / len(images)).tolist()),
         confidence=float(probabilities.max(axis=1).mean(dtype=np.float64)),
+        no_digit=float(np.concatenate(no_digit).mean()) if no_digit else None,
     )
