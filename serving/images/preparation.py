@@ -23,6 +23,8 @@ _ENOUGH_PIXELS = 1 << 20
 _SEARCHED_PIXELS = 1 << 16
 # If the bounding box of the ink is smaller than this in the copy, in pixels, the ink is searched again around it.
 _SMALL_BOX = 40
+# Ink whose box is smaller than this share of the larger side of its page is a speck.
+_SPECK = 0.015
 
 _FIELD = 28
 
@@ -108,6 +110,8 @@ def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...], ImageStatu
         searched = _reduced(gray := _part(gray, photo, searched.shape))
         steps.append(f"cut out a photo of {_size(gray)}")
     ink = find_ink(searched)
+    if _is_speck(ink.pixels):
+        ink = dataclasses.replace(ink, pixels=np.zeros_like(searched))
     if searched is not gray and (box := _small_box(ink.pixels)) is not None:
         searched = _reduced(gray := _part(gray, box, searched.shape))
         steps.append(f"cut out {_size(gray)} around the ink")
@@ -153,6 +157,11 @@ def _small_box(ink: Uint8Array) -> tuple[slice, slice] | None:
         slice(max(0, rows.start - margin), rows.stop + margin),
         slice(max(0, columns.start - margin), columns.stop + margin),
     )
+
+
+def _is_speck(ink: Uint8Array) -> bool:
+    """Returns whether ink is too small for its page to be a digit."""
+    return max(_box_shape(ink)) < _SPECK * max(ink.shape) and max(ink.shape) >= 2 * _FIELD
 
 
 def _part(gray: Uint8Array, box: tuple[slice, slice], shape: tuple[int, ...]) -> Uint8Array:

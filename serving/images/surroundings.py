@@ -9,10 +9,13 @@ from serving.images.paper import find_levels
 
 Uint8Array = npt.NDArray[np.uint8]
 
+# A page with a photo has at least this many pixels on its smaller side.
+_SMALLEST = 40
 # Gray levels in which a page may differ, after JPEG for instance.
 _PLAIN = 8
-# A photo has at least this share of the sides of its page, and covers this share of the box around it.
-_LEAST_SIDE, _COVERED = 0.4, 0.75
+# A photo has at least this share of the sides of its page, covers this share of the box around it, and leaves less than
+# this share of what differs from the page outside.
+_LEAST_SIDE, _COVERED, _OUTSIDE = 0.4, 0.75, 0.02
 # The rim of the box belongs to the photo, except for this share. A digit's box has mostly paper there.
 _RIM = 0.1
 # The ink in a photo differs from its paper by at least this many gray levels.
@@ -29,7 +32,7 @@ def find_photo(gray: Uint8Array) -> tuple[slice, slice] | None:
         Rows and columns of the photo, without its rim; None if there is none.
     """
     height, width = gray.shape
-    if min(height, width) < 20:
+    if min(height, width) < _SMALLEST:
         return None
     corners = gray[np.ix_([0, 1, -2, -1], [0, 1, -2, -1])].astype(np.int16)
     if np.ptp(corners) > _PLAIN:
@@ -43,6 +46,8 @@ def find_photo(gray: Uint8Array) -> tuple[slice, slice] | None:
     if (bottom - top, right - left) == gray.shape or bottom - top < _LEAST_SIDE * height:
         return None
     box = other[top:bottom, left:right]
+    if box.sum() < (1 - _OUTSIDE) * other.sum():
+        return None
     rim = np.concatenate([box[1], box[-2], box[:, 1], box[:, -2]])
     if right - left < _LEAST_SIDE * width or box.mean() < _COVERED or rim.mean() < 1 - _RIM:
         return None
