@@ -57,13 +57,15 @@ def find_ink(gray: Uint8Array) -> Ink:
     above = contrast[contrast > floor]
     if not above.size:
         return Ink(pixels=np.zeros_like(gray), dark=paper.dark)
-    mask = contrast > max(floor, _EDGE * float(np.percentile(above, 90)))
+    full = float(np.percentile(above, 90))
+    mask = contrast > max(floor, _EDGE * full)
     mask &= _neighbours(mask) >= 3
     mask, lines = without_lines(mask)
     mask &= _of_digit(np.where(mask, contrast, 0))
     if not mask.any():
         return Ink(pixels=np.zeros_like(gray), dark=paper.dark, lines=lines)
-    full = float(np.percentile(contrast[mask], 90))
+    if lines:  # which may be darker than the digit
+        full = float(np.percentile(contrast[mask], 90))
     least = min(2 * paper.noise, full / 2)
     pixels = np.clip((contrast - least) * (255 / (full - least)), 0, 255)
     pixels[_neighbours(mask) == 0] = 0

@@ -134,8 +134,10 @@ def _is_ink_dark(dark: Mask) -> bool:
     narrow = max(dark.shape) >= _NARROW * min(dark.shape)
     dark = _without_edges(dark)
     side = max(1, round(min(dark.shape) * 0.04))
-    corners = dark[np.ix_(*(np.r_[:side, n - side : n] for n in dark.shape))].mean() - 0.5
-    votes = _CORNERS * corners + (0 if narrow else dark.mean() - 0.5)
+    corners = np.mean(
+        [part.mean() for rows in (dark[:side], dark[-side:]) for part in (rows[:, :side], rows[:, -side:])]
+    )
+    votes = _CORNERS * (corners - 0.5) + (0 if narrow else dark.mean() - 0.5)
     if abs(votes) < _UNCLEAR:  # a digit is mostly one piece, and cuts its paper into several
         votes += _PIECES * (_largest_share(~dark) - _largest_share(dark))
     return bool(votes < 0)

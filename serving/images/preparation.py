@@ -161,7 +161,7 @@ def _small_box(ink: Uint8Array) -> tuple[slice, slice] | None:
 
 def _is_speck(ink: Uint8Array) -> bool:
     """Returns whether ink is too small for its page to be a digit."""
-    return max(_box_shape(ink)) < _SPECK * max(ink.shape) and max(ink.shape) >= 2 * _FIELD
+    return bool(max(ink.shape) >= 2 * _FIELD and max(_box_shape(ink)) < _SPECK * max(ink.shape))
 
 
 def _part(gray: Uint8Array, box: tuple[slice, slice], shape: tuple[int, ...]) -> Uint8Array:

@@ -74,9 +74,10 @@ def connected(mask: Mask) -> Strokes:
         while row[touching] == row[run] - 1 and start[touching] <= stop[run]:
             parent[root(touching)] = root(run)
             touching += 1
-    numbers, of = np.unique([root(run) for run in range(len(row))], return_inverse=True)
+    numbers: dict[int, int] = {}
+    of = [numbers.setdefault(root(run), len(numbers) + 1) for run in range(len(row))]
     labels = np.zeros(mask.shape, np.int64)
-    labels[mask] = np.repeat(of + 1, stops - starts)
+    labels[mask] = np.repeat(np.array(of, np.int64), stops - starts)
     return Strokes(labels=labels, count=len(numbers))
 
 

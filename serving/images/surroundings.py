@@ -8,6 +8,7 @@ import numpy.typing as npt
 from serving.images.paper import find_levels
 
 Uint8Array = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
 
 # A page with a photo has at least this many pixels on its smaller side.
 _SMALLEST = 40
@@ -31,8 +32,7 @@ def find_photo(gray: Uint8Array) -> tuple[slice, slice] | None:
     Returns:
         Rows and columns of the photo, without its rim; None if there is none.
     """
-    height, width = gray.shape
-    if min(height, width) < _SMALLEST:
+    if min(gray.shape) < _SMALLEST:
         return None
     corners = gray[np.ix_([0, 1, -2, -1], [0, 1, -2, -1])].astype(np.int16)
     if np.ptp(corners) > _PLAIN:
@@ -42,21 +42,28 @@ def find_photo(gray: Uint8Array) -> tuple[slice, slice] | None:
     rows, columns = np.flatnonzero(other.mean(axis=1) > 0.3), np.flatnonzero(other.mean(axis=0) > 0.3)
     if not rows.size or not columns.size:
         return None
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    if (bottom - top, right - left) == gray.shape or bottom - top < _LEAST_SIDE * height:
+    box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    if not _is_filled(other, box):
         return None
-    box = other[top:bottom, left:right]
-    if box.sum() < (1 - _OUTSIDE) * other.sum():
-        return None
-    rim = np.concatenate([box[1], box[-2], box[:, 1], box[:, -2]])
-    if right - left < _LEAST_SIDE * width or box.mean() < _COVERED or rim.mean() < 1 - _RIM:
-        return None
-    inset = max(2, round(0.01 * max(box.shape)))
-    found = slice(top + inset, bottom - inset), slice(left + inset, right - inset)
-    inside = gray[found]
+    inset = max(2, round(0.01 * max(gray.shape)))
+    found = slice(box[0].start + inset, box[0].stop - inset), slice(box[1].start + inset, box[1].stop - inset)
+    return found if _has_own_paper(gray[found], level) else None
+
+
+def _is_filled(other: Mask, box: tuple[slice, slice]) -> bool:
+    """Returns whether what differs from the page is a large rectangle, and has something of the page beside it."""
+    part = other[box]
+    if part.shape == other.shape or any(
+        own < _LEAST_SIDE * whole for own, whole in zip(part.shape, other.shape, strict=True)
+    ):
+        return False
+    rim = np.concatenate([part[1], part[-2], part[:, 1], part[:, -2]]).mean()
+    return bool(part.mean() >= _COVERED and rim >= 1 - _RIM and part.sum() >= (1 - _OUTSIDE) * other.sum())
+
+
+def _has_own_paper(inside: Uint8Array, page: int) -> bool:
+    """Returns whether a rectangle has ink on paper that differs from the page around it."""
     levels = find_levels(inside)
     dark = inside <= levels.threshold
-    edge = np.concatenate([dark[0], dark[-1], dark[:, 0], dark[:, -1]]).mean()
-    paper = levels.medians[0 if edge > 0.5 else 1]
-    is_photo = levels.contrast >= _CONTRAST and abs(paper - level) >= _PLAIN and 0 < dark.mean() < 1
-    return found if is_photo else None
+    paper = levels.medians[0 if np.concatenate([dark[0], dark[-1], dark[:, 0], dark[:, -1]]).mean() > 0.5 else 1]
+    return levels.contrast >= _CONTRAST and abs(paper - page) >= _PLAIN
