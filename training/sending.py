@@ -55,7 +55,7 @@ def sent(picture: Image.Image, generator: np.random.Generator) -> Uint8Array:
         gray = gray.filter(ImageFilter.GaussianBlur(generator.uniform(0.3, 1.3)))
     if generator.random() < 0.5:
         gray = _as_jpeg(gray, int(generator.integers(30, 95)))
-    return _MNIST.prepare(np.asarray(gray)[..., np.newaxis])[0][..., 0]
+    return _MNIST.prepare(np.asarray(gray)[..., np.newaxis]).pixels[..., 0]
 
 
 def _in_cell(share: FloatArray, generator: np.random.Generator) -> FloatArray:

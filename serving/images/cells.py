@@ -17,8 +17,8 @@ def cell_sums(values: FloatArray, cells: int) -> FloatArray:
 
 def cell_means(values: FloatArray, cells: int) -> FloatArray:
     """Returns the means over the cells of a grid with at most this many cells per side."""
-    sizes = (np.diff(cell_starts(side, cells), append=side) for side in values.shape)
-    means: FloatArray = cell_sums(values, cells) / np.outer(*sizes).astype(np.float32)
+    rows, columns = (np.diff(cell_starts(side, cells), append=side) for side in values.shape)
+    means: FloatArray = (cell_sums(values, cells) / np.outer(rows, columns)).astype(np.float32)
     return means
 
 

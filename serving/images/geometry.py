@@ -8,6 +8,9 @@ from PIL import Image
 
 Uint8Array = npt.NDArray[np.uint8]
 
+# Ink with smaller sides than this, in pixels, is enlarged before its edges are sharpened.
+_ENLARGED = 80
+
 
 def resize(image: Uint8Array, height: int, width: int) -> Uint8Array:
     """Resizes an image with anti-aliasing. Does not keep its aspect ratio.
@@ -58,11 +61,34 @@ def centre_by_mass(ink: Uint8Array, *, box: int = 20, size: int = 28) -> Uint8Ar
     return field
 
 
+def sharpened(ink: Uint8Array) -> Uint8Array:
+    """Cuts ink at its box, enlarges it if it is small, and makes blurred edges half as wide.
+
+    Strokes of MNIST's digits have narrow edges. A digit of 8 x 8 pixels has wide ones after it is enlarged.
+
+    Args:
+        ink: uint8 `[h, w]`, 0 for background, 255 for full ink.
+
+    Returns:
+        uint8 `[h, w]` of another size, with some ink if there was some.
+    """
+    cropped = ink[bounding_box(ink)]
+    if not cropped.size:
+        return ink
+    times = -(-_ENLARGED // max(cropped.shape))
+    if times > 1:
+        padded = Image.fromarray(np.pad(cropped, 1))
+        cropped = np.asarray(padded.resize((padded.width * times, padded.height * times), Image.Resampling.LANCZOS))
+    levels = np.clip((np.arange(256) - 127.5) * 2 + 127.5, 0, 255).astype(np.uint8)
+    sharp: Uint8Array = levels[cropped]
+    return sharp if sharp.any() else cropped
+
+
 def bounding_box(ink: Uint8Array) -> tuple[slice, slice]:
     """Returns the rows and the columns that contain ink, from the first to the last; empty slices if none do."""
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     if not rows.size:
-        return slice(0), slice(0)
+        return slice(0, 0), slice(0, 0)
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 

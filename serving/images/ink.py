@@ -1,6 +1,8 @@
-"""Finds ink on paper, whether it is darker or lighter, and separates it from uneven light, noise and dust."""
+"""Finds ink on paper, whether it is darker or lighter, and separates it from light, noise, dust and printed lines."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +10,7 @@ import numpy.typing as npt
 from serving.images.cells import cell_sums
 from serving.images.lines import without_lines
 from serving.images.paper import find_contrast
-from serving.images.strokes import connected
+from serving.images.strokes import are_several, connected
 
 Uint8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -19,57 +21,85 @@ _MIN_CONTRAST = 8.0
 _MIN_DEVIATIONS = 3.0
 # A pixel with less than this share of the contrast of full ink is a blurred edge, not ink.
 _EDGE = 0.2
-# Maximum sides of the grids for the light and for connected strokes, in cells.
-_LIGHT_CELLS, _STROKE_CELLS = 24, 64
+# Maximum side of the grid in which connected strokes are found, in cells.
+_STROKE_CELLS = 64
 # A stroke with less than this share of the ink of the largest one is dust.
 _MIN_STROKE = 0.08
-# A median of more values than this is taken of a sample of about this size.
-_SAMPLE = 20_000
-# The standard deviation of a normal distribution is its median absolute deviation times this.
-_DEVIATIONS = 1.4826
+# The edge of the table runs along this share of a side, and a digit keeps this share of the side away from the others.
+_TABLE, _SPACE = 0.9, 0.03
 
 
-def find_ink(gray: Uint8Array) -> tuple[Uint8Array, bool]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ink:
+    """The ink of a picture.
+
+    Attributes:
+        pixels: uint8 `[h, w]`, 0 for paper and 255 for full ink; all zero if there is no ink.
+        dark: Whether it is darker than its paper.
+        lines: Along how many sides printed lines were taken away.
+        several: Whether it is several digits.
+    """
+
+    pixels: Uint8Array
+    dark: bool
+    lines: int = 0
+    several: bool = False
+
+
+def find_ink(gray: Uint8Array) -> Ink:
     """Finds ink on paper.
 
     Args:
         gray: uint8 `[h, w]`.
-
-    Returns:
-        uint8 `[h, w]`, 0 for paper and 255 for full ink, all zero if there is no ink; and whether the ink is darker
-        than its paper.
     """
-    found = find_contrast(gray, _MIN_CONTRAST)
-    difference, noise, is_dark = found.values, found.noise, found.dark
-    floor = max(_MIN_CONTRAST, _MIN_DEVIATIONS * noise)
-    above = difference[difference > floor]
+    paper = find_contrast(gray, _MIN_CONTRAST)
+    contrast, floor = paper.values, max(_MIN_CONTRAST, _MIN_DEVIATIONS * paper.noise)
+    above = contrast[contrast > floor]
     if not above.size:
-        return np.zeros_like(gray), is_dark
+        return Ink(pixels=np.zeros_like(gray), dark=paper.dark)
     full = float(np.percentile(above, 90))
-    mask = difference > max(floor, _EDGE * full)
+    mask = contrast > max(floor, _EDGE * full)
     mask &= _neighbours(mask) >= 3
-    mask, _ = without_lines(mask)
-    mask &= _strokes(np.where(mask, difference, 0))
-    least = min(2 * noise, full / 2)
-    ink = np.clip((difference - least) * (255 / (full - least)), 0, 255)
-    ink[_neighbours(mask) == 0] = 0
-    return np.rint(ink).astype(np.uint8), is_dark
+    mask, lines = without_lines(mask)
+    mask &= _of_digit(np.where(mask, contrast, 0))
+    if not mask.any():
+        return Ink(pixels=np.zeros_like(gray), dark=paper.dark, lines=lines)
+    if lines:  # which may be darker than the digit
+        full = float(np.percentile(contrast[mask], 90))
+    least = min(2 * paper.noise, full / 2)
+    pixels = np.clip((contrast - least) * (255 / (full - least)), 0, 255)
+    pixels[_neighbours(mask) == 0] = 0
+    return Ink(pixels=np.rint(pixels).astype(np.uint8), dark=paper.dark, lines=lines, several=are_several(mask))
 
 
-def _strokes(ink: FloatArray) -> Mask:
+def _of_digit(ink: FloatArray) -> Mask:
     """Returns a mask of the connected ink, without dust and without the edge of the table under the paper."""
     cells = cell_sums(ink, _STROKE_CELLS)
     strokes = connected(cells > 0)
-    labels, masses = strokes.labels, strokes.masses(cells)
-    kept = masses >= _MIN_STROKE * masses.max()
-    sides = [labels[0], labels[-1], labels[:, 0], labels[:, -1]]
-    along = np.max([np.bincount(side, minlength=len(masses)) / len(side) for side in sides], axis=0)
-    inside = kept & (along < 0.4)
-    inside[0] = kept[0] = False
-    kept = inside if inside.any() else kept
+    masses, boxes = strokes.masses(cells)[1:], strokes.boxes()
+    if not masses.size:
+        return ink > 0
+    tables = _are_tables(strokes.labels, boxes)
+    left = ~tables & (masses >= _MIN_STROKE * masses[~tables].max(initial=0))
+    if tables.any() and left.any():
+        height, width = cells.shape
+        top, start, *_ = boxes[left].min(axis=0)
+        *_, bottom, end = boxes[left].max(axis=0)
+        if min(top / height, start / width, 1 - bottom / height, 1 - end / width) < _SPACE:
+            left |= tables
+    kept = np.concatenate([[False], left if left.any() else masses >= _MIN_STROKE * masses.max()])
     rows, columns = (np.arange(n) * cells.shape[axis] // n for axis, n in enumerate(ink.shape))
-    chosen: Mask = kept[labels][np.ix_(rows, columns)]
+    chosen: Mask = kept[strokes.labels][np.ix_(rows, columns)]
     return chosen
+
+
+def _are_tables(labels: npt.NDArray[np.int64], boxes: npt.NDArray[np.int64]) -> Mask:
+    """Returns which strokes run along a whole side, or along parts of two that meet, as what lies under paper does."""
+    sides = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
+    along = np.stack([np.bincount(side, minlength=len(boxes) + 1)[1:] / len(side) for side in sides])
+    meeting = np.minimum(along[:2].max(axis=0), along[2:].max(axis=0)) >= 0.1
+    tables: Mask = (along.max(axis=0) >= _TABLE) | ((along.max(axis=0) >= 0.4) & meeting)
+    return tables
 
 
 def _neighbours(mask: Mask) -> Uint8Array:

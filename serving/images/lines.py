@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.floating]
 
 # A picture with a smaller side, in pixels, is filled by its digit: nothing in it is a line.
 _LEAST_SIDE = 20

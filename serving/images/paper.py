@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.images.cells import cell_centres, cell_means
+from serving.images.lines import without_lines
 from serving.images.strokes import connected
 
 Uint8Array = npt.NDArray[np.uint8]
@@ -132,26 +133,18 @@ def _spread(histogram: npt.NDArray[np.int64], first: int) -> tuple[float, float,
 def _is_ink_dark(dark: Mask) -> bool:
     """Returns whether the dark pixels are the ink: they are fewer, and fewer of them lie in corners."""
     narrow = max(dark.shape) >= _NARROW * min(dark.shape)
-    dark = _without_edges(dark)
     side = max(1, round(min(dark.shape) * 0.04))
-    corners = dark[np.ix_(*(np.r_[:side, n - side : n] for n in dark.shape))].mean() - 0.5
-    votes = _CORNERS * corners + (0 if narrow else dark.mean() - 0.5)
-    if abs(votes) < _UNCLEAR:  # a digit is mostly one piece, and cuts its paper into several
+    corners = np.mean(
+        [part.mean() for rows in (dark[:side], dark[-side:]) for part in (rows[:, :side], rows[:, -side:])]
+    )
+    votes = _CORNERS * (corners - 0.5) + (0 if narrow else dark.mean() - 0.5)
+    if abs(votes) < _UNCLEAR:
+        (dark_rest, dark_lines), (light_rest, light_lines) = without_lines(dark), without_lines(~dark)
+        if dark_lines or light_lines:  # without its frame, a digit is small
+            return bool(dark_rest.mean() < light_rest.mean())
+        # A digit is mostly one piece, and cuts its paper into several.
         votes += _PIECES * (_largest_share(~dark) - _largest_share(dark))
     return bool(votes < 0)
-
-
-def _without_edges(dark: Mask) -> Mask:
-    """Cuts off lines along the edges, which are of one gray level and have the other one next to them."""
-    for _ in range(8):
-        dark = np.rot90(dark)
-        shares = dark[: 2 + len(dark) // 12].mean(axis=1)
-        if shares[0] < 0.5:
-            shares = 1 - shares
-        inside = np.flatnonzero(shares < 0.4)
-        if shares[0] >= 0.8 and inside.size and len(dark) > 8:
-            dark = dark[inside[0] :]
-    return dark
 
 
 def _largest_share(mask: Mask) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -9,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.images.decoding import MAX_PIXELS, decode_image
-from serving.images.geometry import bounding_box, centre_by_mass, centre_of_mass, resize
+from serving.images.geometry import bounding_box, centre_by_mass, centre_of_mass, resize, sharpened
 from serving.images.image_status import ImageStatus
 from serving.images.ink import find_ink
+from serving.images.surroundings import find_photo
 
 Uint8Array = npt.NDArray[np.uint8]
 
@@ -21,9 +23,10 @@ _ENOUGH_PIXELS = 1 << 20
 _SEARCHED_PIXELS = 1 << 16
 # If the bounding box of the ink is smaller than this in the copy, in pixels, the ink is searched again around it.
 _SMALL_BOX = 40
+# Ink whose box is smaller than this share of the larger side of its page is a speck.
+_SPECK = 0.015
 
 _FIELD = 28
-_NO_INK = "found no ink"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,51 +81,63 @@ class Preparation:
             max_pixels=self.max_pixels,
             enough_pixels=max(_ENOUGH_PIXELS, 16 * self.height * self.width),
         )
-        pixels, steps = self.prepare(image.pixels)
-        status = ImageStatus.NO_INK if _NO_INK in steps else ImageStatus.DIGIT
-        return PreparedImage(pixels=pixels, steps=steps, height=image.height, width=image.width, status=status)
+        return dataclasses.replace(self.prepare(image.pixels), height=image.height, width=image.width)
 
-    def prepare(self, image: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
+    def prepare(self, image: Uint8Array) -> PreparedImage:
         """Prepares a decoded image.
 
         Args:
             image: uint8 `[h, w, channels]`, of any size.
-
-        Returns:
-            uint8 `[height, width, channels]`, and the steps that were done.
         """
+        status = ImageStatus.DIGIT
         if self.kind == "mnist" and self.channels == 1:
-            pixels, steps = _as_mnist(image[..., 0])
-            return resize(pixels[..., np.newaxis], self.height, self.width), steps
-        if image.shape[:2] == (self.height, self.width):
-            return image, ("left as it is",)
-        return resize(image, self.height, self.width), (f"resized to {self.width} x {self.height}",)
+            field, steps, status = _as_mnist(image[..., 0])
+            pixels = resize(field[..., np.newaxis], self.height, self.width)
+        elif image.shape[:2] == (self.height, self.width):
+            pixels, steps = image, ("left as it is",)
+        else:
+            pixels, steps = resize(image, self.height, self.width), (f"resized to {self.width} x {self.height}",)
+        return PreparedImage(pixels=pixels, steps=steps, height=image.shape[0], width=image.shape[1], status=status)
 
 
-def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...]]:
+def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...], ImageStatus]:
     """Lays an image out as MNIST does: light ink on black, scaled and centred. See `centre_by_mass` for the source."""
     if looks_like_mnist(gray) and gray.max() >= 192:
-        return gray, ("left as it is",)
+        return gray, ("left as it is",), ImageStatus.DIGIT
     steps = []
     searched = _reduced(gray)
-    ink, dark = find_ink(searched)
-    if searched is not gray and (part := _crop_around(ink, gray)) is not None:
-        steps.append(f"cut out {_size(part)} around the ink")
-        searched = _reduced(gray := part)
-        ink, dark = find_ink(searched)
+    if (photo := find_photo(searched)) is not None:
+        searched = _reduced(gray := _part(gray, photo, searched.shape))
+        steps.append(f"cut out a photo of {_size(gray)}")
+    ink = find_ink(searched)
+    if _is_speck(ink.pixels):
+        ink = dataclasses.replace(ink, pixels=np.zeros_like(searched))
+    if searched is not gray and (box := _small_box(ink.pixels)) is not None:
+        searched = _reduced(gray := _part(gray, box, searched.shape))
+        steps.append(f"cut out {_size(gray)} around the ink")
+        ink = find_ink(searched)
     if searched is not gray:
         steps.append(f"reduced to {_size(searched)}")
-    if dark:
+    if ink.dark:
         steps.append("inverted, since the ink is darker than its background")
     steps.append("background removed, contrast stretched")
-    if looks_like_mnist(ink):
-        return ink, tuple(steps)
-    field = centre_by_mass(ink)
-    if not ink.any():
-        return field, (*steps, _NO_INK)
-    if field.any():  # thin strokes become faint when they shrink, but MNIST's strokes are not faint
-        field = np.minimum(255, field * (255 / field.max())).astype(np.uint8)
-    return field, (*steps, f"ink of {_size(ink[bounding_box(ink)])} fitted into 20 x 20, centred by mass in 28 x 28")
+    if ink.lines:
+        steps.append(f"removed printed lines along {ink.lines} side{'s' * (ink.lines > 1)}")
+    if not ink.pixels.any():
+        return np.zeros((_FIELD, _FIELD), np.uint8), (*steps, "found no ink"), ImageStatus.NO_INK
+    status = ImageStatus.DIGIT
+    if ink.several:
+        steps.append("found several digits")
+        status = ImageStatus.SEVERAL_DIGITS
+    if looks_like_mnist(ink.pixels):
+        return ink.pixels, tuple(steps), status
+    field = centre_by_mass(sharpened(ink.pixels))
+    # Thin strokes become faint when they shrink, but MNIST's strokes are not faint.
+    field = np.minimum(255, field * (255 / max(1, field.max()))).astype(np.uint8)
+    steps.append(
+        f"ink of {_size(ink.pixels[bounding_box(ink.pixels)])} fitted into 20 x 20, centred by mass in 28 x 28"
+    )
+    return field, tuple(steps), status
 
 
 def _reduced(gray: Uint8Array) -> Uint8Array:
@@ -132,14 +147,28 @@ def _reduced(gray: Uint8Array) -> Uint8Array:
     return resize(gray[..., np.newaxis], *(max(1, round(side * scale)) for side in gray.shape))[..., 0]
 
 
-def _crop_around(ink: Uint8Array, gray: Uint8Array) -> Uint8Array | None:
-    """Returns the part of the full image around ink that is small in the reduced copy, or None if it is not small."""
-    box, margin = bounding_box(ink), max(_box_shape(ink))
+def _small_box(ink: Uint8Array) -> tuple[slice, slice] | None:
+    """Returns the box around ink in a reduced copy, with a margin, or None if the ink is not small there."""
+    rows, columns = bounding_box(ink)
+    margin = max(rows.stop - rows.start, columns.stop - columns.start)
     if not 0 < margin < _SMALL_BOX:
         return None
+    return (
+        slice(max(0, rows.start - margin), rows.stop + margin),
+        slice(max(0, columns.start - margin), columns.stop + margin),
+    )
+
+
+def _is_speck(ink: Uint8Array) -> bool:
+    """Returns whether ink is too small for its page to be a digit."""
+    return bool(max(ink.shape) >= 2 * _FIELD and max(_box_shape(ink)) < _SPECK * max(ink.shape))
+
+
+def _part(gray: Uint8Array, box: tuple[slice, slice], shape: tuple[int, ...]) -> Uint8Array:
+    """Returns the part of the full image that is in this box of a reduced copy of this shape."""
     rows, columns = (
-        slice(int(max(0, part.start - margin) * scale), int((part.stop + margin) * scale))
-        for part, scale in zip(box, np.divide(gray.shape, ink.shape), strict=True)
+        slice(int(part.start * scale), math.ceil(part.stop * scale))
+        for part, scale in zip(box, np.divide(gray.shape, shape), strict=True)
     )
     return gray[rows, columns]
 

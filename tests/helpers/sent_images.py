@@ -133,7 +133,7 @@ def rim_crop(digit: np.ndarray, generator: np.random.Generator) -> Picture:
 def filled_16(digit: np.ndarray, generator: np.random.Generator) -> Picture:
     """16 x 16 pixels in black and white, stretched so that the digit touches all sides, as Semeion's."""
     share = drawn(digit, 160, generator)
-    width = min(160, round(share.shape[1] * 1.8))
+    width = min(160, round(share.shape[1] * generator.uniform(1.0, 1.6)))
     fitted = Image.fromarray(finished(share * 255)).resize((max(16, round(width / 10)), 16), _BILINEAR)
     wide = np.zeros((16, 16))
     left = (16 - fitted.width) // 2
@@ -187,7 +187,17 @@ def form_cell(
     top, left = (round(space + by) for space, by in zip(free, move, strict=True))
     ink = np.full_like(page, 255)
     put(ink, share, pencil, top, left)
-    return _scanned(np.minimum(page, ink), generator)
+    return _scanned(_tilted(np.minimum(page, ink), generator), generator)
+
+
+def _tilted(page: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Turns half of the pages by up to one degree, as a scanner does."""
+    if generator.integers(2):
+        return page
+    turned = Image.fromarray(finished(page)).rotate(
+        generator.uniform(-1, 1), _BICUBIC, fillcolor=int(page[0, 0]) if page[0, 0] > 128 else 255
+    )
+    return np.asarray(turned, np.float64)
 
 
 def _box(page: np.ndarray, level: float, thick: int, inset: int, generator: np.random.Generator) -> None:
@@ -305,7 +315,8 @@ def several(digits: list[np.ndarray], generator: np.random.Generator) -> Picture
 
 def empty(generator: np.random.Generator) -> Picture:
     """A page without ink: white, black, gray, noisy, in uneven light, or with only a printed frame."""
-    height, width = (int(side) for side in generator.integers(28, 400, 2))
+    height = int(generator.integers(60, 400))
+    width = round(height * generator.uniform(0.6, 1.6))
     page = np.full((height, width), generator.choice([0.0, 255.0, generator.uniform(0, 255)]))
     how = generator.integers(5)
     if how == 1:

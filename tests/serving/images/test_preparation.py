@@ -14,6 +14,7 @@ from PIL import Image
 
 from serving.config import SAMPLES
 from serving.errors import InvalidImage
+from serving.images.image_status import ImageStatus
 from serving.images.ink import find_ink
 from serving.images.preparation import Preparation
 from training.datasets import load
@@ -32,7 +33,7 @@ def _page(*, side: int = 140, top: int = 30, left: int = 80, height: int = 260, 
 
 
 def _prepared(page: np.ndarray) -> np.ndarray:
-    return MNIST.prepare(page[..., None])[0][..., 0]
+    return MNIST.prepare(page[..., None]).pixels[..., 0]
 
 
 def _alike(image: np.ndarray, other: np.ndarray = SEVEN) -> float:
@@ -42,9 +43,9 @@ def _alike(image: np.ndarray, other: np.ndarray = SEVEN) -> float:
 
 def test_images_that_look_like_mnist_stay_unchanged(digits: tuple) -> None:
     for image in digits[0][:200]:
-        prepared, steps = MNIST.prepare(image)
-        assert np.array_equal(prepared, image)
-        assert steps == ("left as it is",)
+        prepared = MNIST.prepare(image)
+        assert np.array_equal(prepared.pixels, image)
+        assert prepared.steps == ("left as it is",)
 
 
 @pytest.mark.parametrize("side", [40, 112, 200])
@@ -72,26 +73,27 @@ def test_dust_and_the_edge_of_the_table_are_not_ink() -> None:
 
 def test_a_small_digit_on_a_large_page_keeps_its_shape() -> None:
     page = 255 - _page(side=60, top=900, left=150, height=1200, width=1600)
-    prepared, steps = MNIST.prepare(page[..., None])
-    assert _alike(prepared[..., 0]) > 0.9
-    assert any(step.startswith("cut out") for step in steps)
+    prepared = MNIST.prepare(page[..., None])
+    assert _alike(prepared.pixels[..., 0]) > 0.9
+    assert any(step.startswith("cut out") for step in prepared.steps)
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
 @pytest.mark.parametrize("noise", [0, 5])
 def test_an_empty_page_stays_empty(level: int, noise: int) -> None:
     page = level + np.random.default_rng(1).normal(0, noise, (200, 150))
-    prepared, steps = MNIST.prepare(np.clip(page, 0, 255).astype(np.uint8)[..., None])
-    assert not prepared.any()
-    assert steps[-1] == "found no ink"
+    prepared = MNIST.prepare(np.clip(page, 0, 255).astype(np.uint8)[..., None])
+    assert not prepared.pixels.any()
+    assert prepared.steps[-1] == "found no ink"
+    assert prepared.status is ImageStatus.NO_INK
 
 
 def test_ink_is_found_whether_it_is_darker_or_lighter_than_paper() -> None:
     for page, dark in ((_page(), False), (255 - _page(), True)):
-        ink, is_dark = find_ink(page)
-        assert is_dark == dark
-        assert ink.shape == page.shape
-        assert _alike(ink, _page()) > 0.99
+        ink = find_ink(page)
+        assert ink.dark == dark
+        assert ink.pixels.shape == page.shape
+        assert _alike(ink.pixels, _page()) > 0.99
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 3), (39, 41), (5, 20_000)])
@@ -112,7 +114,7 @@ def test_colour_networks_get_plain_resizing() -> None:
     assert (image.height, image.width) == (200, 300)
     assert image.steps == ("resized to 48 x 32",)
     same = np.random.default_rng(3).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    assert np.array_equal(preparation.prepare(same)[0], same)
+    assert np.array_equal(preparation.prepare(same).pixels, same)
 
 
 def test_more_pixels_than_allowed_are_refused() -> None:
