@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-
-import keras
-import numpy as np
-import onnx
-import tensorflow
-import tf2onnx
 
 from export.acceptance import Answers, Demands, judge
 from export.calibration import calibrate
@@ -20,18 +12,16 @@ from export.errors import UnusableModel, reason_of
 from export.no_digit_gate import NoDigitReport, check_no_digit
 from export.parity import ParityLimits, ParityReport, check_parity
 from export.publishing import name_from, publish, published_before
+from export.trained_manifest import manifest_of
 from export.trained_model import TrainedModel, load_trained
 from export.validation import validation_answers, validation_part
 from serving.config import EngineConfig
-from serving.inference.engine import RUNTIME_VERSION, Engine
+from serving.inference.engine import Engine
 from serving.repository.editor import RepositoryEditor
 from serving.repository.labels import CANARY_SHARE, LabelChange
-from serving.repository.manifest import Calibration, InputSpec, Manifest, NoDigit, ValidationAnswers
+from serving.repository.manifest import Calibration
 from serving.repository.repository import Repository
 from training import datasets
-
-# Parts of the training record that the manifest contains.
-_FROM_RECORD = ("architecture", "recipe", "normalisation", "seed", "parameters", "model_sha256")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +124,7 @@ class Exporter:
             return Export(report=report, model_name=name, version=None, calibration=calibration)
         proven = None if no_digit is None or no_digit.problems else no_digit.figures
         validation = validation_answers(engine, held_out, threshold=proven.threshold if proven else None)
-        manifest = _manifest(trained, name, content, report, calibration, validation, proven)
+        manifest = manifest_of(trained, name, content, report, calibration, validation, proven)
         test = Answers(images=data.test_images, labels=data.test_labels, answers=report.answers)
         verdict = judge(manifest, test, repository, label=label, demands=demands or Demands(), provider=self._provider)
         version = change = None
@@ -220,42 +210,3 @@ def default_name(trained: TrainedModel) -> str:
     architecture: str = trained.record["architecture"]
     kind, _, path = trained.record["data"]["source"].partition(":")
     return (kind == "folder" and name_from(Path(path).absolute().name)) or architecture
-
-
-def _manifest(
-    trained: TrainedModel,
-    name: str,
-    content: bytes,
-    report: ParityReport,
-    calibration: Calibration,
-    validation: ValidationAnswers | None,
-    no_digit: NoDigit | None,
-) -> Manifest:
-    record = trained.record
-    height, width, channels = trained.image_shape
-    return Manifest(
-        model_name=name,
-        sha256=hashlib.sha256(content).hexdigest(),
-        labels=trained.labels,
-        input=InputSpec(height=height, width=width, channels=channels, preparation=record["input"]["preparation"]),
-        training={
-            **{key: record[key] for key in _FROM_RECORD},
-            # Without the path of a folder, which is private.
-            "data": {**record["data"], "source": record["data"]["source"].partition(":")[0]},
-        },
-        accuracy=report.accuracy,
-        parity={report.provider: report.figures},
-        versions={
-            **record["versions"],
-            "tensorflow_at_export": tensorflow.__version__,
-            "keras_at_export": keras.__version__,
-            "numpy_at_export": np.__version__,
-            "tf2onnx": tf2onnx.__version__,
-            "onnx": onnx.__version__,
-            "onnxruntime": RUNTIME_VERSION,
-        },
-        calibration=calibration,
-        validation=validation,
-        no_digit=no_digit,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )

@@ -21,8 +21,6 @@ from training.styles import enlarge
 Uint8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 
-# Pictures per kind of non-digits and per source of sent digits.
-_COUNT = 1_000
 _ROWS = 256
 _SEED = 14
 # The threshold throws away at most these shares of the validation images: as raw pixels, and sent as pictures.
@@ -60,29 +58,32 @@ class NoDigitReport:
         )
 
 
-def check_no_digit(engine: Engine, data: Dataset, *, validation_images: Uint8Array) -> NoDigitReport:
+def check_no_digit(
+    engine: Engine, data: Dataset, *, validation_images: Uint8Array, count: int = 1_000
+) -> NoDigitReport:
     """Chooses the threshold on validation images, then measures both sides on other pictures.
 
     Args:
         engine: A started engine with a model that has the output `no_digit`.
         data: The digits that the network was trained on; their test images are measured.
         validation_images: uint8 `[n, 28, 28, 1]`, held out by the training.
+        count: Pictures per kind of non-digits and per source of sent digits.
     """
     generator = np.random.default_rng(_SEED)
     raw = _answers(engine, validation_images)
-    as_sent = _answers(engine, _as_sent(validation_images[..., 0], generator, None))
+    as_sent = _answers(engine, _as_sent(validation_images[..., 0], generator, 2 * count))
     highest = max(float(np.quantile(raw, 1 - _LOST_RAW)), float(np.quantile(as_sent, 1 - _LOST_SENT)))
     threshold = round(min(max(highest, 0.01), 0.999), 3)
     digits = data.test_images[..., 0]
     sources = {
         "test images": data.test_images,
-        "test images, sent as pictures": _as_sent(digits, generator, _COUNT),
-        "digits of scikit-learn, sent as pictures": _as_sent(_other_digits(), generator, None),
+        "test images, sent as pictures": _as_sent(digits, generator, count),
+        "digits of scikit-learn, sent as pictures": _as_sent(_other_digits(), generator, count),
     }
     kept = {name: float((_answers(engine, images) <= threshold).mean()) for name, images in sources.items()}
     caught = {}
     for kind in KINDS:
-        pictures = np.stack([draw_non_digit(kind, digits, generator) for _ in range(_COUNT)])[..., np.newaxis]
+        pictures = np.stack([draw_non_digit(kind, digits, generator) for _ in range(count)])[..., np.newaxis]
         caught[kind] = float((_answers(engine, pictures) > threshold).mean())
     problems = [
         f"only {share:.2%} of the {name} are kept, {_LEAST_KEPT[name]:.1%} must be"
@@ -103,7 +104,7 @@ def _answers(engine: Engine, images: Uint8Array) -> FloatArray:
     return answers
 
 
-def _as_sent(digits: Uint8Array, generator: np.random.Generator, count: int | None) -> Uint8Array:
+def _as_sent(digits: Uint8Array, generator: np.random.Generator, count: int) -> Uint8Array:
     """Sends digits, uint8 `[n, h, w]`, the first ones, as pictures: uint8 `[count, 28, 28, 1]`."""
     return np.stack([sent(enlarge(digit), generator) for digit in digits[:count]])[..., np.newaxis]
 

@@ -33,10 +33,23 @@ def test_no_dynamic_reshape_or_transpose_is_left(content: bytes) -> None:
     model = onnx.load_from_string(content)
     onnx.checker.check_model(model, full_check=True)
     operators = [node.op_type for node in model.graph.node]
-    normalisation, flatten, dense = ["Cast", "Mul", "Add", "Reshape"], ["Reshape"], ["MatMul", "Add", "Softmax"]
+    normalisation, flatten, dense = ["Cast", "Mul", "Reshape"], ["Reshape"], ["MatMul", "Add", "Softmax"]
     assert operators == [*normalisation, *["Conv", "Relu", "MaxPool"] * 2, *flatten, *dense]
     constants = {tensor.name for tensor in model.graph.initializer}
     assert all(node.input[1] in constants for node in model.graph.node if node.op_type == "Reshape")
+
+
+def test_no_digit_is_one_more_output_and_changes_no_other(trained: TrainedModel, content: bytes, data) -> None:
+    images = np.concatenate([data.test_images[:20], np.zeros((1, 28, 28, 1), np.uint8)])
+    with_it = convert(trained, model_name="drawn", with_no_digit=True)
+    onnx.checker.check_model(onnx.load_from_string(with_it), full_check=True)
+    outputs = onnx.load_from_string(with_it).graph.output
+    assert [(value.name, _shape(value)) for value in outputs][2:] == [("no_digit", ["batch"])]
+    logits, probabilities, no_digit = onnxruntime.InferenceSession(with_it).run(None, {"images": images})
+    plain = onnxruntime.InferenceSession(content).run(None, {"images": images})
+    np.testing.assert_array_equal(logits, plain[0])
+    np.testing.assert_array_equal(probabilities, plain[1])
+    np.testing.assert_allclose(no_digit, 1 / (1 + np.exp(logits.astype(float)).sum(axis=1)), atol=1e-6)
 
 
 def test_the_bare_file_explains_itself(content: bytes, trained: TrainedModel) -> None:
