@@ -112,7 +112,7 @@ protos: .venv-protos/.installed
 
 # Pins the newest releases; run the tests afterwards.
 requirements: .venv-dev/.installed
-	cd requirements && for extras in "uvloop cpu" "uvloop gpu" "train uvloop cpu bench otel score dev"; do \
+	cd requirements && for extras in "uvloop cpu" "uvloop gpu" "train uvloop cpu bench otel score heic dev"; do \
 		../.venv-dev/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-header --no-annotate $$(printf -- '--extra %s ' $$extras) \
 			--output-file "$${extras##* }.txt" ../pyproject.toml; \
