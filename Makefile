@@ -12,6 +12,8 @@ RUN ?= runs/mnist_convnet-seed-$(SEED)
 REPOSITORY ?= models
 # Which tests to run: make test TESTS="tests/serving -k batcher"; all but the slow ones: TESTS='-m "not slow"'
 TESTS ?=
+# More options of make robustness
+OPTIONS ?=
 # How many test files run in parallel
 JOBS ?= 2
 
@@ -74,11 +76,11 @@ million: .venv-dev/.installed
 calibration: .venv-dev/.installed
 	.venv-dev/bin/python tests/manual/calibration.py --repository $(REPOSITORY)
 
-# Corruptions, real digits as files, and pictures that show no digit: what the newest model in REPOSITORY makes of them.
-# Installs a package of stroke fonts, and fetches Fashion-MNIST where there is apt-get
+# What the shipped model makes of corrupted pixels, real digits as files, and pictures that show no digit; of another one
+# with OPTIONS="--repository models". Installs a package of stroke fonts, fetches Fashion-MNIST where there is apt-get
 robustness: .venv-dev/.installed build/fashion-mnist
 	.venv-dev/bin/python -m pip install --quiet 'Hershey-Fonts>=2.1,<3'
-	.venv-dev/bin/python tests/manual/robustness.py --repository $(REPOSITORY) \
+	.venv-dev/bin/python tests/manual/robustness.py $(OPTIONS) \
 		--fashion-mnist build/fashion-mnist/usr/share/datasets/fashion-mnist
 
 build/fashion-mnist:
@@ -112,7 +114,7 @@ protos: .venv-protos/.installed
 
 # Pins the newest releases; run the tests afterwards.
 requirements: .venv-dev/.installed
-	cd requirements && for extras in "uvloop cpu" "uvloop gpu" "train uvloop cpu bench otel score dev"; do \
+	cd requirements && for extras in "uvloop cpu" "uvloop gpu" "train uvloop cpu bench otel score heic dev"; do \
 		../.venv-dev/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-header --no-annotate $$(printf -- '--extra %s ' $$extras) \
 			--output-file "$${extras##* }.txt" ../pyproject.toml; \

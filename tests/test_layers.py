@@ -41,7 +41,7 @@ ROOMS = {
     "images": Room(
         rooms={"config", "errors"},
         packages={"numpy"},
-        some={"decoding": {"PIL"}, "geometry": {"PIL"}, "transparency": {"PIL"}},
+        some={"decoding": {"PIL"}, "geometry": {"PIL"}, "heic": {"PIL", "pillow_heif"}, "transparency": {"PIL"}},
     ),
     "images.tables": Room(rooms={"errors", "images"}, packages={"numpy"}, some={"parquet_table": {"pyarrow"}}),
     "inference": Room(rooms={"config", "errors"}, packages={"numpy"}, some={"engine": {"onnxruntime"}}),

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401  # isort: skip
 
 from serving.errors import InvalidImage
+from serving.images.heic import is_heic, open_heic
 from serving.images.transparency import background_of, flatten
 
 Uint8Array = npt.NDArray[np.uint8]
@@ -25,7 +26,6 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 40_000_000
 # How files begin that users take for images of a supported format.
 _OTHER_FORMATS = {
-    rb".{4}ftyp(heic|heix|hevc|heim|heis|mif1|msf1)": "HEIC, as iPhones save photos",
     rb".{4}ftypavi[fs]": "AVIF",
     rb"%PDF-": "PDF",
     rb"\s*(<\?xml[^>]*>\s*)?<(!DOCTYPE )?svg": "SVG",
@@ -61,7 +61,7 @@ class DecodedImage:
 def decode_image(
     content: bytes, *, channels: int | None = None, max_pixels: int = MAX_PIXELS, enough_pixels: int | None = None
 ) -> DecodedImage:
-    """Decodes PNG, JPEG, WebP, BMP, TIFF or GIF: the first frame, turned upright by its EXIF.
+    """Decodes PNG, JPEG, WebP, BMP, TIFF, GIF or, with the extra `heic`, HEIC: the first frame, upright as EXIF says.
 
     What is transparent becomes white, or black if what is opaque is light; see `background_of`.
 
@@ -69,7 +69,7 @@ def decode_image(
         content: All bytes of a file.
         channels: 1 for gray, 3 for colour; by default gray for gray files, otherwise colour.
         max_pixels: Limit on the size in the header, checked before decoding; two fifths of it for WebP. It bounds the
-            memory for decoding to about seven bytes per pixel of this limit.
+            memory for decoding to about eight bytes per pixel of this limit.
         enough_pixels: An image with at least four times this many pixels is reduced by an integer factor while it is
             decoded, and keeps at least this many. By default no image is reduced.
 
@@ -79,7 +79,7 @@ def decode_image(
     if not content:
         raise InvalidImage("no bytes")
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with _open(content, max_pixels) as image:
             _check(image, content, max_pixels)
             width, height = image.size
             enough = enough_pixels or width * height
@@ -126,6 +126,10 @@ def load_image(path: Path, *, channels: int | None = None) -> Uint8Array:
         raise InvalidImage(f"{path}: {error}") from error
 
 
+def _open(content: bytes, max_pixels: int) -> Image.Image:
+    return open_heic(content, max_pixels) if is_heic(content) else Image.open(io.BytesIO(content), formats=FORMATS)
+
+
 def _check(image: Image.Image, content: bytes, max_pixels: int) -> None:
     """Refuses, from its header, an image that is too costly to decode or can't be converted to gray or colour."""
     pixels = image.width * image.height
@@ -141,7 +145,7 @@ def _check(image: Image.Image, content: bytes, max_pixels: int) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation, 1 to 8. For a TIFF it is 1, because Pillow has already turned the image."""
+    """Returns the EXIF orientation, 1 to 8. For TIFF and HEIC it is 1, because they are already turned."""
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # noqa: BLE001 - the EXIF data may be damaged when the image is not

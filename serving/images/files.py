@@ -15,7 +15,7 @@ STDIN = "-"
 _SERVER = "the server"
 
 # Suffixes of images in folders. A file that the user names may have any suffix.
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"}
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".heic", ".heif"}
 
 
 def find_images(arguments: Iterable[str]) -> Iterator[tuple[str, InvalidImage | None]]:

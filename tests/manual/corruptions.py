@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from canny import canny_edges
 from scipy import ndimage
 
 FloatArray = np.ndarray
@@ -183,41 +184,6 @@ def _zigzag(x: FloatArray, generator: np.random.Generator) -> FloatArray:
     return x
 
 
-def _canny_edges(x: FloatArray, generator: np.random.Generator) -> FloatArray:
-    """Leaves only edges (J. Canny, 1986): blurred by 1 pixel, thresholds 0.1 and 0.2."""
-    inside = ndimage.gaussian_filter(np.ones((_SIDE, _SIDE), np.float32), 1, mode="constant")
-    smooth = ndimage.gaussian_filter(x, (0, 1, 1), mode="constant") / inside
-    down, right = _slope(smooth, along=1, across=2), _slope(smooth, along=2, across=1)
-    strength = np.hypot(down, right)
-    strength[:, [0, -1], :] = 0
-    strength[:, :, [0, -1]] = 0
-    edges = _thinned(strength, down, right)
-    beside = np.zeros((3, 3, 3), bool)
-    beside[1] = True
-    parts, count = ndimage.label(edges & (strength >= 0.1), beside)
-    strong = np.zeros(count + 1, bool)
-    strong[parts[edges & (strength >= 0.2)]] = True
-    strong[0] = False
-    return strong[parts].astype(np.float32)
-
-
-def _slope(x: FloatArray, *, along: int, across: int) -> FloatArray:
-    """Sobel's estimate of the slope of each image; `ndimage.sobel` would also blur across images."""
-    return ndimage.correlate1d(ndimage.correlate1d(x, [-1, 0, 1], along), [1, 2, 1], across)
-
-
-def _thinned(strength: FloatArray, down: FloatArray, right: FloatArray) -> np.ndarray:
-    """Returns where the strength is no less than on both sides, along the gradient, one pixel away; bool."""
-    _, row, column = np.ogrid[: len(strength), :_SIDE, :_SIDE]
-    scale = np.maximum(np.maximum(np.abs(down), np.abs(right)), 1e-12)
-    places = [np.broadcast_to(np.arange(len(strength)).reshape(-1, 1, 1), strength.shape)]
-    highest = strength > 0
-    for sign in (1, -1):
-        at = [*places, row + sign * down / scale, column + sign * right / scale]
-        highest &= strength >= ndimage.map_coordinates(strength, at, order=1, mode="nearest") - 1e-6
-    return highest
-
-
 def _lines(left: FloatArray, top: FloatArray, right: FloatArray, bottom: FloatArray) -> FloatArray:
     """Draws one line in each image, fading over 2.3 rows above and below; float32 `[n, 28, 28]`."""
     left, top, right, bottom = (np.asarray(side, np.float32).reshape(-1, 1, 1) for side in (left, top, right, bottom))
@@ -260,5 +226,5 @@ CORRUPTIONS: dict[str, Corruption] = {
     "spatter": _spatter,
     "dotted line": _dotted_line,
     "zigzag": _zigzag,
-    "canny edges": _canny_edges,
+    "canny edges": lambda x, generator: canny_edges(x),
 }

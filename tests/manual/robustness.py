@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -110,11 +111,8 @@ def main(
         kinds = non_digits(count, digits=test, labels=labels, fashion_mnist=fashion_mnist, seed=seed)
         figures |= _caught(measured, kinds, measured.answer(test).no_digit)
     if "kept" in parts:
-        sources = (
-            raw("MNIST test, raw pixels", test, labels),
-            *photos(test[: 2 * count], labels[: 2 * count], seed=seed),
-        )
-        figures |= _thrown_away(measured, (*sources, *real_digits(seed=seed)))
+        clean = [raw("MNIST test, raw pixels", test, labels)]
+        figures |= _thrown_away(measured, chain(clean, photos(test[:count], labels[:count], seed=seed), real))
     click.echo("\n| figure | |\n|---|---|")
     for name, value in figures.items():
         click.echo(f"| {name} | {value:.2%} |")

@@ -116,6 +116,7 @@ def test_folders_globs_and_standard_input_are_taken(server, command: Callable, t
     for name, file in [
         ("b.png", FILES[0]),
         ("inner/a.PNG", FILES[1]),
+        ("inner/b.heic", FILES[2]),
         (".hidden/c.png", FILES[2]),
         ("d.txt", FILES[2]),
     ]:
@@ -123,7 +124,7 @@ def test_folders_globs_and_standard_input_are_taken(server, command: Callable, t
     done = command("digits-classify", "--target", server.address, tmp_path, tmp_path / "**" / "*.txt")
     assert done.returncode == 0, done.stderr
     rows = [line.split()[:2] for line in done.stdout.splitlines()]
-    expected = [("b.png", "7"), ("inner/a.PNG", "2"), ("d.txt", "5")]
+    expected = [("b.png", "7"), ("inner/a.PNG", "2"), ("inner/b.heic", "5"), ("d.txt", "5")]
     assert rows == [[str(tmp_path / name), label] for name, label in expected]
     with FILES[2].open("rb") as file:
         done = command("digits-classify", "--target", server.address, "-", "--json", stdin=file)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
@@ -13,6 +15,8 @@ from serving.commands.pictures import terminal_picture
 from serving.errors import InvalidImage
 from serving.images.decoding import decode_image, load_image
 from serving.images.geometry import centre_by_mass
+
+pillow_heif.register_heif_opener()  # so that tests can save HEIC
 
 
 @pytest.fixture
@@ -22,6 +26,8 @@ def ramp() -> np.ndarray:
 
 def _file(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
     stream = io.BytesIO()
+    if form == "HEIF":
+        options |= {"quality": -1, "chroma": 444}  # lossless
     image.save(stream, form, **options)
     return stream.getvalue()
 
@@ -97,6 +103,7 @@ TRANSPARENT: dict[str, bytes] = {
     "white, WebP": _file(_drawn((255, 255, 255), _ink()), "WEBP", lossless=True),
     "white, GIF": _file(_palette(255), "GIF", transparency=0),
     "white, TIFF": _file(_drawn((255, 255, 255), _ink()), "TIFF"),
+    "white, HEIC": _file(_drawn((255, 255, 255), _ink()), "HEIF"),
     "white, in many strips": _file(_drawn((255, 255, 255), _ink(1500)), compress_level=1),
 }
 
@@ -143,7 +150,7 @@ def test_an_image_without_anything_opaque_is_a_white_page(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("turned", range(1, 9))
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP", "HEIF"])
 def test_images_are_turned_upright_by_their_exif(turned: int, form: str) -> None:
     """A picture with a bright corner and a bright edge, stored as a rotated camera stores it."""
     upright = np.zeros((32, 64), np.uint8)
@@ -163,7 +170,9 @@ def test_images_are_turned_upright_by_their_exif(turned: int, form: str) -> None
     exif = Image.Exif()
     exif[0x0112] = turned
     image = Image.fromarray(np.ascontiguousarray(stored)).convert("RGB")
-    decoded = decode_image(_file(image, form, exif=exif, **({"lossless": True} if form == "WEBP" else {})), channels=1)
+    decoded = decode_image(
+        _file(image, form, exif=exif.tobytes(), **({"lossless": True} if form == "WEBP" else {})), channels=1
+    )
     assert (decoded.height, decoded.width) == upright.shape
     assert np.abs(decoded.pixels[..., 0].astype(int) - upright).mean() < 2
 
@@ -180,13 +189,42 @@ def test_large_images_are_reduced_as_they_are_decoded(form: str) -> None:
     assert abs(int(decoded.pixels[-1, -1, 0]) - 200) <= 2
 
 
+HEIC = _file(Image.effect_noise((64, 48), 50), "HEIF")  # coded as 64 x 64, and cropped
+
+
+def _claiming(heic: bytes, width: int, height: int) -> bytes:
+    """Changes the size that a HEIC file states, in its box `ispe`, ISO/IEC 23008-12."""
+    at = heic.index(b"ispe") + 8
+    return heic[:at] + width.to_bytes(4, "big") + height.to_bytes(4, "big") + heic[at + 8 :]
+
+
+def test_of_heic_the_main_picture_is_decoded(ramp: np.ndarray) -> None:
+    stream = io.BytesIO()
+    file = pillow_heif.from_pillow(Image.new("L", (20, 30)))
+    file.add_from_pillow(Image.fromarray(np.kron(ramp, np.ones((4, 4), np.uint8))))
+    file.save(stream, quality=-1, chroma=444, primary_index=1)
+    decoded = decode_image(stream.getvalue(), channels=1)
+    assert (decoded.height, decoded.width) == (112, 112)
+    assert np.abs(decoded.pixels[::4, ::4, 0].astype(int) - ramp).max() <= 2
+
+
+def test_without_its_extra_heic_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+    for kind in (b"heic", b"heix", b"mif1"):
+        with pytest.raises(InvalidImage, match=r"^HEIC, as iPhones save photos: .* the extra heic .* save it as JPEG$"):
+            decode_image(bytes(3) + b"\x18ftyp" + kind + bytes(9))
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"", "no bytes"),
         (b"no image", "not an image in a supported format"),
         (_file(Image.new("L", (28, 28)), "PPM"), "^not an image in a supported format"),
-        (bytes(3) + b"\x18ftypheic" + bytes(9), "^HEIC, as iPhones save photos, not an image in a supported format"),
+        (bytes(3) + b"\x18ftypheic" + bytes(9), "damaged"),
+        (HEIC[: len(HEIC) // 2], "damaged"),
+        (_claiming(HEIC, 60_000, 60_000), "60000 x 60000 pixels are more than 40,000,000"),
+        (_claiming(HEIC, 8, 8), "damaged"),
         (bytes(3) + b"\x1cftypavif" + bytes(9), "^AVIF, not"),
         (b"<?xml version='1.0'?>\n<svg width='28'/>", "^SVG, not"),
         (b"%PDF-1.7", "^PDF, not"),

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image, ImageOps
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serving.config import SAMPLES
+
+pillow_heif.register_heif_opener()  # so that tests can save HEIC
 
 SEVEN = Image.open(SAMPLES / "7.png").convert("L")
 # Black ink on a white page, off-centre. Two digits tell frames and pages apart.
@@ -122,6 +125,12 @@ def _webp_header(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
 
 
+def _heic_claiming(width: int, height: int) -> bytes:
+    content = _file(PAGE, "HEIF")
+    start = content.index(b"ispe") + 8
+    return content[:start] + struct.pack(">II", width, height) + content[start + 8 :]
+
+
 def _jpeg_claiming(width: int, height: int) -> bytes:
     content = _file(PAGE, "JPEG")
     start = content.index(b"\xff\xc0") + 5
@@ -145,7 +154,7 @@ def _turned(form: str, orientation: int) -> bytes:
     stored = {3: PAGE.rotate(180), 6: PAGE.rotate(90), 8: PAGE.rotate(-90), 2: ImageOps.mirror(PAGE)}[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return _file(stored, form, exif=exif)
+    return _file(stored, form, exif=exif.tobytes())
 
 
 def _with_alpha(ink: int) -> Image.Image:
@@ -224,6 +233,8 @@ CASES: dict[str, tuple[Callable[[], bytes], int | str]] = {
     "jpeg of two pictures": (lambda: _file(PAGE.convert("RGB"), "MPO", save_all=True, append_images=_others()), 7),
     "webp": (lambda: _file(PAGE, "WEBP"), 7),
     "webp, lossless with alpha": (lambda: _file(_with_alpha(0).convert("RGBA"), "WEBP", lossless=True), 7),
+    "heic": (lambda: _file(PAGE, "HEIF"), 7),
+    "heic with alpha, white ink": (lambda: _file(_with_alpha(255), "HEIF"), 7),
     "bmp": (lambda: _file(PAGE.convert("RGB"), "BMP"), 7),
     "bmp of 1 bit": (lambda: _file(PAGE.convert("1"), "BMP"), 7),
     "bmp with palette": (lambda: _file(PAGE.quantize(8), "BMP"), 7),
@@ -248,6 +259,7 @@ CASES: dict[str, tuple[Callable[[], bytes], int | str]] = {
     "jpeg, mirrored": (lambda: _turned("JPEG", 2), 7),
     "png, turned left": (lambda: _turned("PNG", 6), 7),
     "webp, turned right": (lambda: _turned("WEBP", 8), 7),
+    "heic, turned left": (lambda: _turned("HEIF", 6), 7),
     "tiff, turned left": (lambda: _turned("TIFF", 6), 7),
     "jpeg, damaged exif": (lambda: _file(PAGE, "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x7f" + b"\xff" * 40), 7),
     # sizes
@@ -278,6 +290,7 @@ CASES: dict[str, tuple[Callable[[], bytes], int | str]] = {
     "jpeg bomb": (lambda: _jpeg_claiming(65_500, 65_500), LARGE),
     "bmp bomb": (lambda: _bmp(60_000, 60_000, 8, 0, GRAYS, bytes(100)), LARGE),
     "tiff bomb": (lambda: _plain_tiff(2**31 - 1, 2**31 - 1), LARGE),
+    "heic bomb": (lambda: _heic_claiming(60_000, 60_000), LARGE),
     "webp bomb": (lambda: _webp_header(16_383, 16_383), LARGE),
     "jpeg of two thousand scans": (_many_scans, "scans"),
     # damaged
@@ -290,6 +303,8 @@ CASES: dict[str, tuple[Callable[[], bytes], int | str]] = {
     "jpeg, half": (lambda: _half("JPEG", PAGE.resize((900, 900)), quality=95), DAMAGED),
     "jpeg, header only": (lambda: _file(PAGE, "JPEG")[:20], UNKNOWN),
     "webp, half": (lambda: _half("WEBP"), DAMAGED),
+    "heic, half": (lambda: _half("HEIF"), DAMAGED),
+    "heic of more pixels than its header says": (lambda: _heic_claiming(8, 8), DAMAGED),
     "gif, half": (lambda: _half("GIF"), DAMAGED),
     "bmp, half": (lambda: _half("BMP"), DAMAGED),
     "tiff, half": (lambda: _half("TIFF"), DAMAGED),
