@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from no_digit import publish_with_no_digit
 
 from serving.client import Client
 from serving.config import EngineConfig
@@ -36,6 +38,13 @@ def test_cuda_gives_the_same_results_as_the_cpu(shipped: StoredModel, digits: tu
     one, other = on_cuda.infer(images), on_cpu.infer(images)
     np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
     assert np.array_equal(one.probabilities.argmax(axis=1), other.probabilities.argmax(axis=1))
+
+
+def test_cuda_gives_the_same_no_digit_as_the_cpu(tmp_path: Path, digits: tuple) -> None:
+    stored = publish_with_no_digit(tmp_path).load("mnist_convnet", 1)
+    one, other = (_engine(stored, provider).infer(digits[0]) for provider in ("cuda", "cpu"))
+    assert one.no_digit.shape == (len(digits[0]),)
+    np.testing.assert_allclose(one.no_digit, other.no_digit, atol=1e-5)
 
 
 def test_auto_takes_cuda_if_it_works(shipped: StoredModel) -> None:

@@ -53,6 +53,8 @@ def manifest_of(content: bytes, *, name: str = "net", side: int = 28, classes: i
         sha256=hashlib.sha256(content).hexdigest(),
         labels=tuple(f"class {number}" for number in range(classes)),
         input=InputSpec(height=side, width=side, channels=1, preparation="mnist"),
+        no_digit=None,
+        validation=None,
     )
 
 

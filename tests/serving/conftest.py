@@ -149,6 +149,8 @@ def shades(tmp_path_factory: pytest.TempPathFactory, shipped: StoredModel) -> Pa
             sha256=hashlib.sha256(content).hexdigest(),
             labels=tuple(about["labels"]),
             input=InputSpec(height=side[0], width=side[1], channels=1, preparation=about.get("preparation", "resize")),
+            no_digit=None,
+            validation=None,
         )
         assert repository.publish(content, manifest) == version
     return repository.root

@@ -209,6 +209,7 @@ def test_the_server_and_its_model_describe_themselves(address: str, shipped) -> 
             "outputs": [
                 {"name": "logits", "datatype": "FP32", "shape": [-1, 10]},
                 {"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]},
+                *([{"name": "no_digit", "datatype": "FP32", "shape": [-1, 1]}] if shipped.manifest.no_digit else []),
             ],
         }
         assert _ask(address, f"{path}/ready").status == 200

@@ -212,6 +212,7 @@ def test_the_server_and_its_model_describe_themselves(stub, shipped) -> None:
         ("images", "UINT8", [-1, 28, 28, 1]),
         ("logits", "FP32", [-1, 10]),
         ("probabilities", "FP32", [-1, 10]),
+        *([("no_digit", "FP32", [-1, 1])] if shipped.manifest.no_digit else []),
     ]
     config = stub.ModelConfig(pb.ModelConfigRequest(name="mnist_convnet", version="1"), timeout=20).config
     assert config.max_batch_size == 1024

@@ -8,10 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
+from versions import manifest_of
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from protos.inference import inference_pb2, inference_pb2_grpc
+from serving.repository.repository import StoredModel
+from serving.server.telemetry.metrics import Metrics
 
 CLASSIFY, STREAM = (f"/digits.v1.DigitClassifierService/{name}" for name in ("Classify", "ClassifyStream"))
 INFER, STREAM_INFER = (f"/inference.GRPCInferenceService/{name}" for name in ("ModelInfer", "ModelStreamInfer"))
@@ -96,3 +101,17 @@ def test_the_process_is_measured_and_nothing_is_said_twice(shown: dict[str, floa
     assert shown["process_resident_memory_bytes"] > 10e6
     assert shown["process_cpu_seconds_total"] > 0
     assert not [name for name in shown if "_created" in name]
+
+
+@pytest.mark.parametrize("classes", [100, 101])
+def test_a_model_with_many_labels_has_no_series_by_label(classes: int) -> None:
+    registry = CollectorRegistry()
+    manifest = manifest_of(b"", classes=classes)
+    observer = Metrics(registry).answers_of(StoredModel(name="net", version=3, manifest=manifest, content=b""))
+    results = np.eye(classes, dtype=np.float32)[[0, 99, 99]]
+    for rows in (1, 3):
+        observer.batch_ended(results[-rows:], 0.1, [0.0])
+    which = {"model": "net", "version": "3"}
+    assert registry.get_sample_value("digits_confidence_total", which) == 4
+    answers = [registry.get_sample_value("digits_answers_total", {**which, "label": f"class {n}"}) for n in (0, 99)]
+    assert answers == ([1, 3] if classes == 100 else [None, None])
