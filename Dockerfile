@@ -36,7 +36,7 @@ ARG REVISION=unknown
 LABEL org.opencontainers.image.title="digits-serving" \
       org.opencontainers.image.description="A trained convolutional network, served over gRPC" \
       org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.version="0.3.0" \
+      org.opencontainers.image.version="0.4.0" \
       org.opencontainers.image.revision="${REVISION}"
 
 FROM serving AS gpu

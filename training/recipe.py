@@ -130,12 +130,14 @@ VARIETY = Variety(restyled=0.22, sent=0.16, corrupted=0.2, drawn=0.05, non_digit
 _ACCURATE_WITH = {
     "mnist_convnet": replace(
         ACCURATE,
-        epochs=30,
-        dropout=0.1,
+        epochs=40,
+        batch_size=96,
+        learning_rate=5e-3,
+        dropout=0.0,
         label_smoothing=0.0,
         copies=4,
         variety=VARIETY,
-        distillation=Distillation(teacher="convnet_batchnorm", share=0.5, temperature=3.0),
+        distillation=Distillation(teacher="convnet_batchnorm", share=0.7, temperature=2.0),
         source="ours: one long cycle, small batches, random shifts, rotations and sizes, taught by convnet_batchnorm",
     ),
     "convnet_batchnorm": Recipe(
