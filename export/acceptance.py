@@ -88,8 +88,8 @@ def judge(
     return _compared(manifest, test, repository, label=label, demands=demands, provider=provider)
 
 
-def chance_of_as_many(right: int, images: int, probability: float) -> float:
-    """The probability that guesses are right as often, or more often: the upper tail of the binomial distribution.
+def binomial_tail(right: int, images: int, probability: float) -> float:
+    """The upper tail of the binomial distribution: the probability that at least so many guesses are right.
 
     Written out, since these few lines are all that would need SciPy, which an import of ONNX does without.
 
@@ -119,7 +119,7 @@ def chance_of_as_many(right: int, images: int, probability: float) -> float:
 def _no_better_than_chance(labels: Labels, answers: Labels) -> str | None:
     right, images = int((answers == labels).sum()), len(labels)
     largest = int(np.bincount(labels).max())
-    luck = chance_of_as_many(right, images, largest / images)
+    luck = binomial_tail(right, images, largest / images)
     if luck < _SIGNIFICANCE:
         return None
     return (
@@ -148,12 +148,15 @@ def _compared(
     version = _replaced(repository, manifest.model_name, label)
     if version is None:
         return Verdict(replaces=None, refusal=None)
+    if test.labels is None:
+        reason = "the images have no labels; --data names images that have"
+        return Verdict(replaces=f"version {version}, not compared: {reason}", refusal=None)
     before = _answers_of(version, manifest, test, repository, provider)
-    if isinstance(before, str) or test.labels is None:
+    if isinstance(before, str):
         return Verdict(replaces=f"version {version}, not compared: {before}", refusal=None)
     was_right, is_right = before == test.labels, test.answers == test.labels
     lost, gained = int((was_right & ~is_right).sum()), int((is_right & ~was_right).sum())
-    luck = chance_of_as_many(lost, lost + gained, 0.5)
+    luck = binomial_tail(lost, lost + gained, 0.5)
     counts = f"{gained:,} only the new one reads, {lost:,} only version {version}"
     replaces = f"version {version}, with {was_right.mean():.2%} on the same images; {counts}"
     if demands.allow_worse or luck >= _SIGNIFICANCE:
@@ -179,8 +182,6 @@ def _answers_of(version: int, manifest: Manifest, test: Answers, repository: Rep
     """The answers of an earlier version as labels of the new one, or why there are none."""
     stored = repository.load(manifest.model_name, version)
     theirs = stored.manifest
-    if test.labels is None:
-        return "the images have no labels; --data names images that have"
     if theirs.input.shape != manifest.input.shape:
         sizes = ["x".join(map(str, each.input.shape)) for each in (theirs, manifest)]
         return f"it takes images of {sizes[0]}, the new one {sizes[1]}"

@@ -49,8 +49,9 @@ class LabelledImages:
     def split(self) -> Splits:
         """Splits into a training and a test set; the same data always give the same split.
 
-        Images are sorted by the digest of their key. The last fifth of each class, at least one image, is the test
-        set. The training set keeps that order, so that its end, which validates, contains every class.
+        The images of each class are sorted by the digest of their key. The last fifth of each, at least one image, is
+        the test set. In the training set the classes alternate, so that its end, which validates, contains each in
+        proportion.
 
         Returns:
             Training images and labels, test images and labels.
@@ -82,8 +83,14 @@ class LabelledImages:
         return self.images[order], self.labels[order], test.images, test.labels
 
     def _order(self) -> Int64Array:
+        """Positions of the images, each class sorted by digests and spread evenly from the first to the last."""
         digests = [hashlib.sha256(key.encode()).digest() for key in self.keys]
-        return np.array(sorted(range(len(digests)), key=digests.__getitem__), np.int64)
+        order = np.array(sorted(range(len(digests)), key=digests.__getitem__), np.int64)
+        place = np.empty(len(order))
+        for label in range(len(self.label_names)):
+            members = order[self.labels[order] == label]
+            place[members] = (np.arange(len(members)) + 0.5) / max(1, len(members))
+        return order[np.argsort(place[order], kind="stable")]
 
 
 def split_of(name: str) -> str | None:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from scipy import stats
 
-from export.acceptance import chance_of_as_many
+from export.acceptance import binomial_tail
 from export.import_command import main
 from serving.repository.editor import RepositoryEditor
 from serving.repository.labels import Canary, Labels
@@ -28,7 +28,7 @@ SIZE = 4
 )
 def test_luck_is_the_tail_of_the_binomial_distribution(right: int, images: int, probability: float) -> None:
     expected = stats.binom.sf(right - 1, images, probability)
-    assert chance_of_as_many(right, images, probability) == pytest.approx(expected, rel=1e-9)
+    assert binomial_tail(right, images, probability) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.fixture

@@ -49,6 +49,13 @@ def test_the_split_depends_on_the_files_alone(folder: Path, tmp_path_factory: py
     assert moved.sha256 == load(f"folder:{folder}").sha256
 
 
+def test_the_end_of_the_training_images_has_every_class_in_proportion(shapes_folder: Path) -> None:
+    """It validates; a tenth of 192 images once held none of one class."""
+    labels = load(f"folder:{shapes_folder}").train_labels
+    assert np.bincount(labels).tolist() == [64, 64, 64]
+    assert sorted(np.bincount(labels[-19:]).tolist()) == [6, 6, 7]
+
+
 def test_images_are_brought_to_the_size_asked_for(folder: Path) -> None:
     Image.new("L", (100, 40), 50).save(folder / "cats" / "10.png")
     data = load(f"folder:{folder}", image_shape=(16, 12, 1))
