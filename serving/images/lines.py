@@ -25,6 +25,8 @@ _ENDS = 0.15
 _CUT = 0.02
 # What is left must be this high or wide, or there is no digit.
 _LEAST_REST = 0.12
+# Ruled lines have ink along this share of their length, and take up at most this share of the page.
+_RULED, _RULES = 0.85, 0.4
 # Frames may be double, and a scan may show the edge of the next box.
 _LAYERS = 3
 
@@ -86,6 +88,23 @@ def without_lines(ink: Mask) -> tuple[Mask, int]:
     return rest, len(lined)
 
 
+def ruling_level(ink: Mask, contrast: npt.NDArray[np.float32]) -> float:
+    """Returns the contrast of lines that cross the whole picture, as on ruled paper or in a pixel grid; 0 for none.
+
+    Args:
+        ink: `[h, w]`.
+        contrast: float32 `[h, w]`, gray levels.
+    """
+    if min(ink.shape) < 2 * _LEAST_SIDE:
+        return 0.0
+    levels = [0.0]
+    for mask, values in ((ink, contrast), (ink.T, contrast.T)):
+        ruled = np.count_nonzero(mask, axis=1) >= _RULED * mask.shape[1]
+        if 2 <= np.count_nonzero(ruled) <= _RULES * len(ruled):
+            levels.append(float(np.median(values[ruled])))
+    return max(levels)
+
+
 def _line(ink: Mask, straight: float) -> Line | None:
     """Finds the line along the top, where the first ink of most columns lies on a straight line."""
     height, width = ink.shape
@@ -100,7 +119,7 @@ def _line(ink: Mask, straight: float) -> Line | None:
         (float(np.median(part)), float(np.median(first[part]))) for part in (columns[:third], columns[-third:])
     )
     top = y0 + (np.arange(width) - x0) * (y1 - y0) / max(1.0, x1 - x0)
-    thickest = max(1.0, _THICKEST * max(height, width))
+    thickest = max(1.0, _THICKEST * (height * width) ** 0.5)
     tall = ink[: band.shape[0] + int(thickest) + 2]
     below = tall | (np.arange(len(tall))[:, None] < first)
     thickness = np.where(below.all(axis=0), len(tall), below.argmin(axis=0)) - first
