@@ -151,7 +151,8 @@ def _is_ink_dark(dark: Mask) -> bool:
 def _largest_share(mask: Mask) -> float:
     """Returns how much of a mask is in its largest connected part, from 0 to 1."""
     coarse = cell_means(mask.astype(np.float32), _SHAPE_CELLS)
-    masses = connected(coarse > 0.5).masses(coarse)[1:]
+    thin = coarse.mean() < 0.25  # fills no cell
+    masses = connected(coarse > (0 if thin else 0.5)).masses(coarse)[1:]
     return float(masses.max() / masses.sum()) if masses.size else 0.0
 
 
