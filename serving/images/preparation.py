@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.images.decoding import MAX_PIXELS, decode_image
-from serving.images.geometry import bounding_box, centre_by_mass, centre_of_mass, resize, sharpened
+from serving.images.geometry import bounding_box, centre_by_mass, centre_of_mass, resize, sharpened, thickened
 from serving.images.image_status import ImageStatus
 from serving.images.ink import find_ink
 from serving.images.surroundings import find_photo
@@ -131,7 +131,7 @@ def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...], ImageStatu
         status = ImageStatus.SEVERAL_DIGITS
     if looks_like_mnist(ink.pixels):
         return ink.pixels, tuple(steps), status
-    field = centre_by_mass(sharpened(ink.pixels))
+    field = centre_by_mass(thickened(sharpened(ink.pixels)))
     # Thin strokes become faint when they shrink, but MNIST's strokes are not faint.
     field = np.minimum(255, field * (255 / max(1, field.max()))).astype(np.uint8)
     steps.append(
