@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
@@ -101,16 +103,16 @@ def thickened(ink: Uint8Array) -> Uint8Array:
     box = ink[bounding_box(ink)]
     mask = box > 127
     # The length of an outline at any angle is, on average, pi / 4 of the steps from pixel to pixel along it.
-    outline = np.count_nonzero(mask[1:] != mask[:-1]) + np.count_nonzero(mask[:, 1:] != mask[:, :-1])
+    outline = int(np.count_nonzero(mask[1:] != mask[:-1]) + np.count_nonzero(mask[:, 1:] != mask[:, :-1]))
     side = int(max(box.shape)) or 1
-    width = 2 * np.count_nonzero(mask) / (np.pi / 4 * max(1, outline)) / side
+    width = 2 * float(mask.sum()) / (math.pi / 4 * max(1, outline)) / side
     if not 0 < width < _THIN:
         return ink
-    scale = min(1.0, _THICKENED_AT / side)
+    scale: float = min(1.0, _THICKENED_AT / side)
     height, length = (max(1, round(side * scale)) for side in box.shape)
     small = np.asarray(Image.fromarray(box).resize((length, height), Image.Resampling.BILINEAR))
     small = (small * (255 / max(1, small.max()))).astype(np.uint8)
-    reach = max(1, round((_THICK - width) * max(small.shape) / 2))
+    reach = max(1, round((_THICK - width) * side * scale / 2))
     padded = Image.fromarray(np.pad(small, reach))
     return np.asarray(padded.filter(ImageFilter.MaxFilter(2 * reach + 1)), dtype=np.uint8)
 

@@ -15,6 +15,8 @@ Mask = npt.NDArray[np.bool_]
 
 # Maximum side of the grid in which several digits are told apart, in cells.
 _CELLS = 96
+# At most so many strokes are compared with each other.
+_COMPARED = 32
 # Two strokes are two digits if the smaller one has at least these shares of the ink and of the height of the larger.
 _LEAST_MASS, _LEAST_HEIGHT = 0.2, 0.6
 # The gap between two digits side by side, and between one over another, is at least this share of their height.
@@ -103,7 +105,7 @@ def are_several(ink: Mask) -> bool:
     masses = strokes.masses(cells)[1:]
     boxes = (strokes.boxes() * scale)[masses >= _LEAST_MASS * masses.max()]
     tallest = (boxes[:, 2] - boxes[:, 0]).max()
-    boxes = boxes[boxes[:, 2] - boxes[:, 0] >= _LEAST_HEIGHT * tallest]
+    boxes = boxes[boxes[:, 2] - boxes[:, 0] >= _LEAST_HEIGHT * tallest][:_COMPARED]
     return any(
         _are_two(first, second) for number, first in enumerate(boxes.tolist()) for second in boxes[:number].tolist()
     )
