@@ -23,8 +23,8 @@ _ENOUGH_PIXELS = 1 << 20
 _SEARCHED_PIXELS = 1 << 16
 # If the bounding box of the ink is smaller than this in the copy, in pixels, the ink is searched again around it.
 _SMALL_BOX = 40
-# Ink whose box is smaller than this share of the larger side of its page is a speck.
-_SPECK = 0.015
+# Ink whose box is smaller than this share of the smaller side of its page is a speck.
+_SPECK = 0.025
 
 _FIELD = 28
 
@@ -161,7 +161,7 @@ def _small_box(ink: Uint8Array) -> tuple[slice, slice] | None:
 
 def _is_speck(ink: Uint8Array) -> bool:
     """Returns whether ink is too small for its page to be a digit."""
-    return bool(max(ink.shape) >= 2 * _FIELD and max(_box_shape(ink)) < _SPECK * max(ink.shape))
+    return bool(max(ink.shape) >= 2 * _FIELD and max(_box_shape(ink)) < _SPECK * min(ink.shape))
 
 
 def _part(gray: Uint8Array, box: tuple[slice, slice], shape: tuple[int, ...]) -> Uint8Array:
