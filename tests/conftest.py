@@ -132,6 +132,13 @@ def mnist_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def digits_dir() -> Path:
+    if not os.environ.get("DIGITS_DIR"):
+        pytest.skip("DIGITS_DIR does not name a directory with images whose names begin with their label")
+    return Path(os.environ["DIGITS_DIR"]).resolve()
+
+
+@pytest.fixture(scope="session")
 def synthetic_run(tmp_path_factory: pytest.TempPathFactory, command: Callable) -> Path:
     """The directory of a short training run on drawn digits, made by the command; read-only, shared by all workers."""
     shared = tmp_path_factory.getbasetemp()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFilter
 
 Uint8Array = npt.NDArray[np.uint8]
 
 # Ink with smaller sides than this, in pixels, is enlarged before its edges are sharpened.
 _ENLARGED = 80
+# Strokes below this width are thin, and become this wide, as shares of the larger side of their box. It is done at this
+# side, in pixels.
+_THIN, _THICK, _THICKENED_AT = 0.06, 0.1, 100
 
 
 def resize(image: Uint8Array, height: int, width: int) -> Uint8Array:
@@ -82,6 +87,34 @@ def sharpened(ink: Uint8Array) -> Uint8Array:
     levels = np.clip((np.arange(256) - 127.5) * 2 + 127.5, 0, 255).astype(np.uint8)
     sharp: Uint8Array = levels[cropped]
     return sharp if sharp.any() else cropped
+
+
+def thickened(ink: Uint8Array) -> Uint8Array:
+    """Makes the strokes of a thin pen as thick as MNIST's thinner ones, compared to their box.
+
+    Otherwise they are narrower than a pixel of MNIST's.
+
+    Args:
+        ink: uint8 `[h, w]`, 0 for background, 255 for full ink.
+
+    Returns:
+        uint8 `[h, w]`, of another size if strokes were thin.
+    """
+    box = ink[bounding_box(ink)]
+    mask = box > 127
+    # The length of an outline at any angle is, on average, pi / 4 of the steps from pixel to pixel along it.
+    outline = int(np.count_nonzero(mask[1:] != mask[:-1]) + np.count_nonzero(mask[:, 1:] != mask[:, :-1]))
+    side = int(max(box.shape)) or 1
+    width = 2 * float(mask.sum()) / (math.pi / 4 * max(1, outline)) / side
+    if not 0 < width < _THIN:
+        return ink
+    scale: float = min(1.0, _THICKENED_AT / side)
+    height, length = (max(1, round(side * scale)) for side in box.shape)
+    small = np.asarray(Image.fromarray(box).resize((length, height), Image.Resampling.BILINEAR))
+    small = (small * (255 / max(1, small.max()))).astype(np.uint8)
+    reach = max(1, round((_THICK - width) * side * scale / 2))
+    padded = Image.fromarray(np.pad(small, reach))
+    return np.asarray(padded.filter(ImageFilter.MaxFilter(2 * reach + 1)), dtype=np.uint8)
 
 
 def bounding_box(ink: Uint8Array) -> tuple[slice, slice]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.images.cells import cell_sums
-from serving.images.lines import without_lines
+from serving.images.lines import ruling_level, without_lines
 from serving.images.paper import find_contrast
 from serving.images.strokes import are_several, connected
 
@@ -21,6 +21,8 @@ _MIN_CONTRAST = 8.0
 _MIN_DEVIATIONS = 3.0
 # A pixel with less than this share of the contrast of full ink is a blurred edge, not ink.
 _EDGE = 0.2
+# Ruled lines are left out if ink has at least this many times their contrast.
+_FAINTER = 1.3
 # Maximum side of the grid in which connected strokes are found, in cells.
 _STROKE_CELLS = 64
 # A stroke with less than this share of the ink of the largest one is dust.
@@ -59,6 +61,8 @@ def find_ink(gray: Uint8Array) -> Ink:
         return Ink(pixels=np.zeros_like(gray), dark=paper.dark)
     full = float(np.percentile(above, 90))
     mask = contrast > max(floor, _EDGE * full)
+    if (faint := _FAINTER * ruling_level(mask, contrast)) < full:
+        mask &= contrast > faint
     mask &= _neighbours(mask) >= 3
     mask, lines = without_lines(mask)
     mask &= _of_digit(np.where(mask, contrast, 0))

@@ -21,10 +21,13 @@ _THICKEST = 0.07
 _STRAIGHT, _STRAIGHT_IN_FRAME = 0.6, 0.35
 # It begins and ends this near to the corners.
 _ENDS = 0.15
-# A digit that comes this near to a side without a line was cut there, so what lies along the others is part of it.
-_CUT = 0.02
+# A digit that comes this near to a side without a line was cut there, so what lies along the others is part of it,
+# unless it is straight along this share of its length.
+_CUT, _UNCROSSED = 0.02, 0.9
 # What is left must be this high or wide, or there is no digit.
 _LEAST_REST = 0.12
+# Ruled lines have ink along this share of their length, and take up at most this share of the page.
+_RULED, _RULES = 0.85, 0.4
 # Frames may be double, and a scan may show the edge of the next box.
 _LAYERS = 3
 
@@ -44,10 +47,12 @@ class Line:
     Attributes:
         top: Its upper edge in each column, in pixels from the top.
         thickness: In pixels.
+        straight: The share of its length where it is straight, and nothing crosses it.
     """
 
     top: FloatArray
     thickness: float
+    straight: float
 
 
 def without_lines(ink: Mask) -> tuple[Mask, int]:
@@ -64,6 +69,7 @@ def without_lines(ink: Mask) -> tuple[Mask, int]:
         return ink, 0
     rest = ink.copy()
     lined: set[int] = set()
+    crossed = False
     for _ in range(_LAYERS):
         found = False
         for side, view in enumerate(_VIEWS):
@@ -71,6 +77,7 @@ def without_lines(ink: Mask) -> tuple[Mask, int]:
             if (line := _line(view(rest), straight)) is not None:
                 _erase(view(rest), line)
                 lined.add(side)
+                crossed |= line.straight < _UNCROSSED
                 found = True
         if not found:
             break
@@ -81,9 +88,27 @@ def without_lines(ink: Mask) -> tuple[Mask, int]:
     if not rows.size or max((rows[-1] - rows[0]) / height, (columns[-1] - columns[0]) / width) < _LEAST_REST:
         return (np.zeros_like(ink), len(lined)) if len(lined) > 2 else (ink, 0)
     space = (rows[0] / height, 1 - (rows[-1] + 1) / height, columns[0] / width, 1 - (columns[-1] + 1) / width)
-    if len(lined) < 3 and any(space[side] < _CUT for side in range(4) if side not in lined):
+    if crossed and len(lined) < 3 and any(space[side] < _CUT for side in range(4) if side not in lined):
         return ink, 0
     return rest, len(lined)
+
+
+def ruling_level(ink: Mask, contrast: npt.NDArray[np.float32]) -> float:
+    """Returns the contrast of lines that cross the whole picture, as on ruled paper or in a pixel grid; 0 for none.
+
+    Args:
+        ink: `[h, w]`.
+        contrast: float32 `[h, w]`, gray levels.
+    """
+    if min(ink.shape) < 2 * _LEAST_SIDE:
+        return 0.0
+    levels = [0.0]
+    for mask, values in ((ink, contrast), (ink.T, contrast.T)):
+        ruled = np.count_nonzero(mask, axis=1) >= _RULED * mask.shape[1]
+        count = np.count_nonzero(ruled[1:] & ~ruled[:-1]) + ruled[0]
+        if count > 2 and np.count_nonzero(ruled) <= _RULES * len(ruled):
+            levels.append(float(np.median(values[ruled])))
+    return max(levels)
 
 
 def _line(ink: Mask, straight: float) -> Line | None:
@@ -100,7 +125,7 @@ def _line(ink: Mask, straight: float) -> Line | None:
         (float(np.median(part)), float(np.median(first[part]))) for part in (columns[:third], columns[-third:])
     )
     top = y0 + (np.arange(width) - x0) * (y1 - y0) / max(1.0, x1 - x0)
-    thickest = max(1.0, _THICKEST * max(height, width))
+    thickest = max(1.0, _THICKEST * (height * width) ** 0.5)
     tall = ink[: band.shape[0] + int(thickest) + 2]
     below = tall | (np.arange(len(tall))[:, None] < first)
     thickness = np.where(below.all(axis=0), len(tall), below.argmin(axis=0)) - first
@@ -114,7 +139,7 @@ def _line(ink: Mask, straight: float) -> Line | None:
     ends = np.flatnonzero(on)[[0, -1]]
     if ends[0] > _ENDS * width or ends[1] < (1 - _ENDS) * width - 1:
         return None
-    return Line(top=top, thickness=usual)
+    return Line(top=top, thickness=usual, straight=float(on.mean()))
 
 
 def _erase(ink: Mask, line: Line) -> None:

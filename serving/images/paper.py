@@ -29,7 +29,7 @@ _CLEAR = 48.0
 # How much corners and pieces tell about which gray level is paper, compared to the whole area, and below which sum the
 # pieces are asked. Fitted to MNIST's digits in the pictures of tests/helpers/sent_images.py.
 _CORNERS, _PIECES, _UNCLEAR = 0.45, 0.46, 0.2
-# A picture with this ratio of its sides is that of a one, and may have more ink than paper.
+# A picture that is this many times as high as it is wide is that of a one, and may have more ink than paper.
 _NARROW = 1.8
 # A median of more values than this is taken of a sample of about this size.
 _SAMPLE = 20_000
@@ -132,13 +132,14 @@ def _spread(histogram: npt.NDArray[np.int64], first: int) -> tuple[float, float,
 
 def _is_ink_dark(dark: Mask) -> bool:
     """Returns whether the dark pixels are the ink: they are fewer, and fewer of them lie in corners."""
-    narrow = max(dark.shape) >= _NARROW * min(dark.shape)
+    narrow = dark.shape[0] >= _NARROW * dark.shape[1]
     side = max(1, round(min(dark.shape) * 0.04))
     corners = np.mean(
         [part.mean() for rows in (dark[:side], dark[-side:]) for part in (rows[:, :side], rows[:, -side:])]
     )
-    votes = _CORNERS * (corners - 0.5) + (0 if narrow else dark.mean() - 0.5)
-    if abs(votes) < _UNCLEAR:
+    area = dark.mean() - 0.5
+    votes = _CORNERS * (corners - 0.5) + (0 if narrow else area)
+    if abs(votes) < _UNCLEAR or (narrow and votes * area < 0):
         (dark_rest, dark_lines), (light_rest, light_lines) = without_lines(dark), without_lines(~dark)
         if dark_lines or light_lines:  # without its frame, a digit is small
             return bool(dark_rest.mean() < light_rest.mean())
@@ -150,7 +151,8 @@ def _is_ink_dark(dark: Mask) -> bool:
 def _largest_share(mask: Mask) -> float:
     """Returns how much of a mask is in its largest connected part, from 0 to 1."""
     coarse = cell_means(mask.astype(np.float32), _SHAPE_CELLS)
-    masses = connected(coarse > 0.5).masses(coarse)[1:]
+    thin = coarse.mean() < 0.25  # fills no cell
+    masses = connected(coarse > (0 if thin else 0.5)).masses(coarse)[1:]
     return float(masses.max() / masses.sum()) if masses.size else 0.0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.images.decoding import MAX_PIXELS, decode_image
-from serving.images.geometry import bounding_box, centre_by_mass, centre_of_mass, resize, sharpened
+from serving.images.geometry import bounding_box, centre_by_mass, centre_of_mass, resize, sharpened, thickened
 from serving.images.image_status import ImageStatus
 from serving.images.ink import find_ink
 from serving.images.surroundings import find_photo
@@ -23,8 +23,8 @@ _ENOUGH_PIXELS = 1 << 20
 _SEARCHED_PIXELS = 1 << 16
 # If the bounding box of the ink is smaller than this in the copy, in pixels, the ink is searched again around it.
 _SMALL_BOX = 40
-# Ink whose box is smaller than this share of the larger side of its page is a speck.
-_SPECK = 0.015
+# Ink whose box is smaller than this share of the smaller side of its page is a speck.
+_SPECK = 0.025
 
 _FIELD = 28
 
@@ -131,7 +131,7 @@ def _as_mnist(gray: Uint8Array) -> tuple[Uint8Array, tuple[str, ...], ImageStatu
         status = ImageStatus.SEVERAL_DIGITS
     if looks_like_mnist(ink.pixels):
         return ink.pixels, tuple(steps), status
-    field = centre_by_mass(sharpened(ink.pixels))
+    field = centre_by_mass(thickened(sharpened(ink.pixels)))
     # Thin strokes become faint when they shrink, but MNIST's strokes are not faint.
     field = np.minimum(255, field * (255 / max(1, field.max()))).astype(np.uint8)
     steps.append(
@@ -161,7 +161,7 @@ def _small_box(ink: Uint8Array) -> tuple[slice, slice] | None:
 
 def _is_speck(ink: Uint8Array) -> bool:
     """Returns whether ink is too small for its page to be a digit."""
-    return bool(max(ink.shape) >= 2 * _FIELD and max(_box_shape(ink)) < _SPECK * max(ink.shape))
+    return bool(max(ink.shape) >= 2 * _FIELD and max(_box_shape(ink)) < _SPECK * min(ink.shape))
 
 
 def _part(gray: Uint8Array, box: tuple[slice, slice], shape: tuple[int, ...]) -> Uint8Array:

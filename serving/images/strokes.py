@@ -15,9 +15,12 @@ Mask = npt.NDArray[np.bool_]
 
 # Maximum side of the grid in which several digits are told apart, in cells.
 _CELLS = 96
-# Two strokes are two digits if the smaller one has at least these shares of the ink and of the height of the larger
-# one, and the gap between them at least this share of the height.
-_LEAST_MASS, _LEAST_HEIGHT, _GAP = 0.2, 0.6, 0.04
+# At most so many strokes are compared with each other.
+_COMPARED = 32
+# Two strokes are two digits if the smaller one has at least these shares of the ink and of the height of the larger.
+_LEAST_MASS, _LEAST_HEIGHT = 0.2, 0.6
+# The gap between two digits side by side, and between one over another, is at least this share of their height.
+_GAP_BESIDE, _GAP_ABOVE = 0.04, 0.07
 # Two digits side by side are at least this wide, and one over another at most, compared to their height.
 _WIDE, _TALL = 0.5, 0.6
 
@@ -102,7 +105,7 @@ def are_several(ink: Mask) -> bool:
     masses = strokes.masses(cells)[1:]
     boxes = (strokes.boxes() * scale)[masses >= _LEAST_MASS * masses.max()]
     tallest = (boxes[:, 2] - boxes[:, 0]).max()
-    boxes = boxes[boxes[:, 2] - boxes[:, 0] >= _LEAST_HEIGHT * tallest]
+    boxes = boxes[boxes[:, 2] - boxes[:, 0] >= _LEAST_HEIGHT * tallest][:_COMPARED]
     return any(
         _are_two(first, second) for number, first in enumerate(boxes.tolist()) for second in boxes[:number].tolist()
     )
@@ -117,5 +120,5 @@ def _are_two(first: list[float], second: list[float]) -> bool:
     whole_height = max(bottom, other_bottom) - min(top, other_top)
     whole_width = max(right, other_right) - min(left, other_left)
     if -above >= 0.5 * height:
-        return beside >= _GAP * height and whole_width >= _WIDE * whole_height
-    return -beside >= 0.3 * width and above >= _GAP * height and whole_width <= _TALL * whole_height
+        return beside >= _GAP_BESIDE * height and whole_width >= _WIDE * whole_height
+    return -beside >= 0.3 * width and above >= _GAP_ABOVE * height and whole_width <= _TALL * whole_height

@@ -1,7 +1,8 @@
 """Measures how well image preparation undoes damage to MNIST's test images; `make preparation` runs it.
 
-Prints a table. For each row it damages the images as scans and photos do, encodes them as files, prepares them as the
-server does, and classifies them with the shipped model.
+Prints a table. For each row it damages the images as scans and photos do, or makes the pictures that people send of
+them (tests/helpers/sent_images.py), encodes them as files, prepares them as the server does, and classifies them with
+the shipped model. Then come scikit-learn's own digits, and how often several digits and empty pages are noticed.
 """
 
 from __future__ import annotations
@@ -9,15 +10,22 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from sklearn.datasets import load_digits
+
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
+import sent_images
 
 from serving.config import PRETRAINED, EngineConfig
-from serving.images.preparation import Preparation
+from serving.images.image_status import ImageStatus
+from serving.images.preparation import Preparation, PreparedImage
 from serving.inference.engine import Engine
 from serving.repository.repository import Repository
 from training.datasets import load
@@ -90,6 +98,30 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
+def _as_sent(kind: sent_images.Kind) -> Damage:
+    return lambda image, generator: _png(kind(image, generator))
+
+
+SENT: dict[str, Damage] = {name: _as_sent(kind) for name, kind in sent_images.DIGITS.items()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """What became of test images after damage.
+
+    Attributes:
+        accuracy: Share of right labels.
+        same: Share of labels equal to those of the raw pixels.
+        noticed: Share of images in which no ink or several digits were noticed, wrongly.
+        prepared: The prepared images, uint8 `[n, 28, 28, 1]`.
+    """
+
+    accuracy: float
+    same: float
+    noticed: float
+    prepared: np.ndarray
+
+
 class Comparison:
     """Compares the shipped model's answers for images before and after damage."""
 
@@ -106,12 +138,26 @@ class Comparison:
         self._images, self._labels = images, labels
         self.raw = self._classify(images[..., np.newaxis])
 
-    def after(self, damage: Damage, seed: int = 0) -> tuple[float, float, np.ndarray]:
-        """Returns the accuracy, the share of labels equal to those of the raw pixels, and the prepared images."""
+    def after(self, damage: Damage, seed: int = 0) -> Row:
+        """Damages all images, and prepares and classifies them."""
         generator = np.random.default_rng(seed)
-        prepared = np.stack([self._preparation.decode(damage(image, generator)).pixels for image in self._images])
+        images = [self.prepare(damage(image, generator)) for image in self._images]
+        prepared = np.stack([image.pixels for image in images])
         labels = self._classify(prepared)
-        return float((labels == self._labels).mean()), float((labels == self.raw).mean()), prepared
+        return Row(
+            accuracy=float((labels == self._labels).mean()),
+            same=float((labels == self.raw).mean()),
+            noticed=float(np.mean([image.status is not ImageStatus.DIGIT for image in images])),
+            prepared=prepared,
+        )
+
+    def accuracy(self, files: list[bytes], labels: np.ndarray) -> float:
+        """Returns the share of files that are read as these labels."""
+        return float((self._classify(np.stack([self.prepare(file).pixels for file in files])) == labels).mean())
+
+    def prepare(self, file: bytes) -> PreparedImage:
+        """Decodes and prepares a file as the server does."""
+        return self._preparation.decode(file)
 
     def _classify(self, images: np.ndarray) -> np.ndarray:
         parts = [self._engine.infer(images[i : i + 1000]).probabilities for i in range(0, len(images), 1000)]
@@ -128,15 +174,38 @@ def main() -> None:
     data = load("mnist", data_dir=arguments.mnist_dir)
     images, labels = data.test_images[: arguments.images, :, :, 0], data.test_labels[: arguments.images]
     comparison = Comparison(images, labels)
-    print("| test images | accuracy | labels as for raw pixels | ms an image |\n|---|---|---|---|")
-    print(f"| raw pixels | {(comparison.raw == labels).mean():.2%} | | |")
-    for name, damage in DAMAGES.items():
+    print("| test images | accuracy | labels as for raw pixels | taken for no ink or several | ms an image |")
+    print("|---|---|---|---|---|")
+    print(f"| raw pixels | {(comparison.raw == labels).mean():.2%} | | | |")
+    for name, damage in {**DAMAGES, **SENT}.items():
         if arguments.only not in name:
             continue
         began = time.perf_counter()
-        accuracy, same, _ = comparison.after(damage, arguments.seed)
+        row = comparison.after(damage, arguments.seed)
         each = (time.perf_counter() - began) / len(images) * 1000
-        print(f"| {name} | {accuracy:.2%} | {same:.2%} | {each:.2f} |", flush=True)
+        print(f"| {name} | {row.accuracy:.2%} | {row.same:.2%} | {row.noticed:.2%} | {each:.2f} |", flush=True)
+    if not arguments.only:
+        _print_others(comparison, images, arguments.seed)
+
+
+def _print_others(comparison: Comparison, images: np.ndarray, seed: int) -> None:
+    """Prints how scikit-learn's digits are read, and what is noticed in pictures of several digits and of none."""
+    data, generator = load_digits(), np.random.default_rng(seed)
+    small = np.rint(data.images * (255 / 16)).astype(np.uint8)
+    print("\n| other pictures | read, or noticed |\n|---|---|")
+    enlarged = [_png(sent_images.on_paper(image, generator)) for image in small]
+    print(f"| scikit-learn's digits, enlarged on paper | {comparison.accuracy(enlarged, data.target):.2%} |")
+    print(
+        f"| scikit-learn's digits, 8 x 8 | {comparison.accuracy([_png(image) for image in small], data.target):.2%} |"
+    )
+    count = min(1000, len(images))
+    several, empty = 0, 0
+    for _ in range(count):
+        chosen = generator.integers(len(images), size=generator.integers(2, 5))
+        image = comparison.prepare(_png(sent_images.several([images[one] for one in chosen], generator)))
+        several += image.status is ImageStatus.SEVERAL_DIGITS
+        empty += comparison.prepare(_png(sent_images.empty(generator))).status is ImageStatus.NO_INK
+    print(f"| two to four digits | {several / count:.2%} |\n| no digit: empty pages and frames | {empty / count:.2%} |")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,10 +86,8 @@ def test_a_page_without_ink_is_noticed() -> None:
     assert all(image.steps[-1] == "found no ink" for image in empty)
 
 
-def test_real_digits_are_read(read: Read) -> None:
-    if not os.environ.get("DIGITS_DIR"):
-        pytest.skip("DIGITS_DIR does not name a directory with images whose names begin with their label")
-    paths = sorted(Path(os.environ["DIGITS_DIR"]).resolve().glob("[0-9]-*.png"))
+def test_real_digits_are_read(digits_dir: Path, read: Read) -> None:
+    paths = sorted(digits_dir.glob("[0-9]-*.png"))
     assert paths
     images = [_prepared(load_image(path, channels=1)[..., 0]) for path in paths]
     wrong = {path.name for path, label in zip(paths, read(images), strict=True) if int(path.name[0]) != label}
