@@ -117,6 +117,16 @@ def test_files_and_pixels_get_their_statuses_and_common_answers_none(stub, files
     assert described.no_digit_threshold == THRESHOLD
 
 
+def test_two_digits_in_one_picture_are_noticed(stub, digits: tuple, tmp_path: Path) -> None:
+    two = np.concatenate([digits[0][0, :, :, 0], digits[0][1, :, :, 0]], axis=1)
+    Image.fromarray(255 - two.repeat(3, axis=0).repeat(3, axis=1)).save(tmp_path / "two.png")
+    found = stub.Classify(_encoded([tmp_path / "two.png"], explain=True), timeout=20)
+    assert list(found.statuses) == [SEVERAL]
+    assert "found several digits" in found.preparations[0].steps
+    only = stub.Classify(_encoded([tmp_path / "two.png"], only_digits=True), timeout=20)
+    assert list(only.labels) == [-1]
+
+
 @pytest.mark.parametrize("prepare", ["server", "client"])
 async def test_both_clients_have_a_status_and_a_name_for_each_image(
     server, files: list[Path], prepare: str, digits: tuple
