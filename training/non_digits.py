@@ -185,12 +185,12 @@ def _drawing(digits: Uint8Array, generator: np.random.Generator) -> Image.Image:
 
 # The share of each kind, and what makes one: a picture to be prepared, or raw pixels.
 KINDS: dict[str, tuple[float, Callable[[Uint8Array, np.random.Generator], Image.Image | FloatArray]]] = {
-    "several digits": (0.16, _several),
+    "several digits": (0.15, _several),
     "letters": (0.22, _letter),
     "letters in groups": (0.05, _word),
     "drawings": (0.25, _drawing),
-    "noise": (0.05, lambda _, generator: noise(generator)),
-    "blank": (0.05, lambda _, generator: blank(generator)),
-    "textures": (0.11, lambda _, generator: texture(generator)),
-    "filled shapes": (0.11, lambda _, generator: silhouette(generator, _SIDE)),
+    "noise": (0.04, lambda _, generator: noise(generator)),
+    "blank": (0.04, lambda _, generator: blank(generator)),
+    "textures": (0.1, lambda _, generator: texture(generator)),
+    "filled shapes": (0.15, lambda _, generator: silhouette(generator, _SIDE)),
 }

@@ -32,7 +32,7 @@ def sent(picture: Image.Image, generator: np.random.Generator) -> Uint8Array:
     scale = side / max(figure.shape)
     height, width = (max(4, round(length * scale)) for length in figure.shape)
     picture = Image.fromarray(figure)
-    if generator.random() < 0.15:  # a field of few pixels, enlarged later
+    if generator.random() < 0.2:  # a field of few pixels, enlarged later
         few = generator.uniform(7, 17) / max(figure.shape)
         picture = picture.resize([max(2, round(side * few)) for side in figure.shape[::-1]], Image.Resampling.BOX)
     figure = np.asarray(picture.resize((width, height), _RESAMPLING[int(generator.integers(3))]))

@@ -19,7 +19,13 @@ def silhouette(generator: np.random.Generator, side: int) -> FloatArray:
     large = 112
     canvas = Image.new("L", (large, large))
     pencil = ImageDraw.Draw(canvas)
-    if generator.random() < 0.7:  # symmetric about the vertical: widths at several heights
+    kind = generator.random()
+    if kind < 0.2:  # a wedge on a sole, as a shoe
+        heel, toe, low = generator.uniform(0.2, 0.6), generator.uniform(0.45, 0.8), generator.uniform(0.7, 0.95)
+        way = generator.choice([-1, 1])
+        profile = [(-0.48, low), (-0.48, heel), (generator.uniform(-0.3, 0), heel), (generator.uniform(0, 0.3), toe)]
+        outline = np.array([*profile, (0.48, (toe + low) / 2), (0.48, low)]) * (way, 1) + (0.5, 0)
+    elif kind < 0.75:  # symmetric about the vertical: widths at several heights
         heights = np.linspace(generator.uniform(0, 0.15), generator.uniform(0.85, 1), int(generator.integers(3, 9)))
         widths = generator.uniform(0.08, 0.5, len(heights))
         if generator.random() < 0.6:
@@ -32,6 +38,24 @@ def silhouette(generator: np.random.Generator, side: int) -> FloatArray:
         radii = generator.uniform(0.2, 0.5, len(angles))
         outline = np.stack([0.5 + radii * np.cos(angles), 0.5 + radii * np.sin(angles)], axis=1)
     pencil.polygon([tuple(p) for p in (outline * large).tolist()], fill=255)
+    if generator.random() < 0.3:  # sleeves
+        shoulder, reach, length = (
+            generator.uniform(0.05, 0.25),
+            generator.uniform(0.3, 0.5),
+            generator.uniform(0.15, 0.8),
+        )
+        for way in (-1, 1):
+            sleeve = [
+                (0.5, shoulder),
+                (0.5 + way * reach, shoulder + length),
+                (0.5 + way * (reach - 0.15), shoulder + length),
+            ]
+            pencil.polygon([(x * large, y * large) for x, y in sleeve], fill=255)
+    if generator.random() < 0.15:  # a handle
+        x, y = generator.uniform(0.15, 0.35), generator.uniform(0, 0.15)
+        pencil.arc(
+            [v * large for v in (x, y, 1 - x, y + 0.7)], 180, 360, fill=255, width=int(generator.integers(2, 10))
+        )
     if generator.random() < 0.35:  # a gap between two legs, or an opening
         x, width = generator.uniform(0.35, 0.65), generator.uniform(0.02, 0.1)
         pencil.rectangle(((x - width) * large, generator.uniform(0.2, 0.6) * large, (x + width) * large, large), fill=0)
