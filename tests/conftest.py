@@ -133,9 +133,9 @@ def mnist_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def digits_dir() -> Path:
-    if not os.environ.get("DIGITS_DIR"):
-        pytest.skip("DIGITS_DIR does not name a directory with images whose names begin with their label")
-    return Path(os.environ["DIGITS_DIR"]).resolve()
+    if not os.environ.get("REAL_DIGITS_DIR"):
+        pytest.skip("REAL_DIGITS_DIR does not name a directory with images whose names begin with their label")
+    return Path(os.environ["REAL_DIGITS_DIR"]).resolve()
 
 
 @pytest.fixture(scope="session")

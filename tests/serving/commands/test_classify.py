@@ -162,7 +162,7 @@ def test_csv_and_json_have_a_row_for_every_file_and_the_top_labels(server, comma
     assert done.returncode == 1
     good, failed = csv.DictReader(done.stdout.splitlines())
     assert (good["path"], good["label"], good["name"], good["error"]) == (str(FILES[0]), "7", "7", "")
-    assert 1 > float(good["confidence"]) > float(good["confidence_2"]) >= float(good["confidence_3"]) >= 0
+    assert 1 >= float(good["confidence"]) > float(good["confidence_2"]) >= float(good["confidence_3"]) >= 0
     assert good["name_1"] == "7"
     assert len({good[f"name_{place}"] for place in (1, 2, 3)}) == 3
     assert (failed["path"], failed["label"], failed["name_3"]) == (str(bad), "", "")

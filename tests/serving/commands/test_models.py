@@ -141,16 +141,16 @@ def test_list_shows_labels_and_what_each_version_is(
 @pytest.mark.parametrize(
     ("training", "shown", "listed"),
     [
-        ({"data": {"source": "synthetic", "test_images": 1000}}, "synthetic - 99.53% of 1,000", ("synthetic", 1000)),
+        ({"data": {"source": "synthetic", "test_images": 1000}}, "synthetic - {accuracy} of 1,000", ("synthetic", 1000)),
         (
             {"data": {"source": "folder:/somewhere/far/shapes", "test_images": 12}, "recipe": {"name": "fast"}},
-            "folder:shapes fast 99.53% of 12",
+            "folder:shapes fast {accuracy} of 12",
             ("folder:/somewhere/far/shapes", 12),
         ),
-        ({"data": {"source": "/scans/digits.npz"}}, "digits.npz - 99.53%", ("/scans/digits.npz", None)),
-        ({}, "- - 99.53%", (None, None)),
-        ({"data": ["odd"], "recipe": 7}, "- - 99.53%", (None, None)),
-        ({"data": {"source": 3, "test_images": "x"}, "recipe": {}}, "- - 99.53%", (None, None)),
+        ({"data": {"source": "/scans/digits.npz"}}, "digits.npz - {accuracy}", ("/scans/digits.npz", None)),
+        ({}, "- - {accuracy}", (None, None)),
+        ({"data": ["odd"], "recipe": 7}, "- - {accuracy}", (None, None)),
+        ({"data": {"source": 3, "test_images": "x"}, "recipe": {}}, "- - {accuracy}", (None, None)),
     ],
 )
 def test_list_shows_what_a_version_was_trained_and_tested_on(
@@ -160,6 +160,7 @@ def test_list_shows_what_a_version_was_trained_and_tested_on(
     repository.publish(shipped.content, dataclasses.replace(shipped.manifest, training=training))
     models = list(model_listings(repository))
     _, row = table(models)
+    shown = shown.format(accuracy=f"{shipped.manifest.accuracy.onnx:.2%}")
     assert f" {shipped.manifest.created[:10]} {shown} ok on CPU" in " ".join(row.split())
     assert len(row) <= 100
     (version,) = document(models)[0]["versions"]

@@ -21,7 +21,7 @@ MNIST = Preparation(kind="mnist", height=28, width=28, channels=1)
 COUNT = 60
 # The minimum accuracy by kind, where it is not 0.95.
 LEAST = {"16 x 16, black and white, filled": 0.85, "8 x 8, filled": 0.9, "thin pen": 0.85, "pixel grid": 0.9}
-# Of the real digits in DIGITS_DIR, these are prepared well and read wrongly by the shipped network.
+# Of the real digits in REAL_DIGITS_DIR, these are prepared well and read wrongly by the shipped network.
 NOT_READ = {
     "1-semeion-1-00039.png",
     "1-uci-optdigits-32x32-1-00204.png",
