@@ -141,7 +141,11 @@ def test_list_shows_labels_and_what_each_version_is(
 @pytest.mark.parametrize(
     ("training", "shown", "listed"),
     [
-        ({"data": {"source": "synthetic", "test_images": 1000}}, "synthetic - {accuracy} of 1,000", ("synthetic", 1000)),
+        (
+            {"data": {"source": "synthetic", "test_images": 1000}},
+            "synthetic - {accuracy} of 1,000",
+            ("synthetic", 1000),
+        ),
         (
             {"data": {"source": "folder:/somewhere/far/shapes", "test_images": 12}, "recipe": {"name": "fast"}},
             "folder:shapes fast {accuracy} of 12",
