@@ -43,7 +43,7 @@ class PopulationStatistics(keras.callbacks.Callback):  # type: ignore[misc]
             recompute_statistics(self.model, self._batches)
 
 
-def recompute_statistics(model: keras.Sequential, batches: keras.utils.PyDataset) -> None:
+def recompute_statistics(model: keras.Model, batches: keras.utils.PyDataset) -> None:
     """Gives each layer of batch normalisation the mean and the variance of its input.
 
     Args:
@@ -53,7 +53,8 @@ def recompute_statistics(model: keras.Sequential, batches: keras.utils.PyDataset
     normalising = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     if not normalising:
         return
-    chain = model.layers[: model.layers.index(normalising[-1]) + 1]
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    chain = layers[: layers.index(normalising[-1]) + 1]
     means: dict[keras.Layer, Any] = dict.fromkeys(normalising, 0.0)
     squares = dict(means)
     images = index = 0

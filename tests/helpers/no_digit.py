@@ -15,7 +15,7 @@ from serving.repository.manifest import NoDigit, ValidationAnswers
 from serving.repository.repository import Repository
 
 # Drawn digits are below this, and `GRAY_BOX` is far above.
-THRESHOLD = 0.1
+THRESHOLD = 0.6
 GRAY_BOX = np.zeros((28, 28, 1), np.uint8)
 GRAY_BOX[5:23, 5:23] = 192
 VALIDATION = ValidationAnswers(
