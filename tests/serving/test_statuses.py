@@ -179,7 +179,7 @@ def test_digits_score_has_a_column_for_the_status(
 
     def scored(*options: str) -> tuple[list[dict[str, str]], str]:
         out = tmp_path / "scores.csv"
-        arguments = [*map(str, files), "--out", str(out), "--overwrite", "--min-confidence", "0.5", *place, *options]
+        arguments = [*map(str, files), "--out", str(out), "--overwrite", "--min-confidence", "0.1", *place, *options]
         done = CliRunner().invoke(score.main, arguments)
         assert done.exit_code == 0, done.output
         return list(csv.DictReader(out.read_text().splitlines())), done.stdout
