@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from export.answers import answers_of
 from serving.config import EngineConfig
 from serving.errors import DigitsError
 from serving.inference.engine import Engine
@@ -20,7 +21,6 @@ Labels = npt.NDArray[np.int64]
 
 # Chance passes each test below with this probability.
 _SIGNIFICANCE = 0.01
-_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,12 +195,7 @@ def _answers_of(version: int, manifest: Manifest, test: Answers, repository: Rep
     )
     try:
         engine.start()
-        answers = np.concatenate(
-            [
-                engine.infer(test.images[start : start + _BATCH]).probabilities.argmax(axis=1)
-                for start in range(0, len(test.images), _BATCH)
-            ]
-        )
+        answers = answers_of(engine, test.images).probabilities.argmax(axis=1)
     except DigitsError as error:
         return str(error)
     position = np.array([manifest.labels.index(label) for label in theirs.labels])

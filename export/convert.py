@@ -21,9 +21,9 @@ from onnx import helper, numpy_helper, shape_inference
 from export.errors import UnusableModel
 from export.tracing import trace
 from export.trained_model import TrainedModel, rebuilt
+from serving.inference.interface import INPUT, LOGITS, NO_DIGIT, PROBABILITIES
 
-INPUT, LOGITS, PROBABILITIES, BATCH = "images", "logits", "probabilities", "batch"
-NO_DIGIT = "no_digit"
+BATCH = "batch"
 
 Layer = Callable[[Any], Any]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from export.answers import answers_of
 from serving.inference.engine import Engine
 from serving.repository.manifest import NoDigit
 from training.datasets import Dataset
@@ -21,7 +22,8 @@ from training.styles import enlarge
 Uint8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 
-_ROWS = 256
+# Pictures per kind of non-digits and per source of sent digits.
+COUNT = 1_000
 _SEED = 14
 # The threshold throws away at most these shares of the validation images: as raw pixels, and sent as pictures.
 _LOST_RAW, _LOST_SENT = 0.006, 0.02
@@ -58,32 +60,29 @@ class NoDigitReport:
         )
 
 
-def check_no_digit(
-    engine: Engine, data: Dataset, *, validation_images: Uint8Array, count: int = 1_000
-) -> NoDigitReport:
+def check_no_digit(engine: Engine, data: Dataset, *, validation_images: Uint8Array) -> NoDigitReport:
     """Chooses the threshold on validation images, then measures both sides on other pictures.
 
     Args:
         engine: A started engine with a model that has the output `no_digit`.
         data: The digits that the network was trained on; their test images are measured.
         validation_images: uint8 `[n, 28, 28, 1]`, held out by the training.
-        count: Pictures per kind of non-digits and per source of sent digits.
     """
     generator = np.random.default_rng(_SEED)
     raw = _answers(engine, validation_images)
-    as_sent = _answers(engine, _as_sent(validation_images[..., 0], generator, 2 * count))
+    as_sent = _answers(engine, _as_sent(validation_images[..., 0], generator, 2 * COUNT))
     highest = max(float(np.quantile(raw, 1 - _LOST_RAW)), float(np.quantile(as_sent, 1 - _LOST_SENT)))
     threshold = round(min(max(highest, 0.01), 0.999), 3)
     digits = data.test_images[..., 0]
     sources = {
         "test images": data.test_images,
-        "test images, sent as pictures": _as_sent(digits, generator, count),
-        "digits of scikit-learn, sent as pictures": _as_sent(_other_digits(), generator, count),
+        "test images, sent as pictures": _as_sent(digits, generator, COUNT),
+        "digits of scikit-learn, sent as pictures": _as_sent(_other_digits(), generator, COUNT),
     }
     kept = {name: float((_answers(engine, images) <= threshold).mean()) for name, images in sources.items()}
     caught = {}
     for kind in KINDS:
-        pictures = np.stack([draw_non_digit(kind, digits, generator) for _ in range(count)])[..., np.newaxis]
+        pictures = np.stack([draw_non_digit(kind, digits, generator) for _ in range(COUNT)])[..., np.newaxis]
         caught[kind] = float((_answers(engine, pictures) > threshold).mean())
     problems = [
         f"only {share:.2%} of the {name} are kept, {_LEAST_KEPT[name]:.1%} must be"
@@ -99,8 +98,9 @@ def check_no_digit(
 
 
 def _answers(engine: Engine, images: Uint8Array) -> FloatArray:
-    parts = [engine.infer(images[start : start + _ROWS]).no_digit for start in range(0, len(images), _ROWS)]
-    answers: FloatArray = np.concatenate([part for part in parts if part is not None])
+    answers = answers_of(engine, images).no_digit
+    if answers is None:
+        raise ValueError("the model has no output no_digit")
     return answers
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from export.answers import answers_of
 from export.calibration import softmax
 from serving.errors import DigitsError
 from serving.inference.engine import RUNTIME_VERSION, Engine
@@ -126,7 +127,8 @@ def check_parity(
     equal = np.ones(len(images), dtype=bool)
     finite, onnx_labels = True, keras_labels
     for size in batch_sizes:
-        logits, probabilities, no_digit = _run(engine, images, size)
+        found = answers_of(engine, images, rows=size)
+        logits, probabilities, no_digit = found.logits, found.probabilities, found.no_digit
         finite = finite and bool(np.isfinite(logits).all() and np.isfinite(probabilities).all())
         if log_floor is not None:
             logits = _logarithms(logits, log_floor)
@@ -197,16 +199,6 @@ def no_digit_of(logits: FloatArray) -> FloatArray:
     powers = np.exp(logits - highest[:, np.newaxis]).sum(axis=1)
     answers: FloatArray = (np.exp(-highest) / (np.exp(-highest) + powers)).astype(np.float32)
     return answers
-
-
-def _run(engine: Engine, images: npt.NDArray[np.uint8], size: int) -> tuple[FloatArray, FloatArray, FloatArray | None]:
-    parts = [engine.infer(images[start : start + size]) for start in range(0, len(images), size)]
-    known = [part.no_digit for part in parts if part.no_digit is not None]
-    return (
-        np.concatenate([part.logits for part in parts]),
-        np.concatenate([part.probabilities for part in parts]),
-        np.concatenate(known) if known else None,
-    )
 
 
 def _logarithms(logits: FloatArray, floor: float) -> FloatArray:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from export.answers import answers_of
 from serving.inference.engine import Engine
 from serving.repository.manifest import ValidationAnswers
 from training.datasets import Dataset
 
 if TYPE_CHECKING:
     from export.trained_model import TrainedModel
-
-_BATCH = 256
 
 
 def validation_part(trained: TrainedModel, data: Dataset) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -42,13 +41,12 @@ def validation_answers(
     """
     if len(images) == 0:
         return None
-    parts = [engine.infer(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
-    probabilities = np.concatenate([part.probabilities for part in parts])
-    no_digit = [part.no_digit > threshold for part in parts if part.no_digit is not None and threshold is not None]
+    found = answers_of(engine, images)
+    probabilities, no_digit = found.probabilities, found.no_digit
     counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
     return ValidationAnswers(
         images=len(images),
         labels=tuple((counts / len(images)).tolist()),
         confidence=float(probabilities.max(axis=1).mean(dtype=np.float64)),
-        no_digit=float(np.concatenate(no_digit).mean()) if no_digit else None,
+        no_digit=None if no_digit is None or threshold is None else float((no_digit > threshold).mean()),
     )

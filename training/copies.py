@@ -6,7 +6,9 @@ To change images in each epoch anew would take longer than the training itself, 
 from __future__ import annotations
 
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+import os
+import signal
+import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -92,13 +94,26 @@ def copies_of(dataset: Dataset, *, recipe: Recipe, limit: int | None, teacher: k
     if recipe.variety and dataset.has_mnist_digits:
         arguments = [(copy, images, labels, recipe.variety, each) for copy, each in zip(changed, seeds, strict=True)]
         # Drawing takes one core some minutes. TensorFlow's threads do not survive a fork.
-        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
-            made = list(processes.map(_varied, *zip(*arguments, strict=True)))
+        with multiprocessing.get_context("spawn").Pool(initializer=_end_with_parent) as processes:
+            made = processes.starmap(_varied, arguments, chunksize=1)
         rows = [one_hot(np.where(copied == NO_DIGIT, classes, copied), classes + 1) for _, copied in made]
         copies = Copies(images=np.stack([copy for copy, _ in made]), targets=np.stack(rows), with_no_digit=True)
     else:
         copies = Copies(images=np.stack(changed), targets=np.stack([one_hot(labels, classes)] * len(seeds)))
     return copies if recipe.distillation is None else copies.taught_by(teacher, recipe.distillation)
+
+
+def _end_with_parent() -> None:
+    """Leaves Ctrl-C to the parent, and ends this process as soon as the parent has ended, however it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _checked(

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from training.styles import CANVAS
-from training.synthetic import smooth
+from training.synthetic import draw_stroke, smooth
 
 # Control points of strokes, x to the right, y down, from 0 to 1. Letters that some people write like a digit are left
 # out: C, D, O, Q; I, J, L, l; Z; Y; S; G, b; B; g, q.
@@ -175,9 +175,7 @@ def _written(strokes: tuple[tuple[tuple[float, float], ...], ...], generator: np
         if len(points) == 2:
             points = np.insert(points, 1, points.mean(axis=0) + generator.normal(0, 0.03, 2), axis=0)
         curve = smooth((points - 0.5) * (width, height)) + CANVAS / 2
-        pencil.line([tuple(p) for p in curve.tolist()], fill=255, width=pen, joint="curve")
-        for x, y in curve[[0, -1]]:
-            pencil.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), fill=255)
+        draw_stroke(pencil, curve, pen)
     return canvas
 
 

@@ -16,6 +16,7 @@ from training.corruption import corrupt
 from training.lettering import draw_letter
 from training.sending import sent
 from training.styles import CANVAS, enlarge, fit, restyle
+from training.synthetic import draw_stroke
 from training.textures import blank, noise, silhouette, texture
 
 Uint8Array = npt.NDArray[np.uint8]
@@ -171,10 +172,7 @@ def _stroked(curves: Sequence[npt.NDArray[np.floating]], generator: np.random.Ge
     canvas = Image.new("L", (CANVAS, CANVAS))
     pencil, width = ImageDraw.Draw(canvas), int(generator.integers(3, 11))
     for curve in curves:
-        points = curve * 0.65 * CANVAS + 0.175 * CANVAS
-        pencil.line([tuple(p) for p in points.tolist()], fill=255, width=width, joint="curve")
-        for x, y in points[[0, -1]]:
-            pencil.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=255)
+        draw_stroke(pencil, curve * 0.65 * CANVAS + 0.175 * CANVAS, width)
     return canvas
 
 

@@ -138,7 +138,7 @@ _ACCURATE_WITH = {
         copies=4,
         variety=VARIETY,
         distillation=Distillation(teacher="convnet_batchnorm", share=0.7, temperature=2.0),
-        source="ours: one long cycle, small batches, random shifts, rotations and sizes, taught by convnet_batchnorm",
+        source="ours: one long cycle; other hands, pens and cameras; what is no digit; taught by convnet_batchnorm",
     ),
     "convnet_batchnorm": Recipe(
         name="accurate",

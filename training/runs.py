@@ -99,8 +99,9 @@ def _train_teacher(
     echo: Echo,
     options: Mapping[str, Any],
 ) -> Path:
-    echo(f"training the teacher, {architecture}; --teacher takes one that is already trained")
     recipe = recipe_for("accurate", architecture).with_epochs(epochs)
+    copies = f", on {recipe.copies} changed copies of the training images" if recipe.copies else ""
+    echo(f"training the teacher, {architecture}{copies}; --teacher takes one that is already trained")
     run = train(dataset, architecture=architecture, recipe=recipe, seed=seed, **options)
     file = run.save(directory)
     _warn_of_drift(run, directory)

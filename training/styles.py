@@ -7,6 +7,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from serving.images.geometry import bounding_box, centre_by_mass
+from training.synthetic import draw_stroke
 
 Uint8Array = npt.NDArray[np.uint8]
 
@@ -58,9 +59,7 @@ def add_strokes(picture: Image.Image, digit: int, generator: np.random.Generator
     pencil = ImageDraw.Draw(changed)
 
     def line(*points: tuple[float, float]) -> None:
-        pencil.line(points, fill=255, width=width, joint="curve")
-        for x, y in points:
-            pencil.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=255)
+        draw_stroke(pencil, np.array(points), width)
 
     def middle(row: int) -> float:
         return float(np.flatnonzero(ink[row]).mean())

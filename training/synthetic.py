@@ -94,10 +94,21 @@ def draw_digit(digit: int, generator: np.random.Generator) -> Uint8Array:
     for stroke in strokes:
         points = np.array(stroke) + generator.normal(0, 0.025, (len(stroke), 2))
         curve = smooth((points - 0.5) @ matrix.T) * _CANVAS + _CANVAS
-        pencil.line([tuple(p) for p in curve.tolist()], fill=255, width=round(pen), joint="curve")
-        for x, y in curve[[0, -1]]:
-            pencil.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), fill=255)
+        draw_stroke(pencil, curve, pen)
     return centre_by_mass(np.asarray(canvas, dtype=np.uint8))
+
+
+def draw_stroke(pencil: ImageDraw.ImageDraw, curve: npt.NDArray[np.floating], pen: float) -> None:
+    """Draws one stroke with a round pen.
+
+    Args:
+        pencil: Draws on a gray canvas.
+        curve: float `[n, 2]`, x and y of its points, in pixels.
+        pen: Width of the pen, in pixels.
+    """
+    pencil.line([tuple(point) for point in curve.tolist()], fill=255, width=round(pen), joint="curve")
+    for x, y in curve[[0, -1]]:
+        pencil.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), fill=255)
 
 
 def draw_digits(count: int, *, seed: int) -> tuple[Uint8Array, npt.NDArray[np.int64]]:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from export import no_digit_gate
 from export.convert import convert
 from export.no_digit_gate import NoDigitReport, check_no_digit
 from export.trained_model import TrainedModel
@@ -26,7 +27,9 @@ def report(trained: TrainedModel, data) -> NoDigitReport:
     content = convert(trained, model_name="drawn", with_no_digit=True)
     engine = Engine(content, image_shape=(28, 28, 1), classes=10, config=EngineConfig(provider="cpu"))
     engine.start()
-    return check_no_digit(engine, data, validation_images=data.train_images[-200:], count=30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(no_digit_gate, "COUNT", 30)
+        return check_no_digit(engine, data, validation_images=data.train_images[-200:])
 
 
 def test_each_kind_and_each_source_is_measured(report: NoDigitReport) -> None:
@@ -49,7 +52,7 @@ def test_what_passes_is_summed_up_in_a_line() -> None:
 def test_it_is_published_without_the_output_that_it_can_t_prove(
     digits_export, synthetic_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check_no_digit, "__kwdefaults__", {"count": 20})
+    monkeypatch.setattr(no_digit_gate, "COUNT", 20)
     run = tmp_path / "run"
     shutil.copytree(synthetic_run, run)
     record = json.loads((run / "metrics.json").read_text())

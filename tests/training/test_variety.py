@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -17,6 +21,7 @@ from training.styles import add_strokes, enlarge, fit, restyle
 from training.synthetic import draw_digits
 from training.variety import Variety
 
+ROOT = Path(__file__).parents[2]
 ALL = Variety(restyled=0.3, sent=0.2, corrupted=0.3, drawn=0.1, non_digits=0.5)
 VARIED = Recipe(name="varied", epochs=4, batch_size=32, learning_rate=3e-3, source="this test", copies=1, variety=ALL)
 
@@ -95,6 +100,25 @@ def test_copies_begin_with_the_images_and_end_with_what_is_no_digit(data: Datase
     assert not np.array_equal(copies.images[0], copies.images[1])
     again = copies_of(data, recipe=recipe, limit=222, teacher=None, seed=0)
     assert np.array_equal(again.images, copies.images)
+
+
+def test_processes_that_draw_end_with_their_parent_however_it_ends() -> None:
+    script = """if __name__ == "__main__":
+        import multiprocessing, os, time
+        from training.copies import _end_with_parent
+        with multiprocessing.get_context("spawn").Pool(2, initializer=_end_with_parent) as processes:
+            print(*[process.pid for process in processes._pool], flush=True)
+            processes.map(time.sleep, [60, 60])"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    children = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+    assert len(children) == 2
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    for child in alive:
+        child.kill()
+    assert not alive
 
 
 def test_data_that_are_no_digits_are_only_augmented(data: Dataset) -> None:
