@@ -16,6 +16,10 @@ Uint8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 
 
+# Copies are few, and a long run would learn them by heart: each epoch moves each of them a little.
+_SHIFT = Augmentation(shift_px=1)
+
+
 class _ShuffledBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """Chooses the images of each batch; a seed and an epoch give an order."""
 
@@ -68,12 +72,12 @@ class AugmentedBatches(_ShuffledBatches):
 
 
 class CopiedBatches(_ShuffledBatches):
-    """Copies of the images that were made before training; each epoch uses one copy of each image.
+    """Copies of the images that were made before training; each epoch uses one copy of each image, shifted by a pixel.
 
     Args:
         copies: The copies with their targets.
         batch_size: Images per step.
-        seed: Seed of the order.
+        seed: Seed of the order and the shifts.
     """
 
     def __init__(self, copies: Copies, *, batch_size: int, seed: int) -> None:
@@ -83,4 +87,6 @@ class CopiedBatches(_ShuffledBatches):
     def __getitem__(self, index: int) -> tuple[Uint8Array, FloatArray]:
         members = self._members(index)
         chosen = (members + self._epoch) % len(self._copies.images)
-        return self._copies.images[chosen, members], self._copies.targets[chosen, members]
+        generator = np.random.default_rng([self._seed, self._epoch, index])
+        images = _SHIFT.apply(self._copies.images[chosen, members], generator)
+        return images, self._copies.targets[chosen, members]

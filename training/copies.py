@@ -19,7 +19,6 @@ from training.augmentation import Augmentation
 from training.corruption import corrupt
 from training.datasets import Dataset
 from training.distillation import Distillation, one_hot
-from training.errors import TrainingError
 from training.lettering import draw_hand, draw_print
 from training.non_digits import draw_non_digits
 from training.recipe import Recipe
@@ -72,23 +71,20 @@ class Copies:
         return replace(self, targets=targets)
 
 
-def copies_of(dataset: Dataset, *, recipe: Recipe, limit: int | None, teacher: keras.Model | None, seed: int) -> Copies:
+def copies_of(dataset: Dataset, *, recipe: Recipe, limit: int | None, seed: int) -> Copies:
     """Makes the copies that a recipe asks for.
 
     Args:
         dataset: The data. The recipe's variety is used where they are digits laid out as MNIST's.
         recipe: A recipe with copies.
         limit: Use only this many training images, as in `train`.
-        teacher: The teacher of a recipe with distillation.
         seed: Seed of all changes.
 
     Raises:
-        TrainingError: There are too few images, or the recipe's teacher is missing or for other images or classes.
+        TrainingError: There are too few images.
     """
     fitted = recipe.fitted_images(len(dataset.train_images[:limit]))
     images, labels, classes = dataset.train_images[:fitted], dataset.train_labels[:fitted], len(dataset.label_names)
-    if recipe.distillation:
-        teacher = _checked(teacher, recipe.name, recipe.distillation, dataset)
     seeds = [[seed, number] for number in range(recipe.copies)]
     changed = [_augmented(images, recipe.augmentation, np.random.default_rng(each)) for each in seeds]
     if recipe.variety and dataset.has_mnist_digits:
@@ -97,10 +93,8 @@ def copies_of(dataset: Dataset, *, recipe: Recipe, limit: int | None, teacher: k
         with multiprocessing.get_context("spawn").Pool(initializer=_end_with_parent) as processes:
             made = processes.starmap(_varied, arguments, chunksize=1)
         rows = [one_hot(np.where(copied == NO_DIGIT, classes, copied), classes + 1) for _, copied in made]
-        copies = Copies(images=np.stack([copy for copy, _ in made]), targets=np.stack(rows), with_no_digit=True)
-    else:
-        copies = Copies(images=np.stack(changed), targets=np.stack([one_hot(labels, classes)] * len(seeds)))
-    return copies if recipe.distillation is None else copies.taught_by(teacher, recipe.distillation)
+        return Copies(images=np.stack([copy for copy, _ in made]), targets=np.stack(rows), with_no_digit=True)
+    return Copies(images=np.stack(changed), targets=np.stack([one_hot(labels, classes)] * len(seeds)))
 
 
 def _end_with_parent() -> None:
@@ -114,20 +108,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _checked(
-    teacher: keras.Model | None, recipe_name: str, distillation: Distillation, dataset: Dataset
-) -> keras.Model:
-    if teacher is None:
-        raise TrainingError(f"the recipe {recipe_name} needs a teacher, {distillation.teacher}")
-    shape, classes = dataset.image_shape, len(dataset.label_names)
-    if teacher.input_shape[1:] != shape or teacher.output_shape[1:] != (classes,):
-        raise TrainingError(
-            f"the teacher takes images of {teacher.input_shape[1:]} and has {teacher.output_shape[-1]} classes, "
-            f"the data have images of {shape} and {classes} classes"
-        )
-    return teacher
 
 
 def _augmented(images: Uint8Array, augmentation: Augmentation, generator: np.random.Generator) -> Uint8Array:

@@ -7,10 +7,15 @@ probabilities of the larger network, the teacher, show which other classes an im
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    import keras
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -32,6 +37,16 @@ class Distillation:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or self.temperature <= 0:
             raise ValueError("share must lie between 0 and 1, and temperature above 0")
+
+    def check(self, teacher: keras.Model | None, *, image_shape: tuple[int, int, int], classes: int) -> None:
+        """Raises TrainingError if there is no teacher, or one for other images or another number of classes."""
+        if teacher is None:
+            raise TrainingError(f"this recipe needs a teacher, {self.teacher}")
+        if teacher.input_shape[1:] != image_shape or teacher.output_shape[1:] != (classes,):
+            raise TrainingError(
+                f"the teacher takes images of {teacher.input_shape[1:]} and has {teacher.output_shape[-1]} classes, "
+                f"the data have images of {image_shape} and {classes} classes"
+            )
 
     def targets(self, probabilities: FloatArray, labels: FloatArray) -> FloatArray:
         """Computes the targets that the small network learns.

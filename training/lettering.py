@@ -82,6 +82,7 @@ _DIGITS: dict[int, tuple[tuple[tuple[tuple[float, float], ...], ...], ...]] = {
         (((0.05, 0.55), (0.6, 0.0)), ((0.6, 0.0), (0.6, 1.0))),
         (((0.25, 0.25), (0.5, 0.0)), ((0.5, 0.0), (0.5, 1.0)), ((0.15, 1.0), (0.85, 1.0))),
         (((0.5, 0.0), (0.5, 1.0)), ((0.2, 1.0), (0.8, 1.0))),
+        (((0.5, 0.0), (0.5, 1.0)),),
     ),
     2: (
         (((0.1, 0.15), (0.5, 0.0), (0.85, 0.2), (0.6, 0.6), (0.1, 1.0)), ((0.1, 1.0), (0.9, 1.0))),
@@ -95,10 +96,13 @@ _DIGITS: dict[int, tuple[tuple[tuple[tuple[float, float], ...], ...], ...]] = {
         (((0.2, 0.0), (0.15, 0.55)), ((0.15, 0.55), (0.85, 0.55)), ((0.75, 0.0), (0.75, 1.0))),
         (((0.6, 0.0), (0.05, 0.7)), ((0.05, 0.7), (0.95, 0.7)), ((0.6, 0.3), (0.6, 1.0))),
         (((0.65, 0.0), (0.05, 0.7)), ((0.05, 0.7), (0.95, 0.7)), ((0.65, 0.0), (0.65, 1.0))),
+        (((0.45, 0.0), (0.05, 0.65), (0.2, 0.78), (0.8, 0.68)), ((0.8, 0.3), (0.55, 1.0))),
+        (((0.3, 0.0), (0.05, 0.72)), ((0.05, 0.72), (0.9, 0.72)), ((0.75, 0.25), (0.6, 1.0))),
     ),
     5: (
         (((0.85, 0.02), (0.2, 0.0)), ((0.2, 0.0), (0.18, 0.45)), ((0.18, 0.45), (0.7, 0.4), (0.85, 0.75), (0.1, 1.0))),
         (((0.9, 0.05), (0.3, 0.1), (0.25, 0.45), (0.75, 0.6), (0.7, 0.95), (0.1, 0.95)),),
+        (((0.95, 0.0), (0.35, 0.05)), ((0.35, 0.05), (0.25, 0.4)), ((0.25, 0.4), (0.7, 0.5), (0.6, 0.85), (0.3, 1.0))),
     ),
     6: (
         (((0.65, 0.0), (0.25, 0.35), (0.12, 0.75), (0.45, 1.0), (0.85, 0.8), (0.7, 0.55), (0.4, 0.55)),),
@@ -109,6 +113,7 @@ _DIGITS: dict[int, tuple[tuple[tuple[tuple[float, float], ...], ...], ...]] = {
         (((0.1, 0.15), (0.12, 0.02)), ((0.12, 0.02), (0.9, 0.02)), ((0.9, 0.02), (0.4, 1.0))),
         (((0.1, 0.02), (0.9, 0.02)), ((0.9, 0.02), (0.4, 1.0)), ((0.3, 0.5), (0.9, 0.5))),
         (((0.1, 0.05), (0.5, 0.12), (0.9, 0.0)), ((0.9, 0.0), (0.55, 0.5), (0.5, 1.0)), ((0.25, 0.52), (0.85, 0.45))),
+        (((0.05, 0.05), (0.7, 0.0), (0.75, 0.3), (0.5, 1.0)), ((0.2, 0.5), (0.95, 0.5))),
     ),
     8: (
         (
@@ -130,6 +135,15 @@ _DIGITS: dict[int, tuple[tuple[tuple[tuple[float, float], ...], ...], ...]] = {
             ((0.75, 0.1), (0.85, 0.6), (0.6, 1.0), (0.1, 1.0)),
         ),
         (((0.8, 0.25), (0.4, 0.0), (0.15, 0.3), (0.5, 0.5), (0.8, 0.25)), ((0.8, 0.25), (0.8, 1.0))),
+        (
+            ((0.75, 0.25), (0.45, 0.0), (0.15, 0.25), (0.45, 0.48), (0.75, 0.25)),
+            ((0.75, 0.25), (0.75, 0.95)),
+            ((0.9, 0.97), (0.1, 1.0)),
+        ),
+        (
+            ((0.7, 0.1), (0.3, 0.0), (0.15, 0.35), (0.6, 0.5), (0.75, 0.4)),
+            ((0.75, 0.05), (0.8, 0.6), (0.7, 0.9), (0.1, 0.95)),
+        ),
     ),
 }
 _PRINTED = "AEFHKMNPRTUVWXadefhkmnprtuvwx&@#%$*+=?"
@@ -154,7 +168,7 @@ def draw_letter(generator: np.random.Generator) -> Image.Image:
 def draw_hand(digit: int, generator: np.random.Generator) -> Image.Image:
     """Draws a digit as people elsewhere write it, light on a black canvas."""
     forms = _DIGITS[digit]
-    return _written(forms[generator.integers(len(forms))], generator)
+    return _written(forms[generator.integers(len(forms))], generator, thickest=14)
 
 
 def draw_print(character: str, generator: np.random.Generator) -> Image.Image:
@@ -166,9 +180,11 @@ def draw_print(character: str, generator: np.random.Generator) -> Image.Image:
     return canvas
 
 
-def _written(strokes: tuple[tuple[tuple[float, float], ...], ...], generator: np.random.Generator) -> Image.Image:
+def _written(
+    strokes: tuple[tuple[tuple[float, float], ...], ...], generator: np.random.Generator, thickest: int = 10
+) -> Image.Image:
     canvas = Image.new("L", (CANVAS, CANVAS))
-    pencil, pen = ImageDraw.Draw(canvas), int(generator.integers(4, 11))
+    pencil, pen = ImageDraw.Draw(canvas), int(generator.integers(4, thickest + 1))
     width, height = generator.uniform(34, 60), generator.uniform(45, 64)
     for stroke in strokes:
         points = np.array(stroke) + generator.normal(0, 0.03, (len(stroke), 2))

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from serving.images.geometry import bounding_box
 from training.corruption import corrupt
 from training.lettering import draw_letter
-from training.sending import sent
+from training.sending import sent, sent_field
 from training.styles import CANVAS, enlarge, fit, restyle
 from training.synthetic import draw_stroke
 from training.textures import blank, noise, silhouette, texture
@@ -36,7 +36,7 @@ def draw_non_digits(digits: Uint8Array, count: int, generator: np.random.Generat
     Returns:
         uint8 `[count, 28, 28]`: raw fields of pixels, and pictures as they are after preparation.
     """
-    kinds = generator.choice(list(KINDS), count, p=[share for share, _ in KINDS.values()])
+    kinds = generator.choice(list(KINDS), count, p=list(KINDS.values()))
     drawn = np.empty((count, _SIDE, _SIDE), np.uint8)
     for number, kind in enumerate(kinds):
         drawn[number] = draw_non_digit(kind, digits, generator)
@@ -47,10 +47,13 @@ def draw_non_digits(digits: Uint8Array, count: int, generator: np.random.Generat
 
 def draw_non_digit(kind: str, digits: Uint8Array, generator: np.random.Generator) -> Uint8Array:
     """Makes one picture of a kind in `KINDS`, as it is after preparation: uint8 `[28, 28]`."""
-    made = KINDS[kind][1](digits, generator)
-    if isinstance(made, Image.Image):
-        return sent(made, generator) if generator.random() < 0.5 else fit(made)
-    return np.clip(np.rint(made), 0, 255).astype(np.uint8)
+    if kind in FIELDS:
+        sends = generator.random() < 0.4
+        side = int(np.exp(generator.uniform(*np.log((_SIDE, 200))))) if sends else _SIDE
+        field = FIELDS[kind][1](generator, side)
+        return sent_field(field, generator) if sends else np.clip(np.rint(field), 0, 255).astype(np.uint8)
+    picture = FIGURES[kind][1](digits, generator)
+    return sent(picture, generator) if generator.random() < 0.5 else fit(picture)
 
 
 def _one(digits: Uint8Array, generator: np.random.Generator) -> Image.Image:
@@ -103,21 +106,6 @@ def _overlaid(digits: Uint8Array, generator: np.random.Generator) -> Image.Image
     first, second = (np.asarray(_one(digits, generator)) for _ in range(2))
     shift = generator.integers(-22, 23, 2)
     return Image.fromarray(np.maximum(first, np.roll(second, shift, axis=(0, 1))))
-
-
-def _crossed_out(digits: Uint8Array, generator: np.random.Generator) -> Image.Image:
-    """A digit under a scribble."""
-    picture = _one(digits, generator)
-    rows, columns = bounding_box(np.asarray(picture))
-    points = np.stack(
-        [
-            np.resize([columns.start, columns.stop], 7) + generator.normal(0, 6, 7),
-            np.linspace(rows.start, rows.stop, 7) + generator.normal(0, 6, 7),
-        ],
-        axis=1,
-    )
-    ImageDraw.Draw(picture).line([tuple(p) for p in points.tolist()], fill=255, width=int(generator.integers(4, 9)))
-    return picture
 
 
 def _scribble(digits: Uint8Array, generator: np.random.Generator) -> Image.Image:
@@ -177,18 +165,21 @@ def _stroked(curves: Sequence[npt.NDArray[np.floating]], generator: np.random.Ge
 
 
 def _drawing(digits: Uint8Array, generator: np.random.Generator) -> Image.Image:
-    kinds = (_overlaid, _crossed_out, _scribble, _symbol, _blob)
+    kinds = (_overlaid, _scribble, _symbol, _blob)
     return kinds[int(generator.integers(len(kinds)))](digits, generator)
 
 
-# The share of each kind, and what makes one: a picture to be prepared, or raw pixels.
-KINDS: dict[str, tuple[float, Callable[[Uint8Array, np.random.Generator], Image.Image | FloatArray]]] = {
+# The share of each kind among all pictures of no digit, and what makes one: a figure, light on black, or pixels.
+FIGURES: dict[str, tuple[float, Callable[[Uint8Array, np.random.Generator], Image.Image]]] = {
     "several digits": (0.15, _several),
-    "letters": (0.22, _letter),
+    "letters": (0.26, _letter),
     "letters in groups": (0.05, _word),
-    "drawings": (0.25, _drawing),
-    "noise": (0.04, lambda _, generator: noise(generator)),
-    "blank": (0.04, lambda _, generator: blank(generator)),
-    "textures": (0.1, lambda _, generator: texture(generator)),
-    "filled shapes": (0.15, lambda _, generator: silhouette(generator, _SIDE)),
+    "drawings": (0.18, _drawing),
 }
+FIELDS: dict[str, tuple[float, Callable[[np.random.Generator, int], FloatArray]]] = {
+    "noise": (0.05, noise),
+    "blank": (0.05, blank),
+    "textures": (0.1, texture),
+    "filled shapes": (0.16, silhouette),
+}
+KINDS = {kind: share for kind, (share, _) in [*FIGURES.items(), *FIELDS.items()]}

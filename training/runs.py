@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from training.copies import copies_of
+from training.copies import Copies, copies_of
 from training.datasets import Dataset
 from training.errors import TrainingError
 from training.recipe import Recipe, recipe_for
@@ -50,18 +50,17 @@ def train_seeds(
             far are then saved.
     """
     teacher_model = copies = None
-    if recipe.distillation:
-        file = teacher or _train_teacher(
-            recipe.distillation.teacher, dataset, directory / TEACHER, seeds[0], teacher_epochs, echo, options
-        )
-        try:
-            teacher_model = keras.models.load_model(file, compile=False)
-        except ValueError as error:
-            raise TrainingError(f"{file}: not a .keras file that Keras can load") from error
+    if teacher and recipe.distillation:
+        teacher_model = _load_teacher(teacher)
+        recipe.distillation.check(teacher_model, image_shape=dataset.image_shape, classes=len(dataset.label_names))
     if recipe.copies:
-        limit = options.get("limit")
         echo(f"making {recipe.copies} changed copies of the training images")
-        copies = copies_of(dataset, recipe=recipe, limit=limit, teacher=teacher_model, seed=seeds[0])
+        copies = copies_of(dataset, recipe=recipe, limit=options.get("limit"), seed=seeds[0])
+    if recipe.distillation and copies:
+        if teacher_model is None:
+            name, place = recipe.distillation.teacher, directory / TEACHER
+            teacher_model = _train_teacher(name, dataset, place, seeds[0], teacher_epochs, copies, echo, options)
+        copies = copies.taught_by(teacher_model, recipe.distillation)
     records = {}
     for seed, place in zip(seeds, run_directories(directory, seeds), strict=True):
         run = train(
@@ -90,25 +89,33 @@ def train_seeds(
         write_comparison(records, directory, echo)
 
 
+def _load_teacher(file: Path) -> keras.Model:
+    try:
+        return keras.models.load_model(file, compile=False)
+    except ValueError as error:
+        raise TrainingError(f"{file}: not a .keras file that Keras can load") from error
+
+
 def _train_teacher(
     architecture: str,
     dataset: Dataset,
     directory: Path,
     seed: int,
     epochs: int | None,
+    copies: Copies,
     echo: Echo,
     options: Mapping[str, Any],
-) -> Path:
+) -> keras.Model:
+    """Trains the teacher, on the copies that the network will learn from."""
     recipe = recipe_for("accurate", architecture).with_epochs(epochs)
-    copies = f", on {recipe.copies} changed copies of the training images" if recipe.copies else ""
-    echo(f"training the teacher, {architecture}{copies}; --teacher takes one that is already trained")
-    run = train(dataset, architecture=architecture, recipe=recipe, seed=seed, **options)
+    echo(f"training the teacher, {architecture}; --teacher takes one that is already trained")
+    run = train(dataset, architecture=architecture, recipe=recipe, seed=seed, copies=copies, **options)
     file = run.save(directory)
     _warn_of_drift(run, directory)
     if run.metrics["stopped"]:
         raise TrainingError(f"{run.metrics['stopped']}; the teacher's best weights so far are in {file}")
     echo(f"the teacher's validation accuracy is {run.metrics['validation']['accuracy']:.2%}: {file}")
-    return file
+    return run.model
 
 
 def _warn_of_drift(run: TrainingRun, directory: Path) -> None:

@@ -31,16 +31,17 @@ def sent(picture: Image.Image, generator: np.random.Generator) -> Uint8Array:
     side = float(np.exp(generator.uniform(np.log(20), np.log(160))))
     scale = side / max(figure.shape)
     height, width = (max(4, round(length * scale)) for length in figure.shape)
-    picture = Image.fromarray(figure)
-    if generator.random() < 0.2:  # a field of few pixels, enlarged later
+    picture, resampling = Image.fromarray(figure), _RESAMPLING[int(generator.integers(3))]
+    if coarse := generator.random() < 0.3:  # a field of few pixels, enlarged later, mostly in blocks
         few = generator.uniform(7, 17) / max(figure.shape)
         picture = picture.resize([max(2, round(side * few)) for side in figure.shape[::-1]], Image.Resampling.BOX)
-    figure = np.asarray(picture.resize((width, height), _RESAMPLING[int(generator.integers(3))]))
+        resampling = Image.Resampling.NEAREST if generator.random() < 0.5 else resampling
+    figure = np.asarray(picture.resize((width, height), resampling))
     margins = np.zeros(4, int) if generator.random() < 0.15 else (generator.uniform(0.02, 0.7, 4) * side).astype(int)
     share: FloatArray = np.pad(figure, margins.reshape(2, 2)).astype(np.float32) / 255
     if generator.random() < 0.1:
         share = _in_cell(share, generator)
-    if generator.random() < 0.25:  # a program without smooth edges
+    if not coarse and generator.random() < 0.3:  # a program without smooth edges
         share = (share > 0.5).astype(np.float32)
     paper, full = generator.uniform(160, 255), generator.uniform(0, 90)
     if generator.random() < 0.35:
@@ -48,6 +49,16 @@ def sent(picture: Image.Image, generator: np.random.Generator) -> Uint8Array:
     values = paper * (1 - share) + full * share
     if generator.random() < 0.4:
         values = values * _light(values.shape, generator)
+    return _photographed(values, generator)
+
+
+def sent_field(values: FloatArray, generator: np.random.Generator) -> Uint8Array:
+    """Sends gray levels, `[h, w]`, light or dark, as people send a picture, and prepares them: uint8 `[28, 28]`."""
+    return _photographed(values if generator.random() < 0.5 else 255 - values, generator)
+
+
+def _photographed(values: FloatArray, generator: np.random.Generator) -> Uint8Array:
+    """Adds a camera's noise and blur, and JPEG, and prepares what arrives."""
     if generator.random() < 0.5:
         values = values + generator.normal(0, generator.uniform(1, 10), values.shape)
     gray = Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Fields of raw pixels without any figure: noise, blank, textures, and filled shapes such as clothes."""
+"""Fields of pixels without any figure: noise, blank pages, textures, and filled shapes such as clothes."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def _stripes_of(side: int, generator: np.random.Generator) -> FloatArray:
     return np.asarray(wave, np.float32)
 
 
-def noise(generator: np.random.Generator) -> FloatArray:
-    """Noise of one of four kinds, of any strength: values of about 0 to 255, `[28, 28]`."""
-    shape, kind = (_SIDE, _SIDE), generator.integers(4)
+def noise(generator: np.random.Generator, side: int) -> FloatArray:
+    """Noise of one of four kinds, of any strength: values of about 0 to 255, `[side, side]`."""
+    shape, kind = (side, side), generator.integers(4)
     if kind == 0:
         low, high = np.sort(generator.uniform(0, 255, 2))
         return generator.uniform(low, high + 20, shape).astype(np.float32)
@@ -88,37 +88,41 @@ def noise(generator: np.random.Generator) -> FloatArray:
     if kind == 2:
         return 255 * (generator.random(shape) < generator.uniform(0.01, 0.9)).astype(np.float32)
     cells = int(generator.integers(6, 20))
-    fine = generator.random((cells, cells), np.float32).repeat(28 // cells + 1, 0).repeat(28 // cells + 1, 1)
-    return 255 * fine[:_SIDE, :_SIDE]
+    fine = generator.random((cells, cells), np.float32).repeat(side // cells + 1, 0).repeat(side // cells + 1, 1)
+    return 255 * fine[:side, :side]
 
 
-def blank(generator: np.random.Generator) -> FloatArray:
-    """One gray level, some with faint noise or specks: `[28, 28]`."""
-    field = np.full((_SIDE, _SIDE), generator.choice([0.0, 255.0, generator.uniform(0, 255)]), np.float32)
+def blank(generator: np.random.Generator, side: int) -> FloatArray:
+    """One gray level, some in uneven light, or with faint noise or specks: `[side, side]`."""
+    field = np.full((side, side), generator.choice([0.0, 255.0, generator.uniform(0, 255)]), np.float32)
+    if generator.random() < 0.4:  # light that may be too bright for part of the page
+        y, x = np.meshgrid(*[np.linspace(-1, 1, side)] * 2, indexing="ij")
+        field *= 1 + generator.uniform(0, 0.3) * (generator.uniform(-1, 1) * x + generator.uniform(-1, 1) * y)
     if generator.random() < 0.5:
         field += generator.normal(0, generator.uniform(0.5, 12), field.shape)
     if generator.random() < 0.35:  # specks
+        scale = side / _SIDE
         for _ in range(generator.integers(1, 5)):
-            y, x, size = *generator.integers(0, 27, 2), int(generator.integers(1, 4))
+            y, x, size = (scale * generator.integers((0, 0, 1), (27, 27, 4))).astype(int)
             field[y : y + size, x : x + size] = generator.uniform(0, 255)
     return field
 
 
-def texture(generator: np.random.Generator) -> FloatArray:
-    """Stripes, checks, clouds, patches or a gradient: `[28, 28]`."""
+def texture(generator: np.random.Generator, side: int) -> FloatArray:
+    """Stripes, checks, clouds, patches or a gradient: `[side, side]`."""
     kind = generator.integers(5)
     if kind == 0:
-        wave = _stripes_of(_SIDE, generator)
+        wave = _stripes_of(side, generator)
         field = wave if generator.random() < 0.5 else np.sign(wave)
     elif kind == 1:
-        field = np.sign(_stripes_of(_SIDE, generator) * _stripes_of(_SIDE, generator))
+        field = np.sign(_stripes_of(side, generator) * _stripes_of(side, generator))
     elif kind == 2:
-        field = 2 * clouds((_SIDE, _SIDE), generator) - 1
+        field = 2 * clouds((side, side), generator) - 1
     elif kind == 3:
         cells = int(generator.integers(3, 12))
-        field = np.sign(smooth_noise((_SIDE, _SIDE), cells, generator) - generator.uniform(0.35, 0.65))
+        field = np.sign(smooth_noise((side, side), cells, generator) - generator.uniform(0.35, 0.65))
     else:
-        y, x = np.meshgrid(*[np.linspace(-1, 1, _SIDE)] * 2, indexing="ij")
+        y, x = np.meshgrid(*[np.linspace(-1, 1, side)] * 2, indexing="ij")
         angle = generator.uniform(0, 6.3)
         field = np.clip(
             generator.uniform(0.5, 5) * (x * np.cos(angle) + y * np.sin(angle) + generator.normal(0, 0.4)), -1, 1

@@ -86,7 +86,8 @@ def train(
         normalisation: What the first layer does, one of `NORMALISATIONS`.
         limit: Use only this many training images, the first ones; None for all.
         teacher: The teacher of a recipe with distillation. It must not have been trained on the held-out images.
-        copies: The copies of a recipe with copies, as `copies_of` makes them; by default they are made here.
+        copies: The copies of a recipe with copies, as `copies_of` makes them, already taught by its teacher; by default
+            they are made here.
         verbose: Progress that Keras shows: 0 none, 1 a bar, 2 a line per epoch.
 
     A run that is interrupted (KeyboardInterrupt) or whose loss is no longer finite ends with the weights of its best
@@ -109,7 +110,7 @@ def train(
     trained = model
     held_out_labels: npt.NDArray[Any] = labels[fitted:]
     if recipe.copies:
-        copies = copies or copies_of(dataset, recipe=recipe, limit=limit, teacher=teacher, seed=seed)
+        copies = copies or _taught_copies(dataset, recipe=recipe, limit=limit, teacher=teacher, seed=seed)
         batches = CopiedBatches(copies, batch_size=recipe.batch_size, seed=seed)
         held_out_labels = one_hot(held_out_labels, copies.targets.shape[-1])
         if copies.with_no_digit:
@@ -187,6 +188,16 @@ def train(
         label_names=dataset.label_names,
     )
     return TrainingRun(model=model, record=RunRecord(metrics=metrics, evaluation=evaluation))
+
+
+def _taught_copies(
+    dataset: Dataset, *, recipe: Recipe, limit: int | None, teacher: keras.Model | None, seed: int
+) -> Copies:
+    if recipe.distillation is None:
+        return copies_of(dataset, recipe=recipe, limit=limit, seed=seed)
+    recipe.distillation.check(teacher, image_shape=dataset.image_shape, classes=len(dataset.label_names))
+    copies = copies_of(dataset, recipe=recipe, limit=limit, seed=seed)
+    return copies.taught_by(teacher, recipe.distillation)
 
 
 def _evaluate(model: keras.Model, images: Any, labels: Any) -> dict[str, float]:

@@ -19,6 +19,8 @@ _CELLS = 96
 _COMPARED = 32
 # Two strokes are two digits if the smaller one has at least these shares of the ink and of the height of the larger.
 _LEAST_MASS, _LEAST_HEIGHT = 0.2, 0.6
+# Digits have at least this share of all ink. What has more small parts is a drawing or a photo of something else.
+_LEAST_SHARE = 0.7
 # The gap between two digits side by side, and between one over another, is at least this share of their height.
 _GAP_BESIDE, _GAP_ABOVE = 0.04, 0.07
 # Two digits side by side are at least this wide, and one over another at most, compared to their height.
@@ -85,7 +87,7 @@ def connected(mask: Mask) -> Strokes:
 
 
 def are_several(ink: Mask) -> bool:
-    """Returns whether ink is several digits: strokes of similar height side by side, or one over another.
+    """Returns whether ink is several digits: mostly strokes of similar height, side by side or one over another.
 
     Digits that touch are not told apart. Parts of one digit are: a broken zero, a four in two strokes, a five whose bar
     stands off.
@@ -103,9 +105,12 @@ def are_several(ink: Mask) -> bool:
         return False
     scale = np.tile(np.divide(cut.shape, cells.shape), 2)
     masses = strokes.masses(cells)[1:]
-    boxes = (strokes.boxes() * scale)[masses >= _LEAST_MASS * masses.max()]
-    tallest = (boxes[:, 2] - boxes[:, 0]).max()
-    boxes = boxes[boxes[:, 2] - boxes[:, 0] >= _LEAST_HEIGHT * tallest][:_COMPARED]
+    boxes = strokes.boxes() * scale
+    heights, heavy = boxes[:, 2] - boxes[:, 0], masses >= _LEAST_MASS * masses.max()
+    similar = heavy & (heights >= _LEAST_HEIGHT * heights[heavy].max())
+    if masses[similar].sum() < _LEAST_SHARE * masses.sum():
+        return False
+    boxes = boxes[similar][:_COMPARED]
     return any(
         _are_two(first, second) for number, first in enumerate(boxes.tolist()) for second in boxes[:number].tolist()
     )

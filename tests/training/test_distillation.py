@@ -48,28 +48,41 @@ def test_targets_lie_between_the_label_and_the_teacher_s_prediction() -> None:
 
 def test_each_epoch_has_every_image_once_as_another_copy_with_its_own_target(data: Dataset, teacher) -> None:
     changed_much = dataclasses.replace(TAUGHT, augmentation=Augmentation(shift_px=3, rotation_deg=20))
-    fifty = dataclasses.replace(data, train_labels=np.arange(len(data.train_labels)) % 10)
-    copies = copies_of(fifty, recipe=changed_much, limit=55, teacher=teacher, seed=1)
+    copies = copies_of(data, recipe=changed_much, limit=55, seed=1).taught_by(teacher, HALF)
+    known = np.pad(copies.images, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
+    origin = {
+        known[copy, number, y : y + 28, x : x + 28].tobytes(): (copy, number)
+        for copy in range(3)
+        for number in range(50)
+        for y in range(3)
+        for x in range(3)
+    }
     batches = CopiedBatches(copies, batch_size=16, seed=1)
-    epochs = []
+    epochs, shown = [], []
     for _ in range(4):
-        seen = [batches[index] for index in range(len(batches))]
-        changed, targets = np.concatenate([each[0] for each in seen]), np.concatenate([each[1] for each in seen])
-        assert len(changed) == 50
-        label = np.bincount(targets.argmax(axis=1), minlength=10)
-        assert label.tolist() == [5] * 10
-        one_hot = np.eye(10, dtype=np.float32)[targets.argmax(axis=1)]
-        np.testing.assert_allclose(targets, HALF.targets(teacher.predict(changed, verbose=0), one_hot))
-        epochs.append({each.tobytes() for each in changed})
+        images, targets = (np.concatenate(parts) for parts in zip(*map(batches.__getitem__, range(4)), strict=True))
+        origins = [origin[image.tobytes()] for image in images]
+        assert sorted(number for _, number in origins) == list(range(50))
+        np.testing.assert_array_equal(targets, copies.targets[*np.transpose(origins)])
+        epochs.append(set(origins))
+        shown.append({image.tobytes() for image in images})
         batches.on_epoch_end()
     assert not epochs[0] & epochs[1]
     assert not epochs[1] & epochs[2]
     assert epochs[0] == epochs[3]
+    assert len(shown[0] & shown[3]) < 25  # each epoch shifts them anew
+
+
+def test_targets_of_copies_are_the_teacher_s_for_that_copy(data: Dataset, teacher) -> None:
+    copies = copies_of(data, recipe=TAUGHT, limit=55, seed=1).taught_by(teacher, HALF)
+    labels = np.eye(10, dtype=np.float32)[data.train_labels[:50]]
+    for images, targets in zip(copies.images, copies.targets, strict=True):
+        np.testing.assert_allclose(targets, HALF.targets(teacher.predict(images, verbose=0), labels))
 
 
 def test_a_recipe_with_a_teacher_needs_one_that_fits(data: Dataset) -> None:
     accurate = recipe_for("accurate", "mnist_convnet")
-    with pytest.raises(TrainingError, match="needs a teacher, convnet_batchnorm"):
+    with pytest.raises(TrainingError, match="this recipe needs a teacher, convnet_batchnorm"):
         train(data, architecture="mnist_convnet", recipe=accurate, seed=0, verbose=0)
     theirs = r"the data have images of \(28, 28, 1\) and 10 classes"
     for shape, classes in [((32, 32, 1), 10), ((28, 28, 1), 9), ((28, 28, 1), 12)]:

@@ -110,3 +110,10 @@ def test_strokes_side_by_side_or_one_over_another_are_several_digits() -> None:
     assert are_several(ones)
     assert are_several(_drawn((0, 30, 40, 50), (50, 28, 95, 52)))
     assert are_several(np.hstack([SEVEN, np.zeros((100, 10), bool), SEVEN]))
+
+
+def test_a_drawing_of_many_parts_is_not_several_digits() -> None:
+    eyes_and_ears = _drawn((0, 5, 40, 20), (0, 60, 40, 75))
+    whiskers = _drawn(*((row, column, row + 4, column + 28) for row in range(50, 98, 8) for column in (4, 44)))
+    assert are_several(eyes_and_ears)
+    assert not are_several(eyes_and_ears | whiskers)
