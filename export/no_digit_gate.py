@@ -26,14 +26,14 @@ FloatArray = npt.NDArray[np.float32]
 COUNT = 1_000
 _SEED = 14
 # The threshold throws away at most these shares of the validation images: as raw pixels, and sent as pictures.
-_LOST_RAW, _LOST_SENT = 0.006, 0.02
-# What must be kept of each source of digits, and caught of each kind of non-digits.
+_LOST_RAW, _LOST_SENT = 0.005, 0.017
+# What must be kept of each source of digits, and caught of each kind of non-digits. Some drawings resemble digits.
 _LEAST_KEPT = {
     "test images": 0.99,
     "test images, sent as pictures": 0.97,
     "digits of scikit-learn, sent as pictures": 0.9,
 }
-_LEAST_CAUGHT = 0.8
+_LEAST_CAUGHT = {kind: 0.8 if kind == "drawings" else 0.9 for kind in KINDS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +90,9 @@ def check_no_digit(engine: Engine, data: Dataset, *, validation_images: Uint8Arr
         if share < _LEAST_KEPT[name]
     ]
     problems += [
-        f"only {share:.2%} of the {kind} are caught, {_LEAST_CAUGHT:.0%} must be"
+        f"only {share:.2%} of the {kind} are caught, {_LEAST_CAUGHT[kind]:.0%} must be"
         for kind, share in caught.items()
-        if share < _LEAST_CAUGHT
+        if share < _LEAST_CAUGHT[kind]
     ]
     return NoDigitReport(figures=NoDigit(threshold=threshold, caught=caught, kept=kept), problems=tuple(problems))
 

@@ -25,8 +25,8 @@ LEAST = {"16 x 16, black and white, filled": 0.85, "8 x 8, filled": 0.9, "thin p
 NOT_READ = {
     "1-uci-optdigits-32x32-1-01204.png",
     "4-semeion-4-00084.png",
+    "7-semeion-7-00144.png",
     "7-semeion-7-00555.png",
-    "9-uci-optdigits-32x32-9-00305.png",
 }
 
 Read = Callable[[list[PreparedImage]], np.ndarray]
