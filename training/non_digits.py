@@ -47,12 +47,12 @@ def draw_non_digits(digits: Uint8Array, count: int, generator: np.random.Generat
 
 def draw_non_digit(kind: str, digits: Uint8Array, generator: np.random.Generator) -> Uint8Array:
     """Makes one picture of a kind in `KINDS`, as it is after preparation: uint8 `[28, 28]`."""
-    if kind in FIELDS:
+    if kind in _FIELDS:
         sends = generator.random() < 0.4
         side = int(np.exp(generator.uniform(*np.log((_SIDE, 200))))) if sends else _SIDE
-        field = FIELDS[kind][1](generator, side)
+        field = _FIELDS[kind][1](generator, side)
         return sent_field(field, generator) if sends else np.clip(np.rint(field), 0, 255).astype(np.uint8)
-    picture = FIGURES[kind][1](digits, generator)
+    picture = _FIGURES[kind][1](digits, generator)
     return sent(picture, generator) if generator.random() < 0.5 else fit(picture)
 
 
@@ -170,16 +170,16 @@ def _drawing(digits: Uint8Array, generator: np.random.Generator) -> Image.Image:
 
 
 # The share of each kind among all pictures of no digit, and what makes one: a figure, light on black, or pixels.
-FIGURES: dict[str, tuple[float, Callable[[Uint8Array, np.random.Generator], Image.Image]]] = {
+_FIGURES: dict[str, tuple[float, Callable[[Uint8Array, np.random.Generator], Image.Image]]] = {
     "several digits": (0.15, _several),
     "letters": (0.26, _letter),
     "letters in groups": (0.05, _word),
     "drawings": (0.18, _drawing),
 }
-FIELDS: dict[str, tuple[float, Callable[[np.random.Generator, int], FloatArray]]] = {
+_FIELDS: dict[str, tuple[float, Callable[[np.random.Generator, int], FloatArray]]] = {
     "noise": (0.05, noise),
     "blank": (0.05, blank),
     "textures": (0.1, texture),
     "filled shapes": (0.16, silhouette),
 }
-KINDS = {kind: share for kind, (share, _) in [*FIGURES.items(), *FIELDS.items()]}
+KINDS = {kind: share for kind, (share, _) in [*_FIGURES.items(), *_FIELDS.items()]}

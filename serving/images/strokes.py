@@ -19,7 +19,7 @@ _CELLS = 96
 _COMPARED = 32
 # Two strokes are two digits if the smaller one has at least these shares of the ink and of the height of the larger.
 _LEAST_MASS, _LEAST_HEIGHT = 0.2, 0.6
-# Digits have at least this share of all ink. What has more small parts is a drawing or a photo of something else.
+# Several digits make up at least this share of the ink. With more small parts, it is a drawing or a photo.
 _LEAST_SHARE = 0.7
 # The gap between two digits side by side, and between one over another, is at least this share of their height.
 _GAP_BESIDE, _GAP_ABOVE = 0.04, 0.07
