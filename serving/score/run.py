@@ -43,10 +43,12 @@ class Run:
         if self.output.finished:
             return
         try:
-            for scored in self._scored():
-                self._check_model(scored.scores.model)
-                self.output.add(scored)
-                progress(len(scored))
+            # Python raises KeyboardInterrupt in the main thread only: a thread of its own writes each batch whole.
+            with ThreadPoolExecutor(max_workers=1, thread_name_prefix="write") as writer:
+                for scored in self._scored():
+                    self._check_model(scored.scores.model)
+                    writer.submit(self.output.add, scored).result()
+                    progress(len(scored))
         except BaseException:
             self.output.stop()
             raise
