@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -92,11 +94,15 @@ def test_a_recipe_with_a_teacher_needs_one_that_fits(data: Dataset) -> None:
             train(data, architecture="mnist_convnet", recipe=accurate, seed=0, teacher=other, verbose=0)
 
 
-def test_the_teacher_s_predictions_are_learnt(data: Dataset, teacher) -> None:
-    """From an untrained teacher nothing is learnt."""
+def test_the_teacher_s_predictions_are_learnt(data: Dataset, teacher, tmp_path: Path) -> None:
+    """From an untrained teacher nothing is learnt. The saved model needs nothing of this package."""
     taught = train(data, architecture="mnist_convnet", recipe=TAUGHT, seed=0, teacher=teacher, limit=2000, verbose=0)
     assert taught.metrics["validation"]["accuracy"] > 0.5
     assert taught.metrics["teacher"]["parameters"] == 34_826
+    with zipfile.ZipFile(taught.save(tmp_path / "run")) as saved:
+        config = saved.read("config.json").decode()
+    assert '"loss": "sparse_categorical_crossentropy"' in config
+    assert "training." not in config
     misled = dataclasses.replace(TAUGHT, distillation=dataclasses.replace(HALF, share=1.0))
     run = train(data, architecture="mnist_convnet", recipe=misled, seed=0, teacher=teacher, limit=2000, verbose=0)
     assert run.metrics["validation"]["accuracy"] < 0.3

@@ -75,10 +75,11 @@ def test_the_record_keeps_the_predictions_of_the_saved_model(synthetic_run: Path
 
 
 def test_the_saved_model_needs_nothing_of_this_package(tmp_path: Path) -> None:
-    """Whatever it was trained with: schedule, smoothed loss, a teacher."""
+    """Whatever it was trained with: schedule and smoothed loss; a teacher is in test_distillation."""
     from training.__main__ import main
 
-    options = ["--data", "synthetic", "--recipe", "accurate", "--limit", "300", "--epochs", "1", "--out", str(tmp_path)]
+    few = ["--data", "synthetic", "--limit", "300", "--epochs", "1"]
+    options = [*few, "--architecture", "fully_connected", "--recipe", "accurate", "--out", str(tmp_path)]
     assert CliRunner().invoke(main, options).exit_code == 0
     script = (
         "import keras, sys; model = keras.models.load_model(sys.argv[1]); "
@@ -222,20 +223,3 @@ def test_every_recipe_can_be_chosen() -> None:
     assert [recipe_for(name, "mnist_convnet").name for name in NAMES] == list(NAMES)
     assert recipe_for(None, "mnist_convnet").name == "fast"
     assert recipe_for(None, "kaggle_stacked").name == "published"
-
-
-@pytest.mark.mnist
-def test_on_few_digits_convolution_beats_dense_layers_alone(mnist_dir: Path) -> None:
-    """What users see with --limit 4000."""
-    from training.recipe import PUBLISHED
-    from training.train import train
-
-    digits, recipe = load("mnist", data_dir=mnist_dir), dataclasses.replace(PUBLISHED, epochs=8)
-    accuracy = {
-        name: train(digits, architecture=name, recipe=recipe, seed=0, limit=4000, verbose=0).metrics["validation"][
-            "accuracy"
-        ]
-        for name in ("fully_connected", "mnist_convnet")
-    }
-    assert accuracy["fully_connected"] > 0.9
-    assert accuracy["mnist_convnet"] > accuracy["fully_connected"] + 0.005

@@ -118,11 +118,13 @@ def test_workers_share_the_connections(start_server: Start, digits: tuple) -> No
         assert server.announcement.endswith("CPUExecutionProvider, 2 workers\n")
         port = re.search(r"metrics on (\S+)", server.process.stderr.readline())[1]
         before = {worker.pid: worker.cpu_times().user for worker in _workers(server)}
-        for _ in range(12):  # each client has a connection of its own
+        calls, busy = 0, set()
+        while len(busy) < 2:  # the kernel chooses a worker at random for each connection, and each client has its own
+            assert calls < 100
+            calls += 1
             with Client(server.address) as client:
                 assert len(client.classify(digits[0]).labels) == 500
-        busy = [worker.pid for worker in _workers(server) if worker.cpu_times().user > before[worker.pid]]
-        assert len(busy) == 2
+            busy = {worker.pid for worker in _workers(server) if worker.cpu_times().user > before[worker.pid]}
         resident = sum(each.memory_info().rss for each in (psutil.Process(server.process.pid), *_workers(server)))
         values = _metrics(port)
         counted = [_statistics(server.address) for _ in range(4)]  # each a connection of its own
@@ -138,13 +140,13 @@ def test_workers_share_the_connections(start_server: Start, digits: tuple) -> No
         assert not list(directory.glob(f"gauge_live*_{victim.pid}.db"))  # a dead worker's queue length
         assert server.stop()[0] == 0
     method, version = 'method="/digits.v1.DigitClassifierService/Classify"', 'model="mnist_convnet",version="1"'
-    assert {(each.inference_count, each.inference_stats.success.count) for each in counted} == {(6000, 12)}
+    assert {(each.inference_count, each.inference_stats.success.count) for each in counted} == {(500 * calls, calls)}
     assert counted[0].execution_count == sum(each.compute_infer.count for each in counted[0].batch_stats)
-    assert float(values['digits_images_total{model="mnist_convnet",version="1"}']) == 6000
-    assert float(values[f'digits_requests_total{{code="OK",{method},{version}}}']) == 12
-    assert float(values[f"digits_request_duration_seconds_count{{{method},{version}}}"]) == 12
-    assert float(values[f"digits_queue_duration_seconds_count{{{version}}}"]) == 12
-    assert float(values[f"digits_batch_rows_sum{{{version}}}"]) == 6000
+    assert float(values['digits_images_total{model="mnist_convnet",version="1"}']) == 500 * calls
+    assert float(values[f'digits_requests_total{{code="OK",{method},{version}}}']) == calls
+    assert float(values[f"digits_request_duration_seconds_count{{{method},{version}}}"]) == calls
+    assert float(values[f"digits_queue_duration_seconds_count{{{version}}}"]) == calls
+    assert float(values[f"digits_batch_rows_sum{{{version}}}"]) == 500 * calls
     assert float(values[f"digits_inference_duration_seconds_sum{{{version}}}"]) > 0
     assert float(values[f"digits_queue_rows{{{version}}}"]) == 0
     assert float(values['digits_rejected_total{reason="queue_full"}']) == 0
