@@ -23,7 +23,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test image train seeds export chaos soak attacks fuzz preparation million calibration robustness ray torch
+.PHONY: run test image train seeds export chaos soak signals fronts native attacks fuzz preparation million calibration robustness ray torch
 .PHONY: lint format protos requirements clean
 
 run: $(SERVE_VENV)/.installed
@@ -55,6 +55,19 @@ chaos: .venv-dev/.installed
 soak: .venv-dev/.installed
 	.venv-dev/bin/python tests/manual/soak.py
 	FULL_QUEUE_S=60 .venv-dev/bin/python -m pytest tests/serving/server/fronts/test_attacks.py -k stays_full
+
+# 100 servers get SIGTERM under load, on each front end; fails if a call was lost
+signals: .venv-dev/.installed
+	.venv-dev/bin/python tests/manual/signals.py --front grpcio
+	.venv-dev/bin/python tests/manual/signals.py --front native
+
+# The front ends side by side under load. Needs h2load: apt-get install nghttp2-client
+fronts: .venv-dev/.installed
+	.venv-dev/bin/python tests/manual/fronts.py
+
+# The tests of serving over the front end native, but those that only grpcio can pass
+native: .venv-dev/.installed
+	DIGITS_FRONT=native .venv-dev/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile tests/serving $(TESTS)
 
 # Messages that cost more than they weigh, on every method: time, memory, and what a polite caller waits
 attacks: .venv-dev/.installed
@@ -114,7 +127,7 @@ protos: .venv-protos/.installed
 
 # Pins the newest releases; run the tests afterwards.
 requirements: .venv-dev/.installed
-	cd requirements && for extras in "uvloop cpu" "uvloop gpu" "train uvloop cpu bench otel score heic dev"; do \
+	cd requirements && for extras in "native uvloop cpu" "native uvloop gpu" "train native uvloop cpu bench otel score heic dev"; do \
 		../.venv-dev/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-header --no-annotate $$(printf -- '--extra %s ' $$extras) \
 			--output-file "$${extras##* }.txt" ../pyproject.toml; \

@@ -285,6 +285,12 @@ class ServerConfig(_Part):
         limits=(0, _LARGEST_PORT),
         unset="none",
     )
+    front: str = setting(
+        "grpcio",
+        "What speaks gRPC. native takes less processor time and needs the extra native; it can do no TLS, for example. "
+        "auto: native if it is installed and no option needs grpcio.",
+        choices=("grpcio", "native", "auto"),
+    )
     repository: Path = setting(
         PRETRAINED,
         "Directory of the model repository.",
@@ -365,6 +371,22 @@ class ServerConfig(_Part):
         if self.traces_endpoint and not self.traces_endpoint.startswith(("http://", "https://")):
             message = f"traces_endpoint must be like http://host:4318, not {self.traces_endpoint!r}"
             raise InvalidConfig(message, fields=("traces_endpoint",))
+
+        if self.front == "native" and self.needs_grpcio:
+            message = f"front: native can't do {', '.join(self.needs_grpcio)}; use grpcio"
+            raise InvalidConfig(message, fields=("front", *self.needs_grpcio))
+
+    @property
+    def needs_grpcio(self) -> tuple[str, ...]:
+        """Names of the settings that are in use and that only grpcio can do."""
+        asked = {
+            "tls_certificate": self.security.tls_certificate is not None,
+            "max_connections": bool(self.connections.max_connections),
+            "max_connection_age_s": bool(self.connections.max_connection_age_s),
+            "handshake_timeout_s": self.connections.handshake_timeout_s != ConnectionConfig().handshake_timeout_s,
+            "traces_endpoint": bool(self.traces_endpoint),
+        }
+        return tuple(name for name, is_used in asked.items() if is_used)
 
     @property
     def socket_path(self) -> Path | None:

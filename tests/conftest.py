@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,35 @@ ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Starts with the files that take longest, so that none of them runs alone at the end."""
+# The front end of the servers in most tests; `make native` runs them with the other one.
+FRONT = os.environ.get("DIGITS_FRONT", "grpcio")
+# Tests that always run over both.
+OVER_BOTH_FRONTS = (
+    ROOT / "tests" / "serving" / "server" / "services",
+    ROOT / "tests" / "serving" / "server" / "fronts",
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs some tests over both front ends."""
+    if "front" in metafunc.fixturenames and metafunc.definition.path.parent in OVER_BOTH_FRONTS:
+        metafunc.parametrize("front", ["grpcio", "native"], indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Starts with the files that take longest, so that none of them runs alone at the end.
+
+    Leaves out what only the front end grpcio can do where another one would run.
+    """
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    impossible = [item for item in items if item.get_closest_marker("grpcio") and _front_of(item) != "grpcio"]
+    config.hook.pytest_deselected(items=impossible)
+    items[:] = [item for item in items if item not in impossible]
+
+
+def _front_of(item: pytest.Item) -> str:
+    called = getattr(item, "callspec", None)
+    return called.params.get("front", FRONT) if called else FRONT
 
 
 @dataclass(frozen=True)
@@ -47,9 +74,11 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def run_server(*options: str, env: dict[str, str] | None = None) -> Iterator[RunningServer]:
+def run_server(
+    *options: str, env: dict[str, str] | None = None, program: Path = BIN / "digits-serve"
+) -> Iterator[RunningServer]:
     process = subprocess.Popen(
-        [BIN / "digits-serve", "--port", "0", *options],
+        [program, "--port", "0", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -68,14 +97,20 @@ def run_server(*options: str, env: dict[str, str] | None = None) -> Iterator[Run
 
 
 @pytest.fixture(scope="session")
-def start_server() -> Callable[..., contextlib.AbstractContextManager[RunningServer]]:
-    return run_server
+def front(request: pytest.FixtureRequest) -> str:
+    """What speaks gRPC in the servers of these fixtures."""
+    return getattr(request, "param", FRONT)
+
+
+@pytest.fixture(scope="session")
+def start_server(front: str) -> Callable[..., contextlib.AbstractContextManager[RunningServer]]:
+    return partial(run_server, "--front", front)
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
+def server(front: str) -> Iterator[RunningServer]:
     """The shipped model, served; shared by the tests of a module. Must stop cleanly whatever they did to it."""
-    with run_server() as running:
+    with run_server("--front", front) as running:
         yield running
         code, stderr = running.stop()
         assert code == 0, stderr

@@ -73,7 +73,12 @@ ROOMS = {
     ),
     "server.fronts": Room(
         rooms={"config", "errors", "server.security", "server.http"},
-        some={"grpcio": {"grpc"}, "http": {"h11", "uvicorn"}},
+        some={
+            "choice": {"grpc"},
+            "grpcio": {"grpc"},
+            "native": {"grpc", "pygrpc_native"},
+            "http": {"h11", "uvicorn"},
+        },
     ),
     "server.process": Room(
         rooms=CORE | {f"server.{name}" for name in ("security", "telemetry", "services", "http", "fronts")},

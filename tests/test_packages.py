@@ -76,7 +76,9 @@ def test_the_wheel_holds_the_packages_the_model_and_nothing_else(wheel: Path) ->
     assert {"protos/digits/v1/digits.proto", "protos/inference/inference.proto"} <= names
 
 
-def test_the_server_s_environment_stays_small(wheel: Path, environment: Callable, pinned: Path) -> None:
+def test_the_server_s_environment_stays_small(
+    wheel: Path, environment: Callable, pinned: Path, start_server: Callable
+) -> None:
     home = environment("--constraint", pinned, f"{wheel}[cpu]")
     size = sum(file.stat().st_size for file in _site_packages(home).rglob("*") if file.is_file())
     assert size < 200e6, f"{size / 1e6:.0f} MB"
@@ -84,6 +86,17 @@ def test_the_server_s_environment_stays_small(wheel: Path, environment: Callable
     said = subprocess.run([home / "bin" / "digits-train"], capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode == 1
     assert "pip install '.[train,cpu]'" in said.stderr
+    with start_server("--front", "auto", program=home / "bin" / "digits-serve") as served:  # without the extra native
+        sample = ROOT / "serving" / "samples" / "4.png"
+        assert _run(home / "bin" / "digits-classify", "--target", served.address, sample, cwd=home).split()[1] == "4"
+        assert "front end: grpcio, since pygrpc-native is not installed" in served.stop()[1]
+    said = subprocess.run(
+        [home / "bin" / "digits-serve", "--front", "native"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert said.returncode == 1
+    assert said.stderr.endswith(
+        "--front native needs the extra native: pip install '.[native]' in a checkout of digits-serving\n"
+    )
     said = subprocess.run(
         [home / "bin" / "digits-export", ROOT / "README.md", "--repository", "r"],
         capture_output=True,

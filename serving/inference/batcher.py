@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from serving.config import BatcherConfig
 from serving.errors import DeadlinePassed, InferenceFailed, InvalidRequest, NotReady, QueueFull
-from serving.inference.request import InferenceResult, QueuedRequest
+from serving.inference.request import InferenceResult, QueuedRequest, ResultFuture
 
 Uint8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -122,10 +122,34 @@ class Batcher:
             deadline: When the caller stops waiting, on the batcher's clock.
 
         Raises:
+            DigitsError: As for `enqueue`.
+            DeadlinePassed: The deadline passed before the rows ran.
+            InferenceFailed: The engine failed on one of its batches.
+        """
+        future = asyncio.get_running_loop().create_future()
+        request = self.enqueue(images, future, deadline=deadline)
+        try:
+            result: InferenceResult = await future
+        except asyncio.CancelledError:
+            self.drop(request)
+            raise
+        return result
+
+    def enqueue(self, images: Uint8Array, future: ResultFuture, *, deadline: float | None = None) -> QueuedRequest:
+        """Queues one request whose future gets the result or the error.
+
+        Args:
+            images: uint8 `[n, height, width, channels]`, n at least 1. Must not change until the future is done.
+            future: Its methods are called on the event loop.
+            deadline: When the caller stops waiting, on the batcher's clock.
+
+        Returns:
+            What `drop` takes if the caller stops waiting.
+
+        Raises:
             InvalidRequest: More rows than the configuration allows in one request.
             QueueFull: The queue has no room for all of the rows. None of them was queued.
-            DeadlinePassed: The deadline passed before the rows ran, or can't be met.
-            InferenceFailed: The engine failed on one of its batches.
+            DeadlinePassed: The deadline can't be met.
             NotReady: The batcher has not started, or is closing.
         """
         rows, now = len(images), self._clock()
@@ -143,17 +167,13 @@ class Batcher:
         if deadline is not None and now + (len(self._queue) + rows) * self._seconds_per_row > deadline:
             self._observer.rejected("deadline")
             raise DeadlinePassed("the queue is too long to meet the deadline")
-        request = QueuedRequest(images, asyncio.get_running_loop().create_future(), now, deadline)
+        request = QueuedRequest(images, future, now, deadline)
         self._queue.append(request)
         self._queued_rows += rows
         self._wake_up.set()
-        try:
-            return await request.future
-        except asyncio.CancelledError:
-            self._drop(request)
-            raise
+        return request
 
-    def _drop(self, request: QueuedRequest) -> None:
+    def drop(self, request: QueuedRequest) -> None:
         """Returns the queue space of the rows that have not run. Safe to call more than once."""
         self._queued_rows -= len(request.images) - request.rows_taken
         request.rows_taken = len(request.images)
@@ -204,7 +224,7 @@ class Batcher:
             left = len(request.images) - request.rows_taken
             expired = request.deadline is not None and request.deadline <= now
             if expired or request.future.done():
-                self._drop(request)
+                self.drop(request)
                 if expired:
                     self._observer.rejected("deadline")
                     request.fail(DeadlinePassed("the deadline passed while the request was queued"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,19 @@ class InferenceResult:
     statuses: npt.NDArray[np.int64] | None = None
 
 
+class ResultFuture(Protocol):
+    """Receives the result of a request: an `asyncio.Future`, or what does without an event loop's turn."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def set_result(self, result: Any, /) -> None:
+        """Receives an `InferenceResult`. Must not raise an error."""
+
+    def set_exception(self, error: Any, /) -> None:
+        """Receives the error. Must not raise one."""
+
+
 @dataclass(slots=True, eq=False)
 class QueuedRequest:
     """The images of one caller, and the progress made on them.
@@ -52,7 +65,7 @@ class QueuedRequest:
     """
 
     images: Uint8Array
-    future: asyncio.Future[InferenceResult]
+    future: ResultFuture
     submitted: float
     deadline: float | None
     rows_taken: int = 0

@@ -18,7 +18,7 @@ from serving.images.image_status import ImageStatus, statuses_of
 from serving.images.preparation import Preparation, PreparedImage
 from serving.inference.batcher import Batcher
 from serving.inference.engine import Engine
-from serving.inference.request import InferenceResult
+from serving.inference.request import InferenceResult, QueuedRequest, ResultFuture
 from serving.inference.statistics import AnswerObserver, Statistics
 from serving.repository.manifest import Manifest
 from serving.repository.repository import StoredModel
@@ -178,17 +178,33 @@ class Deployment:
             prepared: If the images come from `prepare`, what it noticed about each. They are answered even if the
                 deployment drains by now.
         """
-        if self._batcher is None:
-            raise NotReady("the model is still loading")
         started = time.perf_counter()
         try:
-            if self._draining and prepared is None:
-                raise NotReady("not accepting requests")
-            answer = await self._batcher.submit(images, deadline=deadline)
+            answer = await self._accepting(is_prepared=prepared is not None).submit(images, deadline=deadline)
         except BaseException:
             self.statistics.request_failed(time.perf_counter() - started)
             raise
-        self.statistics.request_succeeded(answer, time.perf_counter() - started)
+        return self.completed(answer, time.perf_counter() - started, prepared)
+
+    def enqueue(
+        self, images: npt.NDArray[np.uint8], future: ResultFuture, *, deadline: float | None = None
+    ) -> QueuedRequest:
+        """Begins to classify raw images, without a task; see `Batcher.enqueue`.
+
+        `completed` must follow with the result, or `statistics.request_failed`.
+        """
+        return self._accepting(is_prepared=False).enqueue(images, future, deadline=deadline)
+
+    def drop(self, request: QueuedRequest) -> None:
+        """Takes a request that nobody waits for out of the queue."""
+        if self._batcher is not None:
+            self._batcher.drop(request)
+
+    def completed(
+        self, answer: InferenceResult, seconds: float, prepared: Sequence[ImageStatus] | None = None
+    ) -> InferenceResult:
+        """Makes the answer of what the batcher returned after this time, and counts it."""
+        self.statistics.request_succeeded(answer, seconds)
         rows, classes = answer.probabilities, len(self.manifest.labels)
         answer.probabilities, answer.logits = rows[:, :classes], rows[:, classes : 2 * classes]
         if self._threshold is not None:
@@ -198,6 +214,13 @@ class Deployment:
             if answer.statuses is not None:
                 self.statistics.noticed(answer.statuses)
         return answer
+
+    def _accepting(self, *, is_prepared: bool) -> Batcher:
+        if self._batcher is None:
+            raise NotReady("the model is still loading")
+        if self._draining and not is_prepared:
+            raise NotReady("not accepting requests")
+        return self._batcher
 
     async def _end(self, batcher: Batcher) -> None:
         await self._decoder.until_idle()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -27,7 +27,7 @@ class GrpcioFront:
     """Hosts services on one address.
 
     Args:
-        handlers: The services.
+        methods: The handler of each method, by its full name `/package.Service/Method`.
         config: Its address, port and connections are used.
         max_request_bytes: gRPC refuses larger messages with RESOURCE_EXHAUSTED.
         share_port: Whether other processes of this user may listen on the same port and share its connections.
@@ -38,7 +38,7 @@ class GrpcioFront:
 
     def __init__(
         self,
-        handlers: Sequence[grpc.GenericRpcHandler],
+        methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]],
         config: ServerConfig,
         *,
         max_request_bytes: int,
@@ -47,7 +47,7 @@ class GrpcioFront:
         until_idle: Callable[[], Coroutine[Any, Any, None]],
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
-        self._handlers = handlers
+        self._methods = methods
         self._config = config
         self._max_request_bytes = max_request_bytes
         self._share_port = share_port
@@ -75,32 +75,17 @@ class GrpcioFront:
                 *_connection_options(self._config.connections),
             ],
         )
-        self._server.add_generic_rpc_handlers(tuple(self._handlers))
-        address = self._address()
+        self._server.add_generic_rpc_handlers((_Methods(self._methods),))
+        address = check_address(self._config)
         try:
             if self._tls is None:
                 port = self._server.add_insecure_port(address)
             else:
                 port = self._server.add_secure_port(address, _credentials(self._tls))
         except RuntimeError as error:
-            raise StartFailed(
-                f"can't listen on {address}: the port is in use or the address is not this machine's"
-            ) from error
+            raise cannot_listen(address) from error
         await self._server.start()
         return address if self._config.socket_path is not None else format_address(self._config.host, port)
-
-    def _address(self) -> str:
-        """Returns the address for gRPC, after checks whose errors say more than gRPC's."""
-        host, port, path = self._config.host, self._config.port, self._config.socket_path
-        if path is not None:
-            free_socket_file(path)
-            return f"unix:{path}"
-        address = format_address(host, port)
-        try:
-            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except socket.gaierror as error:
-            raise StartFailed(f"can't listen on {address}: no address is known for {host!r}") from error
-        return address
 
     async def stop(self, grace_s: float) -> None:
         """Takes no new calls, and cancels those that are still in flight after the grace period, in seconds.
@@ -122,6 +107,40 @@ class GrpcioFront:
         await stopping
 
 
+class _Methods(grpc.GenericRpcHandler):
+    """Finds the handler of a call."""
+
+    def __init__(self, methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        self._methods = methods
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Returns the handler of a method; None if there is no such method."""
+        return self._methods.get(handler_call_details.method)
+
+
+def check_address(config: ServerConfig) -> str:
+    """Returns the address to listen on as gRPC writes it, after checks whose errors say more than gRPC's.
+
+    Raises:
+        StartFailed: The socket is in use, or no address is known for the host.
+    """
+    host, port, path = config.host, config.port, config.socket_path
+    if path is not None:
+        free_socket_file(path)
+        return f"unix:{path}"
+    address = format_address(host, port)
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise StartFailed(f"can't listen on {address}: no address is known for {host!r}") from error
+    return address
+
+
+def cannot_listen(address: str) -> StartFailed:
+    """Returns the error for an address that can't be bound."""
+    return StartFailed(f"can't listen on {address}: the port is in use or the address is not this machine's")
+
+
 def _shows_no_header(record: logging.LogRecord) -> bool:
     """Filters out grpcio's messages that show a header that is not UTF-8, since it may be a mistyped token."""
     return not record.getMessage().startswith("Invalid encoding")
@@ -131,28 +150,29 @@ def _connection_options(config: ConnectionConfig) -> list[tuple[str, int]]:
     """Each option is described in https://github.com/grpc/grpc/blob/master/include/grpc/impl/channel_arg_names.h."""
     options = [
         ("grpc.max_concurrent_streams", config.max_streams_per_connection),
-        ("grpc.keepalive_time_ms", _milliseconds(config.keepalive_s)),
-        ("grpc.keepalive_timeout_ms", _milliseconds(config.keepalive_timeout_s)),
+        ("grpc.keepalive_time_ms", milliseconds(config.keepalive_s)),
+        ("grpc.keepalive_timeout_ms", milliseconds(config.keepalive_timeout_s)),
         # grpcio 1.85 uses this option instead of the one above; its default is a minute.
-        ("grpc.http2.ping_timeout_ms", _milliseconds(config.keepalive_timeout_s)),
+        ("grpc.http2.ping_timeout_ms", milliseconds(config.keepalive_timeout_s)),
         # Otherwise a client without calls gets only two pings, and the server does not notice when it vanishes later.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         # By default gRPC closes connections of clients that ping more than every five minutes, as many clients do.
         ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.server_handshake_timeout_ms", _milliseconds(config.handshake_timeout_s)),
+        ("grpc.server_handshake_timeout_ms", milliseconds(config.handshake_timeout_s)),
     ]
     if config.max_connections:
         options.append(("grpc.max_allowed_incoming_connections", config.max_connections))
     if config.max_connection_age_s:
         options += [
-            ("grpc.max_connection_age_ms", _milliseconds(config.max_connection_age_s)),
-            ("grpc.max_connection_age_grace_ms", _milliseconds(config.max_connection_age_grace_s)),
+            ("grpc.max_connection_age_ms", milliseconds(config.max_connection_age_s)),
+            ("grpc.max_connection_age_grace_ms", milliseconds(config.max_connection_age_grace_s)),
         ]
     return options
 
 
-def _milliseconds(seconds: float) -> int:
+def milliseconds(seconds: float) -> int:
+    """Returns a time as the gRPC libraries take it."""
     return round(seconds * 1000)
 
 

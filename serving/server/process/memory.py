@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from serving.server.telemetry.calls import Call
@@ -46,13 +47,20 @@ class MemoryTrimmer:
 
     def call_ended(self, call: Call, code: str, seconds: float) -> None:
         """Looks at the memory in a moment."""
-        if self._least_bytes and not self._is_due:
-            self._is_due = True
-            asyncio.get_running_loop().call_later(self._pause_s, self._look)
+        self._look_soon()
 
     def request_ended(self, request: Call, code: str, seconds: float) -> None:
         """Looks at the memory in a moment: a stream may last for days."""
-        self.call_ended(request, code, seconds)
+        self._look_soon()
+
+    def calls_ended(self, method: str, model: str, version: str, code: str, seconds: Sequence[float]) -> None:
+        """Looks at the memory in a moment."""
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        if self._least_bytes and not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_later(self._pause_s, self._look)
 
     def _look(self) -> None:
         self._is_due = False

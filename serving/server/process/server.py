@@ -11,14 +11,14 @@ from serving.config import ServerConfig
 from serving.errors import StartFailed, install_hint
 from serving.rollout.controller import RolloutController
 from serving.rollout.deployments import Deployments
-from serving.server.fronts.grpcio import GrpcioFront
+from serving.server.fronts.choice import Front, make_front
 from serving.server.process.memory import MemoryTrimmer
 from serving.server.security.admission import AdmissionControl
 from serving.server.security.tls import TlsFiles
 from serving.server.security.tokens import TokenFile
-from serving.server.services import reflection
+from serving.server.services import direct_classify, reflection
 from serving.server.services.digits_service import DigitClassifierService
-from serving.server.services.handlers import generic_handler
+from serving.server.services.handlers import method_handlers
 from serving.server.services.health import Health
 from serving.server.services.message_limits import MessageLimits
 from serving.server.services.oip_service import InferenceService, ModelControl
@@ -76,7 +76,7 @@ class Server:
             self._service_names += reflection.NAMES
         self._health = Health(tuple(self._service_names))
         self._services: tuple[DigitClassifierService | InferenceService, ...] = ()
-        self._front: GrpcioFront | None = None
+        self._front: Front | None = None
         self._http: HttpFront | None = None
 
     async def start(self) -> None:
@@ -140,26 +140,31 @@ class Server:
 
         open_calls = OpenCalls()
         limits = MessageLimits(max_images=rows, max_message_bytes=max_request_bytes)
-        handler = partial(generic_handler, limits=limits, observers=self._observers, open_calls=open_calls)
+        handlers = partial(method_handlers, limits=limits, observers=self._observers, open_calls=open_calls)
         health_methods = {"ServerLive": health_admission, "ServerReady": health_admission}
-        handlers = [
-            handler(digits.DESCRIPTOR, digits, admission=admission),
-            handler(inference.DESCRIPTOR, inference, admission=admission, method_admission=health_methods),
-            handler(self._health.DESCRIPTOR, self._health, admission=health_admission),
-        ]
+        methods = {
+            **handlers(digits.DESCRIPTOR, digits, admission=admission),
+            **handlers(inference.DESCRIPTOR, inference, admission=admission, method_admission=health_methods),
+            **handlers(self._health.DESCRIPTOR, self._health, admission=health_admission),
+        }
         if config.security.reflection:
             described = digits.DESCRIPTOR.full_name, inference.DESCRIPTOR.full_name, Health.DESCRIPTOR.full_name
-            reflecting = partial(handler, reflection.DESCRIPTOR, reflection.servicer(described))
-            handlers += [reflecting(name=name, admission=unlimited, draining=draining) for name in reflection.NAMES]
+            servicer = reflection.servicer(described)
+            for name in reflection.NAMES:
+                methods |= handlers(reflection.DESCRIPTOR, servicer, name=name, admission=unlimited, draining=draining)
 
-        self._front = GrpcioFront(
-            handlers,
+        direct = direct_classify.DirectClassify(
+            self.deployments, admission=admission, limits=limits, observers=self._observers, open_calls=open_calls
+        )
+        self._front = make_front(
+            methods,
             config,
             max_request_bytes=max_request_bytes,
             share_port=self._is_worker,
             tls=tls,
             interceptors=self._start_traces(),
             until_idle=open_calls.until_none,
+            direct={} if config.access_log_share else {direct_classify.METHOD: direct.begin},
         )
         if config.http_port is not None:
             from serving.server.fronts.http import HttpFront

@@ -34,7 +34,7 @@ class AdmissionControl:
         self._calls = 0
 
     def admit(self, context: Any) -> AdmissionControl:
-        """Admits one call. Use the result in a `with` statement: the call counts until the block ends.
+        """Admits one call. Use the result in a `with` statement, or `release` it: the call counts until then.
 
         Args:
             context: The context of the call, for its metadata.
@@ -62,4 +62,8 @@ class AdmissionControl:
         """Does nothing: `admit` has counted the call."""
 
     def __exit__(self, *exception: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Gives the place of a call back."""
         self._calls -= 1

@@ -43,6 +43,10 @@ def raw_images(request: digits_pb2.ClassifyRequest, deployment: Deployment) -> U
     if request.WhichOneof("images") is None:
         raise InvalidRequest.of("raw_images", "no images in the request")
     raw, spec, limit = request.raw_images, deployment.manifest.input, deployment.max_request_images
+    count, pixels = raw.count, raw.pixels
+    size = raw.height, raw.width, raw.channels
+    if 0 < count <= limit and len(pixels) == count * spec.image_bytes and size in ((0, 0, 0), spec.shape):
+        return np.frombuffer(pixels, np.uint8).reshape(count, *spec.shape)
     violations = []
     if raw.count == 0:
         violations.append(Violation(field="raw_images.count", description="must be at least 1"))

@@ -32,13 +32,13 @@ from serving.server.telemetry.logs import request_id
 STOPPING = "the server is stopping"
 
 # Metadata in which a client names its request. The name is logged and sent back.
-_REQUEST_ID_KEY = "x-request-id"
+REQUEST_ID_KEY = "x-request-id"
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 Context = Any  # grpc.aio.ServicerContext, or the part of it that another front end offers
 
 
-def generic_handler(
+def method_handlers(
     service: ServiceDescriptor,
     servicer: object,
     *,
@@ -49,8 +49,8 @@ def generic_handler(
     draining: asyncio.Event | None = None,
     observers: Sequence[CallObserver] = (),
     open_calls: OpenCalls | None = None,
-) -> grpc.GenericRpcHandler:
-    """Makes the handler of one service, with each method inside the boundary.
+) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+    """Makes the handlers of one service, each inside the boundary.
 
     Args:
         service: The service's descriptor, from a generated module.
@@ -62,10 +62,13 @@ def generic_handler(
         draining: Streams of requests end with UNAVAILABLE when it is set. For servicers that can't end their own.
         observers: Observe every call.
         open_calls: Counts the calls that have not ended.
+
+    Returns:
+        A handler for each method, by its full name `/package.Service/Method`.
     """
     name = name or service.full_name
-    handlers = {
-        method.name: _method_handler(
+    return {
+        f"/{name}/{method.name}": _method_handler(
             f"/{name}/{method.name}",
             method,
             getattr(servicer, method.name),
@@ -77,7 +80,6 @@ def generic_handler(
         )
         for method in service.methods
     }
-    return grpc.method_handlers_generic_handler(name, handlers)
 
 
 def _method_handler(
@@ -161,7 +163,7 @@ def deadline_of(context: Context) -> float | None:
 def accept_request_id(context: Context) -> tuple[tuple[str, str], ...]:
     """Takes over the id that the client gave its request, for the logs and the response; returns it as metadata."""
     for key, value in context.invocation_metadata() or ():
-        if key == _REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             request_id.set(value)
             identity = ((key, value),)
             context.set_trailing_metadata(identity)

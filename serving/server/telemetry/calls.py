@@ -20,6 +20,9 @@ class CallObserver(Protocol):
     def request_ended(self, request: Call, code: str, seconds: float) -> None:
         """Called when one request of a stream has been answered; the stream itself is a call that ends later."""
 
+    def calls_ended(self, method: str, model: str, version: str, code: str, seconds: Sequence[float]) -> None:
+        """Called when several calls have ended that had no `Call`, with the duration of each."""
+
 
 class Call:
     """One call, or one request of a stream.

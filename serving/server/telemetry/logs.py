@@ -7,6 +7,7 @@ import os
 import random
 import sys
 import threading
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -73,6 +74,9 @@ class AccessLog:
 
     def request_ended(self, request: Call, code: str, seconds: float) -> None:
         """Ignored: a stream is logged as one call."""
+
+    def calls_ended(self, method: str, model: str, version: str, code: str, seconds: Sequence[float]) -> None:
+        """Ignored: with an access log, every call has a `Call`."""
 
 
 def start_logging(config: LogConfig) -> None:

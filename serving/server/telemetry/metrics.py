@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import os
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -133,13 +135,14 @@ class Metrics:
     def call_ended(self, call: Call, code: str, seconds: float) -> None:
         """See `serving.server.telemetry.calls.CallObserver`."""
         stream = call.is_stream
-        self._count(call.method, code, "" if stream else call.model, "" if stream else call.version, seconds)
+        self.calls_ended(call.method, "" if stream else call.model, "" if stream else call.version, code, (seconds,))
 
     def request_ended(self, request: Call, code: str, seconds: float) -> None:
         """See `serving.server.telemetry.calls.CallObserver`."""
-        self._count(request.method, code, request.model, request.version, seconds)
+        self.calls_ended(request.method, request.model, request.version, code, (seconds,))
 
-    def _count(self, method: str, code: str, model: str, version: str, seconds: float) -> None:
+    def calls_ended(self, method: str, model: str, version: str, code: str, seconds: Sequence[float]) -> None:
+        """See `serving.server.telemetry.calls.CallObserver`."""
         counters = self._ended.get((method, code, model, version))
         if counters is None:  # looking up a metric by its labels costs more than counting
             counters = (
@@ -147,8 +150,8 @@ class Metrics:
                 self._request_s.labels(method, model, version),
             )
             self._ended[method, code, model, version] = counters
-        counters[0].inc()
-        counters[1].observe(seconds)
+        counters[0].inc(len(seconds))
+        _observe(counters[1], seconds)
 
     def rejected(self, reason: str) -> None:
         """Counts a refused request."""
@@ -184,8 +187,7 @@ class _Version(AnswerObserver):
         self._images.inc(len(results))
         self._batch_rows.observe(len(results))
         self._inference_s.observe(inference_s)
-        for waited in queue_s:
-            self._queue_s.observe(waited)
+        _observe(self._queue_s, queue_s)
         self._answers.add(results)
 
     def unsure(self, images: int) -> None:
@@ -196,3 +198,15 @@ class _Version(AnswerObserver):
 
     def rejected(self, reason: str) -> None:
         self._metrics.rejected(reason)
+
+
+def _observe(histogram: Any, values: Sequence[float]) -> None:
+    """Adds values to a histogram, with few steps for many: `Histogram.observe` takes as long for each as for all."""
+    if len(values) < 3:
+        for value in values:
+            histogram.observe(value)
+        return
+    counts = collections.Counter(bisect_left(histogram._upper_bounds, value) for value in values)
+    histogram._sum.inc(sum(values))
+    for bucket, count in counts.items():
+        histogram._buckets[bucket].inc(count)

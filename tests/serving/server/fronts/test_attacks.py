@@ -79,6 +79,7 @@ def _peak_bytes(process: int) -> int:
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
 
+@pytest.mark.grpcio
 def test_a_compressed_bomb_is_refused_before_it_fills_the_memory(server) -> None:
     """The size limit applies to decompressed messages: 256 MiB of zeros, compressed to a quarter of one."""
     before = _peak_bytes(server.process.pid)

@@ -174,6 +174,7 @@ def test_calls_beyond_a_connection_s_limit_wait_and_leave_other_connections_alon
         _classifies(server.address, digits)
 
 
+@pytest.mark.grpcio
 def test_a_connection_beyond_the_limit_is_closed_at_once(start_server: Start, digits: tuple) -> None:
     with start_server("--max-connections", "2") as server:
         host, port = server.address.split(":")
@@ -188,6 +189,7 @@ def test_a_connection_beyond_the_limit_is_closed_at_once(start_server: Start, di
         _classifies(server.address, digits)
 
 
+@pytest.mark.grpcio
 def test_clients_that_say_nothing_are_closed(start_server: Start, digits: tuple) -> None:
     with start_server("--handshake-timeout-s", "0.5") as server:
         host, port = server.address.split(":")
@@ -246,6 +248,7 @@ def test_clients_that_ping_often_keep_their_connection(server, digits: tuple, re
     _classifies(server.address, digits)
 
 
+@pytest.mark.grpcio
 def test_age_moves_a_client_to_a_new_connection_without_a_failed_call(
     start_server: Start, digits: tuple, relay: Callable
 ) -> None:
@@ -265,6 +268,7 @@ def test_age_moves_a_client_to_a_new_connection_without_a_failed_call(
         _classifies(server.address, digits)
 
 
+@pytest.mark.grpcio
 def test_calls_that_outlive_a_connection_s_grace_end_as_unavailable(start_server: Start, digits: tuple) -> None:
     with start_server("--max-connection-age-s", "0.5", "--max-connection-age-grace-s", "0.5") as server:
         with grpc.insecure_channel(server.address) as channel:

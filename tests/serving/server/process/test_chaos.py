@@ -12,6 +12,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.grpcio  # some of its callers use TLS
 def test_chaos_ends_with_right_answers() -> None:
     chaos = Path(__file__).parents[3] / "manual" / "chaos.py"
     done = subprocess.run(

@@ -89,6 +89,7 @@ def files(tmp_path: Path) -> _Files:
     return _Files(tmp_path / "tls")
 
 
+@pytest.mark.grpcio
 def test_only_clients_that_trust_the_server_reach_it(start_server: Start, digits: tuple, files: _Files) -> None:
     with start_server(*files.options) as server:
         _classifies(server.address, files.trusting, digits)
@@ -111,6 +112,7 @@ def test_a_tls_client_finds_no_plain_text_server(server, digits: tuple, files: _
     _classifies(server.address, Credentials(), digits)
 
 
+@pytest.mark.grpcio
 def test_an_expired_server_certificate_is_the_client_s_to_refuse(
     start_server: Start, digits: tuple, files: _Files
 ) -> None:
@@ -121,6 +123,7 @@ def test_an_expired_server_certificate_is_the_client_s_to_refuse(
         _classifies(server.address, files.trusting, digits)
 
 
+@pytest.mark.grpcio
 def test_mutual_tls_accepts_only_clients_of_its_authority(
     start_server: Start, digits: tuple, files: _Files, tmp_path: Path
 ) -> None:
@@ -144,6 +147,7 @@ def test_mutual_tls_accepts_only_clients_of_its_authority(
         held.close()
 
 
+@pytest.mark.grpcio
 @pytest.mark.parametrize("links", [False, True], ids=["replaced", "linked as by Kubernetes"])
 def test_new_connections_get_the_new_certificate_and_old_ones_go_on(
     start_server: Start, digits: tuple, tmp_path: Path, links: bool
@@ -176,6 +180,7 @@ def test_new_connections_get_the_new_certificate_and_old_ones_go_on(
     assert "stays in use" not in stderr
 
 
+@pytest.mark.grpcio
 def test_a_broken_pair_on_disk_leaves_the_old_one_in_use(start_server: Start, digits: tuple, files: _Files) -> None:
     good = {path: path.read_bytes() for path in (files.certificate, files.key)}
     old_ca = files.ca.parent / "old-ca.crt"
@@ -234,6 +239,7 @@ def _no_authority(files: _Files) -> tuple[Path, str]:
     return files.ca, "contains no complete certificate"
 
 
+@pytest.mark.grpcio
 @pytest.mark.parametrize("damage", [_missing, _a_directory, _mismatched, _swapped, _no_authority])
 def test_files_that_can_not_work_stop_the_start(command: Callable, files: _Files, damage: Callable) -> None:
     path, said = damage(files)
@@ -393,6 +399,7 @@ def _http2_answer(address: str, authorization: bytes) -> bytes:
     return answer.split(b"grpc-status", 1)[1][1:]  # after the length of the value
 
 
+@pytest.mark.grpcio
 @pytest.mark.parametrize(
     "authorization",
     [
@@ -409,6 +416,7 @@ def test_headers_that_are_not_text_are_refused_and_not_logged(guarded, authoriza
     assert _http2_answer(guarded.address, authorization).startswith(b"16")
 
 
+@pytest.mark.grpcio
 def test_a_header_beyond_grpc_s_limit_is_grpc_s_to_refuse(guarded) -> None:
     with grpc.insecure_channel(guarded.address) as channel:
         stub = digits_pb2_grpc.DigitClassifierServiceStub(channel)
@@ -504,6 +512,7 @@ def test_credentials_keep_their_token_to_themselves_and_refuse_what_can_not_work
         Client("127.0.0.1:1", credentials=Credentials(root_certificates=tmp_path / "absent"))
 
 
+@pytest.mark.grpcio
 def test_the_commands_take_certificates_and_tokens(
     start_server: Start, command: Callable, files: _Files, token_file: Path, tmp_path: Path
 ) -> None:
@@ -535,6 +544,7 @@ def test_the_commands_take_certificates_and_tokens(
         assert done.stdout == "SERVING\n", done.stderr
 
 
+@pytest.mark.grpcio
 def test_the_commands_expect_the_name_that_they_are_told(start_server: Start, command: Callable, files: _Files) -> None:
     with start_server(*files.options) as server:
         for name, code in (("localhost", 0), ("digits.example", 1)):
@@ -569,6 +579,7 @@ def test_wrong_client_options_get_an_error_of_one_line(command: Callable, option
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.grpcio
 def test_the_demo_works_with_certificate_and_token(start_server: Start, files: _Files, token_file: Path) -> None:
     with start_server(*files.options, "--token-file", str(token_file), "--demo") as server:
         patience = threading.Timer(60, server.process.kill)

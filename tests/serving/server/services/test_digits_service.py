@@ -246,10 +246,10 @@ def test_reflection_v1_describes_itself_and_the_services(channel: grpc.Channel) 
 class _HeldServer:
     """A real server in this process, whose engine can be held."""
 
-    def __init__(self, **batcher: object) -> None:
+    def __init__(self, front: str, **batcher: object) -> None:
         # Nothing inline: what is held is the engine's thread, not the event loop.
         config = BatcherConfig(inline_s=0, **batcher)
-        self.server = Server(ServerConfig(port=0, engine=EngineConfig(provider="cpu"), batcher=config))
+        self.server = Server(ServerConfig(port=0, front=front, engine=EngineConfig(provider="cpu"), batcher=config))
         self.began, self.released = threading.Event(), threading.Event()
         self.released.set()
         self.error: Exception | None = None
@@ -280,11 +280,11 @@ class _HeldServer:
 
 
 @pytest_asyncio.fixture
-async def held_server() -> AsyncIterator[Callable[..., _HeldServer]]:
+async def held_server(front: str) -> AsyncIterator[Callable[..., _HeldServer]]:
     made: list[_HeldServer] = []
 
     def make(**batcher: object) -> _HeldServer:
-        made.append(_HeldServer(**batcher))
+        made.append(_HeldServer(front, **batcher))
         return made[-1]
 
     yield make

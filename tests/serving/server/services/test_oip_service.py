@@ -304,9 +304,9 @@ def _code(call: Callable[[], object]) -> grpc.StatusCode:
 class _HeldServer:
     """A real server in this process, whose engine can be held."""
 
-    def __init__(self) -> None:
+    def __init__(self, front: str) -> None:
         config = BatcherConfig(inline_s=0)  # what is held is the engine's thread, not the event loop
-        self.server = Server(ServerConfig(port=0, engine=EngineConfig(provider="cpu"), batcher=config))
+        self.server = Server(ServerConfig(port=0, front=front, engine=EngineConfig(provider="cpu"), batcher=config))
         self.began, self.released = threading.Event(), threading.Event()
         self.error: Exception | None = None
 
@@ -334,8 +334,8 @@ class _HeldServer:
 
 
 @pytest_asyncio.fixture
-async def held() -> AsyncIterator[_HeldServer]:
-    made = _HeldServer()
+async def held(front: str) -> AsyncIterator[_HeldServer]:
+    made = _HeldServer(front)
     yield made
     made.released.set()
     await made.channel.close()

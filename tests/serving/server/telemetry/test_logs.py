@@ -25,6 +25,7 @@ def _trailer(call: grpc.Call) -> dict[str, str]:
     return dict(call.trailing_metadata() or ())
 
 
+@pytest.mark.grpcio
 def test_the_id_of_a_request_comes_back_and_is_logged(start_server: Callable) -> None:
     with start_server("--access-log-share", "1", "--log-format", "json") as server:
         with grpc.insecure_channel(server.address) as channel:
@@ -115,6 +116,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return files
 
 
+@pytest.mark.grpcio
 @pytest.mark.parametrize("use", [_use_a_tls_server, _start_on_a_port_in_use, _warn_and_fail])
 def test_every_line_is_an_object_with_a_time_as_rfc_3339_has_it(
     start_server: Callable, certificate: Path, use: Callable

@@ -35,6 +35,7 @@ def collector() -> Iterator[tuple[str, queue.Queue]]:
         server.shutdown()
 
 
+@pytest.mark.grpcio
 def test_a_call_is_a_span_of_its_client_s_trace(start_server: Callable, collector: tuple) -> None:
     address, received = collector
     request = digits_pb2.ClassifyRequest(raw_images=digits_pb2.RawImages(pixels=bytes(784), count=1))

@@ -1,0 +1,236 @@
+"""The direct way for the most common call: `Classify` with raw pixels and no options, answered without a task.
+
+A front end that gets calls as bytes may try it first. Everything uncommon is left to the service: encoded images,
+options, request ids, unreadable messages. Admission, limits, deadlines, routing, statuses, statistics and metrics are
+the same objects as there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from protos.digits.v1 import digits_pb2
+from serving.errors import DigitsError
+from serving.inference.request import InferenceResult, QueuedRequest
+from serving.rollout.deployment import Deployment
+from serving.rollout.deployments import Deployments
+from serving.server.security.admission import AdmissionControl
+from serving.server.services.answer_bytes import AnswerBytes
+from serving.server.services.digits_codec import raw_images
+from serving.server.services.digits_service import DigitClassifierService
+from serving.server.services.handlers import REQUEST_ID_KEY, Context, deadline_of
+from serving.server.services.message_limits import MAX_OCCURRENCES, MessageLimits
+from serving.server.services.open_calls import OpenCalls
+from serving.server.services.status import DETAILS_KEY, code_of, status_of
+from serving.server.telemetry.calls import CallObserver
+
+METHOD = f"/{DigitClassifierService.DESCRIPTOR.full_name}/Classify"
+
+# A field takes at least two bytes, so a message below this can't hold one too often.
+_SURELY_WITHIN_LIMITS = 2 * MAX_OCCURRENCES
+
+
+class Responder(Protocol):
+    """Where the answer of one call goes."""
+
+    def respond(self, content: bytes) -> None:
+        """Ends the call with a message."""
+
+    def fail(self, code: grpc.StatusCode, message: str, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+        """Ends the call with an error."""
+
+
+class DirectClassify:
+    """Answers calls of `digits.v1.DigitClassifierService.Classify`.
+
+    Args:
+        deployments: The deployments to choose from.
+        admission: Admits the calls.
+        limits: What a message may hold.
+        observers: Observe the calls, many at a time.
+        open_calls: Counts the calls that have not ended.
+    """
+
+    def __init__(
+        self,
+        deployments: Deployments,
+        *,
+        admission: AdmissionControl,
+        limits: MessageLimits,
+        observers: Sequence[CallObserver],
+        open_calls: OpenCalls,
+    ) -> None:
+        self._deployments = deployments
+        self._admission = admission
+        self._limits = limits
+        self._observers = observers
+        self._open_calls = open_calls
+        self._answers: WeakKeyDictionary[Deployment, AnswerBytes] = WeakKeyDictionary()
+        self._ended: dict[tuple[str, str, str], list[float]] = {}
+
+    def begin(self, content: bytes, context: Context, responder: Responder) -> DirectCall | None:
+        """Begins to answer a call. Returns None, and has done nothing, if the service must do it.
+
+        Args:
+            content: The request.
+            context: What the front end knows of the call.
+            responder: Gets the answer, soon or at once.
+        """
+        for key, _ in context.invocation_metadata():
+            if key == REQUEST_ID_KEY:
+                return None
+        try:
+            if len(content) >= _SURELY_WITHIN_LIMITS:
+                self._limits.check(digits_pb2.ClassifyRequest, content)
+            request = digits_pb2.ClassifyRequest.FromString(content)
+        except (DecodeError, DigitsError):
+            return None
+        if not request.HasField("raw_images") or _has_options(request):
+            return None
+        call = DirectCall(self, responder, deadline_of(context))
+        try:
+            self._admission.admit(context)
+        except DigitsError as error:
+            call.set_exception(error)
+            return call
+        call.admission = self._admission
+        try:
+            call.start(self._deployments.find(request.model_name, request.model_version, request.model_label), request)
+        except Exception as error:  # noqa: BLE001 - `status_of` decides what the client gets to know
+            call.set_exception(error)
+        return call
+
+    def answers_of(self, deployment: Deployment) -> AnswerBytes:
+        """Returns what encodes the answers of a deployment."""
+        found = self._answers.get(deployment)
+        if found is None:
+            found = self._answers[deployment] = AnswerBytes(deployment)
+        return found
+
+    def began(self) -> None:
+        """Counts a call."""
+        self._open_calls.begin()
+
+    def ended(self, model: str, version: str, code: str, seconds: float) -> None:
+        """Counts the end of a call. The observers hear of it soon, together with others that end now."""
+        if not self._ended:
+            asyncio.get_running_loop().call_soon(self._report)
+        self._ended.setdefault((model, version, code), []).append(seconds)
+        self._open_calls.end()
+
+    def _report(self) -> None:
+        ended, self._ended = self._ended, {}
+        for which, seconds in ended.items():
+            for observer in self._observers:
+                observer.calls_ended(METHOD, *which, seconds)
+
+
+class DirectCall:
+    """A call that is being answered. In the batcher's queue it stands in for a future.
+
+    Args:
+        ways: What began it.
+        responder: Gets the answer.
+        deadline: When the caller stops waiting, by `time.monotonic`.
+
+    Attributes:
+        admission: Where its place is given back; None if it has none.
+    """
+
+    __slots__ = (
+        "_answers",
+        "_deadline",
+        "_deployment",
+        "_include_probabilities",
+        "_is_counted",
+        "_is_done",
+        "_queued",
+        "_responder",
+        "_started",
+        "_ways",
+        "admission",
+    )
+
+    def __init__(self, ways: DirectClassify, responder: Responder, deadline: float | None) -> None:
+        self._ways = ways
+        self._responder = responder
+        self._deadline = deadline
+        self._started = time.perf_counter()
+        self._deployment: Deployment | None = None
+        self._queued: QueuedRequest | None = None
+        self._is_counted = False  # by the deployment's statistics, which begin once a request has been decoded
+        self._is_done = False
+        self.admission: AdmissionControl | None = None
+        ways.began()
+
+    def start(self, deployment: Deployment, request: digits_pb2.ClassifyRequest) -> None:
+        """Queues the images of its request; see `Batcher.enqueue` for the errors."""
+        self._deployment = deployment
+        self._answers = self._ways.answers_of(deployment)
+        self._include_probabilities = request.include_probabilities
+        images = raw_images(request, deployment)
+        self._is_counted = True
+        self._queued = deployment.enqueue(images, self, deadline=self._deadline)
+
+    def done(self) -> bool:
+        """See `ResultFuture`."""
+        return self._is_done
+
+    def set_result(self, result: InferenceResult) -> None:
+        """Answers the call."""
+        assert self._deployment is not None  # noqa: S101
+        try:
+            answer = self._deployment.completed(result, time.perf_counter() - self._started)
+            content = self._answers.encode(answer, include_probabilities=self._include_probabilities)
+        except Exception as error:  # noqa: BLE001 - an error here must not reach the batcher
+            self.set_exception(error)
+            return
+        self._responder.respond(content)
+        self._end("OK")
+
+    def set_exception(self, error: Exception) -> None:
+        """Ends the call with an error."""
+        status = status_of(error)
+        code = code_of(status)
+        self._responder.fail(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+        self._end(code.name)
+
+    def cancel(self) -> None:
+        """Ends the call, since nobody waits any more or the server stops."""
+        if self._is_done:
+            return
+        if self._queued is not None and self._deployment is not None:
+            self._deployment.drop(self._queued)
+        is_late = self._deadline is not None and self._deadline <= time.monotonic()
+        code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
+        self._responder.fail(code, "", ())
+        self._end(code.name)
+
+    def _end(self, code: str) -> None:
+        self._is_done = True
+        seconds, deployment = time.perf_counter() - self._started, self._deployment
+        if self.admission is not None:
+            self.admission.release()
+        if deployment is None:
+            self._ways.ended("", "", code, seconds)
+            return
+        if self._is_counted and code != "OK":
+            deployment.statistics.request_failed(seconds)
+        self._ways.ended(deployment.name, str(deployment.version), code, seconds)
+
+
+def _has_options(request: digits_pb2.ClassifyRequest) -> bool:
+    return bool(
+        request.top_k
+        or request.explain
+        or request.only_digits
+        or request.per_image_errors
+        or request.HasField("min_confidence")
+    )
