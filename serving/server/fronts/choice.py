@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 
-from serving.config import ServerConfig
+from serving.config import ServerConfig, is_loopback
 from serving.errors import StartFailed, install_hint
 from serving.server.fronts.grpcio import GrpcioFront
 from serving.server.security.tls import TlsFiles
@@ -70,6 +70,8 @@ def make_front(
 
     if config.front == "auto":
         _logger.info("front end: native")
+    if not is_loopback(config.host):
+        _logger.warning("front end native: a message is refused for its size only once it has arrived and fills memory")
     return NativeFront(
         methods,
         config,

@@ -16,8 +16,9 @@ from serving.server.process.memory import MemoryTrimmer
 from serving.server.security.admission import AdmissionControl
 from serving.server.security.tls import TlsFiles
 from serving.server.security.tokens import TokenFile
-from serving.server.services import direct_classify, reflection
+from serving.server.services import direct_methods, reflection
 from serving.server.services.digits_service import DigitClassifierService
+from serving.server.services.direct_calls import DirectCalls
 from serving.server.services.handlers import method_handlers
 from serving.server.services.health import Health
 from serving.server.services.message_limits import MessageLimits
@@ -153,9 +154,12 @@ class Server:
             for name in reflection.NAMES:
                 methods |= handlers(reflection.DESCRIPTOR, servicer, name=name, admission=unlimited, draining=draining)
 
-        direct = direct_classify.DirectClassify(
-            self.deployments, admission=admission, limits=limits, observers=self._observers, open_calls=open_calls
-        )
+        direct = {
+            method.name: DirectCalls(
+                method, admission=admission, limits=limits, observers=self._observers, open_calls=open_calls
+            ).begin
+            for method in (direct_methods.Classify(self.deployments), direct_methods.ModelInfer(inference))
+        }
         self._front = make_front(
             methods,
             config,
@@ -164,7 +168,7 @@ class Server:
             tls=tls,
             interceptors=self._start_traces(),
             until_idle=open_calls.until_none,
-            direct={} if config.access_log_share else {direct_classify.METHOD: direct.begin},
+            direct={} if config.access_log_share else direct,
         )
         if config.http_port is not None:
             from serving.server.fronts.http import HttpFront

@@ -10,9 +10,6 @@ from protos.digits.v1 import digits_pb2
 from serving.inference.request import InferenceResult
 from serving.rollout.deployment import Deployment
 
-# Labels below this are a byte each on the wire.
-_BYTE_LABELS = 128
-
 _Fields = digits_pb2.ClassifyResponse.DESCRIPTOR.fields_by_name
 
 
@@ -30,18 +27,13 @@ class AnswerBytes:
     """Encodes answers of one deployment as `digits.v1.ClassifyResponse`.
 
     Args:
-        deployment: The deployment. It must have at most 128 labels.
+        deployment: The deployment.
     """
 
     def __init__(self, deployment: Deployment) -> None:
         self._end = digits_pb2.ClassifyResponse(
             model_name=deployment.name, model_version=deployment.version
         ).SerializeToString()
-
-    @staticmethod
-    def fits(deployment: Deployment) -> bool:
-        """Whether answers of a deployment can be encoded."""
-        return len(deployment.manifest.labels) <= _BYTE_LABELS
 
     def encode(self, answer: InferenceResult, *, include_probabilities: bool) -> bytes:
         """Encodes an answer.
@@ -51,14 +43,15 @@ class AnswerBytes:
             include_probabilities: Whether the request asks for the probability of every label.
         """
         probabilities = answer.probabilities
-        if len(probabilities) == 1:  # the most frequent size, for which NumPy's functions cost more than they save
+        are_bytes = probabilities.shape[1] <= 128  # labels, on the wire
+        if len(probabilities) == 1 and are_bytes:  # most answers, for which NumPy's functions cost more than they save
             row = probabilities[0]
             label = int(row.argmax())
             start = _ONE(_LABELS, 1, label, _CONFIDENCES, 4, row[label])
         else:
-            labels = probabilities.argmax(axis=1).astype(np.uint8).tobytes()
-            confidences = probabilities.max(axis=1).astype("<f4").tobytes()
-            start = _list(_LABELS, labels) + _list(_CONFIDENCES, confidences)
+            labels = probabilities.argmax(axis=1)
+            packed = labels.astype(np.uint8).tobytes() if are_bytes else b"".join(map(_varint, labels.tolist()))
+            start = _list(_LABELS, packed) + _list(_CONFIDENCES, probabilities.max(axis=1).astype("<f4").tobytes())
         parts = [start]
         if include_probabilities:
             parts.append(_list(_PROBABILITIES, probabilities.astype("<f4", copy=False).tobytes()))

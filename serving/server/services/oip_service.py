@@ -196,7 +196,7 @@ class InferenceService:
         response.parameters["triton_final_response"].bool_param = True
         return pb.ModelStreamInferResponse(infer_response=response)
 
-    def _find(self, name: str, version: str, *, route: bool = False) -> Deployment:
+    def find(self, name: str, version: str, *, route: bool = False) -> Deployment:
         """Finds a deployment.
 
         Args:
@@ -220,10 +220,14 @@ class InferenceService:
             if not name:
                 raise ModelNotFound
             find = self._deployments.find if route else self._deployments.find_for_metadata
-            deployment = find(name, 0 if label else int(version or 0), label)
+            return find(name, 0 if label else int(version or 0), label)
         except ModelNotFound as error:
             which = f" version {version}" if version else ""
             raise ModelNotFound(f"Request for unknown model: {quoted(name)}{which} is not found") from error
+
+    def _find(self, name: str, version: str, *, route: bool = False) -> Deployment:
+        """Finds a deployment as `find` does, for the current call."""
+        deployment = self.find(name, version, route=route)
         current_call().routed_to(deployment.name, deployment.version)
         return deployment
 

@@ -35,6 +35,7 @@ def deployment(shipped: StoredModel) -> Deployment:
 
 @given(
     images=st.integers(1, 300),
+    classes=st.sampled_from([1, 10, 128, 129, 1000]),
     include_probabilities=st.booleans(),
     knows_no_digit=st.booleans(),
     notices=st.booleans(),
@@ -44,6 +45,7 @@ def deployment(shipped: StoredModel) -> Deployment:
 def test_the_bytes_are_the_message_that_the_service_encodes(
     deployment: Deployment,
     images: int,
+    classes: int,
     include_probabilities: bool,
     knows_no_digit: bool,
     notices: bool,
@@ -52,7 +54,7 @@ def test_the_bytes_are_the_message_that_the_service_encodes(
 ) -> None:
     generator = np.random.default_rng(seed)
     answer = InferenceResult(
-        probabilities=generator.random((images, 10), np.float32), queue_s=seconds[0], inference_s=seconds[1]
+        probabilities=generator.random((images, classes), np.float32), queue_s=seconds[0], inference_s=seconds[1]
     )
     if knows_no_digit:
         answer.no_digit = generator.random(images, np.float32)
@@ -75,13 +77,19 @@ def channels(start_server: Callable) -> Iterator[list[grpc.Channel]]:
         yield [one, other]
 
 
-def _ending(channel: grpc.Channel, request: bytes, metadata: tuple = ()) -> tuple:
+CLASSIFY = "/digits.v1.DigitClassifierService/Classify"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+def _ending(channel: grpc.Channel, request: bytes, metadata: tuple = (), method: str = CLASSIFY) -> tuple:
     """How a call ends, but for the times."""
-    call = channel.unary_unary("/digits.v1.DigitClassifierService/Classify")
+    call = channel.unary_unary(method)
     try:
         content, ended = call.with_call(request, timeout=20, metadata=metadata)
     except grpc.RpcError as error:
         return error.code(), error.details(), {each.key: each.value for each in error.trailing_metadata()}
+    if method == INFER:
+        return grpc.StatusCode.OK, content, {each.key: each.value for each in ended.trailing_metadata()}
     response = digits_pb2.ClassifyResponse.FromString(content)
     response.ClearField("queue_time_us")
     response.ClearField("inference_time_us")
@@ -128,6 +136,42 @@ def test_a_call_ends_as_on_the_other_front_end(
     channels: list[grpc.Channel], request_: digits_pb2.ClassifyRequest
 ) -> None:
     endings = [_ending(channel, request_.SerializeToString()) for channel in channels]
+    assert endings[0] == endings[1]
+
+
+def _infer(**changes: object) -> inference_pb2.ModelInferRequest:
+    tensor = inference_pb2.ModelInferRequest.InferInputTensor(
+        name="images", datatype="UINT8", shape=changes.pop("shape", [2, 28, 28, 1])
+    )
+    fields = {"model_name": "mnist_convnet", "inputs": [tensor], "raw_input_contents": [IMAGES[:2].tobytes()]}
+    return inference_pb2.ModelInferRequest(**{**fields, **changes})
+
+
+def _output(name: str) -> inference_pb2.ModelInferRequest.InferRequestedOutputTensor:
+    return inference_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name)
+
+
+INFERENCES = {
+    "all outputs": _infer(),
+    "one output": _infer(outputs=[_output("probabilities")], id="mine"),
+    "no_digit": _infer(outputs=[_output("no_digit")], model_version="1"),
+    "another shape": _infer(shape=[2, 784]),
+    "too many pixels": _infer(shape=[1, 28, 28, 1]),
+    "no contents": _infer(raw_input_contents=[]),
+    "no inputs": _infer(inputs=[]),
+    "no such output": _infer(outputs=[_output("labels")]),
+    "no such model": _infer(model_name="resnet"),
+    "no model": _infer(model_name=""),
+    "a version that is no number": _infer(model_version="latest"),
+    "a timeout": _infer(parameters={"timeout": inference_pb2.InferParameter(int64_param=5_000_000)}),
+    "an unknown parameter": _infer(parameters={"colour": inference_pb2.InferParameter(string_param="red")}),
+}
+
+
+@pytest.mark.parametrize("name", INFERENCES)
+def test_an_inference_ends_as_on_the_other_front_end(channels: list[grpc.Channel], name: str) -> None:
+    request = INFERENCES[name].SerializeToString(deterministic=True)
+    endings = [_ending(channel, request, method=INFER) for channel in channels]
     assert endings[0] == endings[1]
 
 

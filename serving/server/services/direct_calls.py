@@ -1,40 +1,61 @@
-"""The direct way for the most common call: `Classify` with raw pixels and no options, answered without a task.
+"""The direct way for the most common calls: raw pixels and no options, answered without a task.
 
 A front end that gets calls as bytes may try it first. Everything uncommon is left to the service: encoded images,
 options, request ids, unreadable messages. Admission, limits, deadlines, routing, statuses, statistics and metrics are
-the same objects as there.
+the same objects as there. `direct_methods` has the methods that can be called so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Protocol
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import grpc
-from google.protobuf.message import DecodeError
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import DecodeError, Message
 
-from protos.digits.v1 import digits_pb2
 from serving.errors import DigitsError
 from serving.inference.request import InferenceResult, QueuedRequest
 from serving.rollout.deployment import Deployment
-from serving.rollout.deployments import Deployments
 from serving.server.security.admission import AdmissionControl
-from serving.server.services.answer_bytes import AnswerBytes
-from serving.server.services.digits_codec import raw_images
-from serving.server.services.digits_service import DigitClassifierService
 from serving.server.services.handlers import REQUEST_ID_KEY, Context, deadline_of
 from serving.server.services.message_limits import MAX_OCCURRENCES, MessageLimits
 from serving.server.services.open_calls import OpenCalls
 from serving.server.services.status import DETAILS_KEY, code_of, status_of
 from serving.server.telemetry.calls import CallObserver
 
-METHOD = f"/{DigitClassifierService.DESCRIPTOR.full_name}/Classify"
-
 # A field takes at least two bytes, so a message below this can't hold one too often.
 _SURELY_WITHIN_LIMITS = 2 * MAX_OCCURRENCES
+
+Encode = Callable[[InferenceResult], bytes]
+
+
+class DirectMethod(Protocol):
+    """A method whose common calls can be answered directly."""
+
+    @property
+    def name(self) -> str:
+        """Full name, `/package.Service/Method`."""
+
+    @property
+    def request_type(self) -> type[Message]:
+        """The type of its requests, from a generated module."""
+
+    def is_common(self, request: Any) -> bool:
+        """Whether a request has raw pixels and no options."""
+
+    def find(self, request: Any) -> Deployment:
+        """Finds the deployment that answers a request; raises as the service does."""
+
+    def decode(self, request: Any, deployment: Deployment) -> tuple[npt.NDArray[np.uint8], Encode]:
+        """Returns the images of a request, uint8 `[n, height, width, channels]`, and what makes the response.
+
+        Raises:
+            InvalidRequest: As the service does.
+        """
 
 
 class Responder(Protocol):
@@ -47,11 +68,11 @@ class Responder(Protocol):
         """Ends the call with an error."""
 
 
-class DirectClassify:
-    """Answers calls of `digits.v1.DigitClassifierService.Classify`.
+class DirectCalls:
+    """Answers the common calls of one method.
 
     Args:
-        deployments: The deployments to choose from.
+        method: The method.
         admission: Admits the calls.
         limits: What a message may hold.
         observers: Observe the calls, many at a time.
@@ -60,19 +81,18 @@ class DirectClassify:
 
     def __init__(
         self,
-        deployments: Deployments,
+        method: DirectMethod,
         *,
         admission: AdmissionControl,
         limits: MessageLimits,
         observers: Sequence[CallObserver],
         open_calls: OpenCalls,
     ) -> None:
-        self._deployments = deployments
+        self._method = method
         self._admission = admission
         self._limits = limits
         self._observers = observers
         self._open_calls = open_calls
-        self._answers: WeakKeyDictionary[Deployment, AnswerBytes] = WeakKeyDictionary()
         self._ended: dict[tuple[str, str, str], list[float]] = {}
 
     def begin(self, content: bytes, context: Context, responder: Responder) -> DirectCall | None:
@@ -88,11 +108,11 @@ class DirectClassify:
                 return None
         try:
             if len(content) >= _SURELY_WITHIN_LIMITS:
-                self._limits.check(digits_pb2.ClassifyRequest, content)
-            request = digits_pb2.ClassifyRequest.FromString(content)
+                self._limits.check(self._method.request_type, content)
+            request = self._method.request_type.FromString(content)
         except (DecodeError, DigitsError):
             return None
-        if not request.HasField("raw_images") or _has_options(request):
+        if not self._method.is_common(request):
             return None
         call = DirectCall(self, responder, deadline_of(context))
         try:
@@ -102,17 +122,12 @@ class DirectClassify:
             return call
         call.admission = self._admission
         try:
-            call.start(self._deployments.find(request.model_name, request.model_version, request.model_label), request)
+            deployment = self._method.find(request)
+            call.route(deployment)
+            call.start(*self._method.decode(request, deployment))
         except Exception as error:  # noqa: BLE001 - `status_of` decides what the client gets to know
             call.set_exception(error)
         return call
-
-    def answers_of(self, deployment: Deployment) -> AnswerBytes:
-        """Returns what encodes the answers of a deployment."""
-        found = self._answers.get(deployment)
-        if found is None:
-            found = self._answers[deployment] = AnswerBytes(deployment)
-        return found
 
     def began(self) -> None:
         """Counts a call."""
@@ -129,7 +144,7 @@ class DirectClassify:
         ended, self._ended = self._ended, {}
         for which, seconds in ended.items():
             for observer in self._observers:
-                observer.calls_ended(METHOD, *which, seconds)
+                observer.calls_ended(self._method.name, *which, seconds)
 
 
 class DirectCall:
@@ -145,10 +160,9 @@ class DirectCall:
     """
 
     __slots__ = (
-        "_answers",
         "_deadline",
         "_deployment",
-        "_include_probabilities",
+        "_encode",
         "_is_counted",
         "_is_done",
         "_queued",
@@ -158,7 +172,7 @@ class DirectCall:
         "admission",
     )
 
-    def __init__(self, ways: DirectClassify, responder: Responder, deadline: float | None) -> None:
+    def __init__(self, ways: DirectCalls, responder: Responder, deadline: float | None) -> None:
         self._ways = ways
         self._responder = responder
         self._deadline = deadline
@@ -170,14 +184,16 @@ class DirectCall:
         self.admission: AdmissionControl | None = None
         ways.began()
 
-    def start(self, deployment: Deployment, request: digits_pb2.ClassifyRequest) -> None:
-        """Queues the images of its request; see `Batcher.enqueue` for the errors."""
+    def route(self, deployment: Deployment) -> None:
+        """Sets the deployment that answers it."""
         self._deployment = deployment
-        self._answers = self._ways.answers_of(deployment)
-        self._include_probabilities = request.include_probabilities
-        images = raw_images(request, deployment)
+
+    def start(self, images: npt.NDArray[np.uint8], encode: Encode) -> None:
+        """Queues its images; see `Batcher.enqueue` for the errors."""
+        assert self._deployment is not None  # noqa: S101
+        self._encode = encode
         self._is_counted = True
-        self._queued = deployment.enqueue(images, self, deadline=self._deadline)
+        self._queued = self._deployment.enqueue(images, self, deadline=self._deadline)
 
     def done(self) -> bool:
         """See `ResultFuture`."""
@@ -188,7 +204,7 @@ class DirectCall:
         assert self._deployment is not None  # noqa: S101
         try:
             answer = self._deployment.completed(result, time.perf_counter() - self._started)
-            content = self._answers.encode(answer, include_probabilities=self._include_probabilities)
+            content = self._encode(answer)
         except Exception as error:  # noqa: BLE001 - an error here must not reach the batcher
             self.set_exception(error)
             return
@@ -224,13 +240,3 @@ class DirectCall:
         if self._is_counted and code != "OK":
             deployment.statistics.request_failed(seconds)
         self._ways.ended(deployment.name, str(deployment.version), code, seconds)
-
-
-def _has_options(request: digits_pb2.ClassifyRequest) -> bool:
-    return bool(
-        request.top_k
-        or request.explain
-        or request.only_digits
-        or request.per_image_errors
-        or request.HasField("min_confidence")
-    )
