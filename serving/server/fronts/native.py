@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,7 +40,10 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class Running(Protocol):
-    """A call that has not ended."""
+    """A call that is being answered."""
+
+    def done(self) -> bool:
+        """Whether it has ended."""
 
     def cancel(self) -> object:
         """Ends it, since nobody waits any more or the server stops."""
@@ -195,8 +199,13 @@ class NativeFront:
                 call: Running | None = None if begin is None else begin(content, context, responder)
                 if call is None:
                     call = asyncio.ensure_future(_answer(self._handlers[method], content, context, responder))
-                    call.add_done_callback(context.end)
-                self._running[call_id] = call
+                    call.add_done_callback(partial(self._ended, call_id, context))
+                if not call.done():  # it may have been refused already
+                    self._running[call_id] = call
+
+    def _ended(self, call_id: int, context: NativeContext, _: asyncio.Task[None]) -> None:
+        self._running.pop(call_id, None)  # also where it was cancelled before it began
+        context.end()
 
 
 def _unsent(method: Mapping[str, Any]) -> int:
@@ -294,7 +303,7 @@ class NativeContext:
         """Calls back once the answer is on its way."""
         self._callbacks.append(callback)
 
-    def end(self, _: object = None) -> None:
+    def end(self) -> None:
         """Calls back."""
         for callback in self._callbacks:
             callback(self)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,10 +16,11 @@ from hypothesis import strategies as st
 
 from protos.digits.v1 import digits_pb2
 from protos.inference import inference_pb2, inference_pb2_grpc
-from serving.config import BatcherConfig, EngineConfig
+from serving.config import BatcherConfig, EngineConfig, ServerConfig
 from serving.inference.request import InferenceResult
 from serving.repository.repository import StoredModel
 from serving.rollout.deployment import Deployment
+from serving.server.process.server import Server
 from serving.server.services.answer_bytes import AnswerBytes
 from serving.server.services.digits_codec import encode_response
 from training.synthetic import draw_digits
@@ -188,6 +191,27 @@ def test_a_request_id_comes_back(channels: list[grpc.Channel]) -> None:
     request = REQUESTS["one image"].SerializeToString()
     for channel in channels:
         assert _ending(channel, request, (("x-request-id", "mine"),))[2] == {"x-request-id": "mine"}
+
+
+async def test_a_server_keeps_nothing_of_calls_that_have_ended() -> None:
+    """Answered, refused at once, given up: whatever way they took."""
+    server = Server(ServerConfig(port=0, front="native", engine=EngineConfig(provider="cpu")))
+    await server.start()
+    front = server._front
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = channel.unary_unary(CLASSIFY)
+        for name in ("one image", "no such model", "too few pixels", "top_k", "nothing"):
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await call(REQUESTS[name].SerializeToString(), timeout=20)
+        assert front._running == {}
+        given_up = [call(REQUESTS[name].SerializeToString()) for name in ("300 images", "top_k")]
+        await asyncio.wait(map(asyncio.ensure_future, given_up), timeout=0.005)
+        for each in given_up:
+            each.cancel()
+        async with asyncio.timeout(20):
+            while front._running:  # noqa: ASYNC110 - there is no event for it
+                await asyncio.sleep(0)
+    await server.aclose()
 
 
 def test_every_call_is_counted_before_it_is_answered(start_server: Callable) -> None:
