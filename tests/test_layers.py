@@ -74,8 +74,7 @@ ROOMS = {
     "server.fronts": Room(
         rooms={"config", "errors", "server.security", "server.http"},
         some={
-            "choice": {"grpc"},
-            "grpcio": {"grpc"},
+            **{name: {"grpc"} for name in ("choice", "direct", "grpcio", "native_context")},
             "native": {"grpc", "pygrpc_native"},
             "http": {"h11", "uvicorn"},
         },

@@ -12,6 +12,7 @@ import grpc.aio
 
 from serving.config import ServerConfig, is_loopback
 from serving.errors import StartFailed, install_hint
+from serving.server.fronts.direct import DirectMethod
 from serving.server.fronts.grpcio import GrpcioFront
 from serving.server.security.tls import TlsFiles
 
@@ -41,7 +42,7 @@ def make_front(
     tls: TlsFiles | None,
     until_idle: Callable[[], Coroutine[Any, Any, None]],
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
-    direct: Mapping[str, Callable[[bytes, Any, Any], Any]],
+    direct: Mapping[str, DirectMethod],
 ) -> Front:
     """Makes the gRPC front end that the configuration asks for; see `GrpcioFront` and `NativeFront` for the arguments.
 
@@ -65,6 +66,7 @@ def make_front(
             tls=tls,
             until_idle=until_idle,
             interceptors=interceptors,
+            direct=direct,
         )
     from serving.server.fronts.native import NativeFront
 

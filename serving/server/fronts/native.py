@@ -12,21 +12,22 @@ import logging
 import shutil
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import grpc.aio
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from serving.config import ServerConfig
-from serving.server.fronts.grpcio import GrpcioFront, cannot_listen, check_address, milliseconds
-from serving.server.fronts.shared_port import format_address
+from serving.server.fronts.direct import DirectMethod, Metadata, Running
+from serving.server.fronts.grpcio import GrpcioFront, milliseconds
+from serving.server.fronts.native_context import NativeContext
+from serving.server.fronts.shared_port import cannot_listen, check_address, format_address
 
 _logger = logging.getLogger(__name__)
 
@@ -35,22 +36,6 @@ _EVENTS_AT_ONCE = 256
 _LOOK_S = 0.005
 # Clients share the connections to grpcio, so each of them may have as many calls as the server has in all.
 _MOST_STREAMS = 2_000_000
-
-Metadata = Sequence[tuple[str, str | bytes]]
-
-
-class Running(Protocol):
-    """A call that is being answered."""
-
-    def done(self) -> bool:
-        """Whether it has ended."""
-
-    def cancel(self) -> object:
-        """Ends it, since nobody waits any more or the server stops."""
-
-
-# Takes the request, the context and where the answer goes; returns None if the handler must answer the call.
-DirectMethod = Callable[[bytes, Any, Any], Running | None]
 
 
 class NativeFront:
@@ -100,6 +85,7 @@ class NativeFront:
             share_port=False,
             tls=None,
             until_idle=until_idle,
+            direct={},
         )
         self._running: dict[int, Running] = {}
         self._inbox: deque[Sequence[Any]] = deque()
@@ -188,14 +174,15 @@ class NativeFront:
                 if (running := self._running.get(call_id)) is not None:
                     running.cancel()
                 continue
-            responder = _Responder(self._front, call_id, self._running)
+            context = NativeContext(*details)
+            responder = _Responder(self._front, call_id, self._running, context)
             if self._stopping:
                 responder.fail(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
             elif len(content) > self._max_request_bytes:
                 sizes = f"{len(content)} vs. {self._max_request_bytes}"  # in grpcio's words
                 responder.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, f"Received message larger than max ({sizes})")
             else:
-                context, begin = NativeContext(*details), self._direct[method]
+                begin = self._direct[method]
                 call: Running | None = None if begin is None else begin(content, context, responder)
                 if call is None:
                     call = asyncio.ensure_future(_answer(self._handlers[method], content, context, responder))
@@ -215,20 +202,27 @@ def _unsent(method: Mapping[str, Any]) -> int:
 class _Responder:
     """Ends one call."""
 
-    __slots__ = ("_call_id", "_front", "_running")
+    __slots__ = ("_call_id", "_context", "_front", "_running")
 
-    def __init__(self, front: NativeGrpcFront, call_id: int, running: dict[int, Running]) -> None:
+    def __init__(
+        self, front: NativeGrpcFront, call_id: int, running: dict[int, Running], context: NativeContext
+    ) -> None:
         self._front = front
         self._call_id = call_id
         self._running = running
+        self._context = context
 
     def respond(self, content: bytes, metadata: Metadata | None = None) -> None:
-        self._running.pop(self._call_id, None)
         self._front.respond(self._call_id, content, None, metadata)
+        self._end()
 
     def fail(self, code: grpc.StatusCode, message: str, metadata: Metadata | None = None) -> None:
-        self._running.pop(self._call_id, None)
         self._front.fail(self._call_id, code.value[0], message, metadata)
+        self._end()
+
+    def _end(self) -> None:
+        self._running.pop(self._call_id, None)
+        self._context.end()
 
 
 async def _answer(handler: Any, content: bytes, context: NativeContext, responder: _Responder) -> None:
@@ -244,66 +238,3 @@ async def _answer(handler: Any, content: bytes, context: NativeContext, responde
         responder.fail(grpc.StatusCode.INTERNAL, "internal error")
     else:
         responder.respond(response, context.trailing_metadata)
-
-
-class NativeContext:
-    """What a handler may know of its call, as `grpc.aio.ServicerContext` has it.
-
-    Args:
-        metadata: Names and values that the client sent.
-        peer: Address of the client, such as `ipv4:127.0.0.1:50000`.
-        time_remaining: Time until the caller's deadline, in seconds; None if it set none.
-
-    Attributes:
-        details: The message of the status that a handler has aborted with.
-        trailing_metadata: Names and values to send after the answer; None for none.
-    """
-
-    def __init__(self, metadata: Sequence[tuple[str, str | bytes]], peer: str, time_remaining: float | None) -> None:
-        self._metadata = metadata
-        self._peer = peer
-        self._deadline = None if time_remaining is None else time.monotonic() + time_remaining
-        self._code = grpc.StatusCode.OK
-        self._callbacks: list[Callable[[Any], None]] = []
-        self.details = ""
-        self.trailing_metadata: list[tuple[str, str | bytes]] | None = None
-
-    def invocation_metadata(self) -> Metadata:
-        """Returns names and values that the client sent."""
-        return self._metadata
-
-    def peer(self) -> str:
-        """Returns the address of the client."""
-        return self._peer
-
-    def time_remaining(self) -> float | None:
-        """Returns the time until the caller's deadline, in seconds; None if it set none."""
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-
-    def code(self) -> grpc.StatusCode:
-        """Returns the code that a handler has aborted with; OK before."""
-        return self._code
-
-    def set_trailing_metadata(self, metadata: Metadata) -> None:
-        """Sets what is sent after the answer."""
-        self.trailing_metadata = list(metadata)
-
-    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()) -> Any:
-        """Ends the call with an error.
-
-        Raises:
-            grpc.aio.AbortError: Always.
-        """
-        self._code, self.details = code, details
-        if trailing_metadata:
-            self.trailing_metadata = list(trailing_metadata)
-        raise grpc.aio.AbortError
-
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        """Calls back once the answer is on its way."""
-        self._callbacks.append(callback)
-
-    def end(self) -> None:
-        """Calls back."""
-        for callback in self._callbacks:
-            callback(self)

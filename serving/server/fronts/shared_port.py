@@ -7,6 +7,7 @@ import socket
 
 from serving.config import ServerConfig
 from serving.errors import StartFailed
+from serving.server.fronts.unix_socket import free_socket_file
 
 
 class SharedPort:
@@ -33,6 +34,29 @@ class SharedPort:
         """Releases the port."""
         for holder in self._holders:
             holder.close()
+
+
+def check_address(config: ServerConfig) -> str:
+    """Returns the address to listen on as gRPC writes it, after checks whose errors say more than gRPC's.
+
+    Raises:
+        StartFailed: The socket is in use, or no address is known for the host.
+    """
+    host, port, path = config.host, config.port, config.socket_path
+    if path is not None:
+        free_socket_file(path)
+        return f"unix:{path}"
+    address = format_address(host, port)
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise StartFailed(f"can't listen on {address}: no address is known for {host!r}") from error
+    return address
+
+
+def cannot_listen(address: str) -> StartFailed:
+    """Returns the error for an address that can't be bound."""
+    return StartFailed(f"can't listen on {address}: the port is in use or the address is not this machine's")
 
 
 def bind(host: str, port: int, *, share: bool) -> list[socket.socket]:

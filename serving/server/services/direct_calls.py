@@ -114,6 +114,7 @@ class DirectCalls:
             return None
         if not self._method.is_common(request):
             return None
+        self._open_calls.add(context)
         call = DirectCall(self, responder, deadline_of(context))
         try:
             self._admission.admit(context)
@@ -129,16 +130,11 @@ class DirectCalls:
             call.set_exception(error)
         return call
 
-    def began(self) -> None:
-        """Counts a call."""
-        self._open_calls.begin()
-
     def ended(self, model: str, version: str, code: str, seconds: float) -> None:
         """Counts the end of a call. The observers hear of it soon, together with others that end now."""
         if not self._ended:
             asyncio.get_running_loop().call_soon(self._report)
         self._ended.setdefault((model, version, code), []).append(seconds)
-        self._open_calls.end()
 
     def _report(self) -> None:
         ended, self._ended = self._ended, {}
@@ -182,7 +178,6 @@ class DirectCall:
         self._is_counted = False  # by the deployment's statistics, which begin once a request has been decoded
         self._is_done = False
         self.admission: AdmissionControl | None = None
-        ways.began()
 
     def route(self, deployment: Deployment) -> None:
         """Sets the deployment that answers it."""

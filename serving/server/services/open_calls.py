@@ -16,20 +16,15 @@ class OpenCalls:
 
     def add(self, context: Any) -> None:
         """Counts a call, given the `grpc.aio.ServicerContext` of its handler."""
-        self.begin()
-        context.add_done_callback(self.end)
-
-    def begin(self) -> None:
-        """Counts a call that has no such context; `end` must follow."""
         self._count += 1
         self._none.clear()
+        context.add_done_callback(self._ended)
 
     async def until_none(self) -> None:
         """Returns once there is no such call."""
         await self._none.wait()
 
-    def end(self, _: Any = None) -> None:
-        """Counts a call no longer."""
+    def _ended(self, _: Any) -> None:
         self._count -= 1
         if not self._count:
             self._none.set()
