@@ -32,10 +32,12 @@ def directly(handler: Any, begin: DirectMethod) -> grpc.RpcMethodHandler[Any, An
     async def call(request: bytes, context: Any) -> Any:
         future = asyncio.get_running_loop().create_future()
         begun = begin(request, context, _FutureResponder(future))
-        behavior = handler.unary_unary(request, context) if begun is None else None
-        del request  # gRPC's context keeps the error of an abort, and that keeps this frame, until garbage is collected
+        # gRPC's context keeps the error of an abort, and that keeps this frame, until garbage is collected.
         if begun is None:
-            return await behavior
+            ordinary = handler.unary_unary(request, context)
+            del request
+            return await ordinary
+        del request
         try:
             return await future
         except asyncio.CancelledError:
