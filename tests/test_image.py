@@ -17,7 +17,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from image import ROOT, TOOLS, Image, build_image, main_process, stop
-from pages import free_port
+from ports import free_port
 
 import serving
 from serving.client import Client

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+from ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -43,11 +44,6 @@ def blocks(text: str) -> Iterator[tuple[str, str]]:
 def lines(block: str) -> list[str]:
     """The commands of a block, each on one line."""
     return block.replace("\\\n", " ").splitlines()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def free_ports() -> dict[str, str]:

@@ -16,6 +16,7 @@ from unittest.mock import AsyncMock
 import numpy as np
 import pytest
 from PIL import Image
+from ports import free_port
 
 from serving.client import AsyncClient, CallFailed, Client, Credentials
 from serving.config import SAMPLES
@@ -206,8 +207,7 @@ def test_a_silent_listener_ends_with_the_deadline(digits: tuple) -> None:
 
 
 def test_a_client_waits_for_a_server_that_starts_later(start_server: Callable, digits: tuple) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     serving = threading.Event()
 
     def wait() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from ports import free_port
 
 BIN = Path(sys.executable).parent
 LIMIT_S = 240
@@ -29,8 +29,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psu
     """A cluster of three logical processors, bound to 127.0.0.1; its address and its first process."""
     # Else a token that Ray once left in the home directory decides whether the two sides understand each other.
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     head = subprocess.Popen(
         [
             *(BIN / "ray", "start", "--head", "--block", "--port", str(port), "--num-cpus", "3", "--num-gpus", "0"),

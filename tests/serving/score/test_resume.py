@@ -8,7 +8,6 @@ import hashlib
 import json
 import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from ports import free_port
 
 from serving.repository.repository import Repository, StoredModel
 
@@ -75,11 +75,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: tuple) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path) -> bytes:
     return (folder / "undisturbed.csv").read_bytes()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 @pytest.mark.parametrize("local", [True, False], ids=["local", "served"])
@@ -165,7 +160,7 @@ def test_ctrl_c_keeps_the_part_that_was_being_written(folder: Path, undisturbed:
 
 
 def test_a_run_waits_for_a_server_that_restarts(folder: Path, undisturbed: bytes, start_server: Start) -> None:
-    port = _free_port()
+    port = free_port()
     with start_server("--port", str(port)) as first:
         run = ScoringRun(folder, "waited.csv", "--target", first.address)
         run.wait_for_parts(3)
@@ -228,7 +223,7 @@ def _versions(path: Path) -> list[str]:
 def test_a_model_that_changes_during_a_run_is_not_mixed_by_default(
     folder: Path, start_server: Start, next_version: Callable[[], Path]
 ) -> None:
-    port = _free_port()
+    port = free_port()
     models = next_version()
     with start_server("--port", str(port), "--repository", str(models)) as first:
         run = ScoringRun(folder, "mixed.csv", "--target", first.address)

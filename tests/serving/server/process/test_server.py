@@ -21,6 +21,7 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from ports import free_port
 
 from serving.client import Client
 from serving.config import PRETRAINED
@@ -109,8 +110,7 @@ def test_a_connection_without_a_call_does_not_use_the_grace_period_up(start_serv
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_closed_standard_streams_keep_nobody_from_serving(workers: str) -> None:
     """Some launchers start a service with none of the three."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     serve = Path(sys.executable).parent / "digits-serve"
     options = f"--port {port} --workers {workers}"
     server = subprocess.Popen(["/bin/sh", "-c", f"exec {shlex.quote(str(serve))} {options} <&- >&- 2>&-"])
@@ -136,8 +136,7 @@ def test_all_addresses_are_those_of_ipv4_and_ipv6_on_each_port(start_server: Sta
 
 
 def test_a_full_stdout_keeps_nobody_from_serving() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with Path("/dev/full").open("w") as full:
         server = subprocess.Popen(
             [Path(sys.executable).parent / "digits-serve", "--port", str(port)], stdout=full, stderr=subprocess.PIPE
