@@ -226,6 +226,7 @@ class DirectCall:
 
     def _end(self, code: str) -> None:
         self._is_done = True
+        self._queued = None  # they know each other, and garbage of that kind waits for a pause to be collected
         seconds, deployment = time.perf_counter() - self._started, self._deployment
         if self.admission is not None:
             self.admission.release()
