@@ -231,9 +231,12 @@ class Chaos:
         """Does something at intervals; the first time early enough that short runs include it."""
         await self._pause(min(seconds, self._seconds * self._random.uniform(0.2, 0.5)))
         while not self._ended.is_set():
-            with contextlib.suppress(psutil.Error, IndexError):
+            try:
                 what()
-                self.counts[f"operator: {what.__name__.strip('_').replace('_', ' ')}"] += 1
+            except (psutil.Error, IndexError):  # no worker can be harmed now
+                await self._pause(0.1)
+                continue
+            self.counts[f"operator: {what.__name__.strip('_').replace('_', ' ')}"] += 1
             await self._pause(seconds)
 
     def _workers(self) -> list[psutil.Process]:
@@ -256,12 +259,22 @@ class Chaos:
             return False
         return len(states) >= 2 and psutil.STATUS_STOPPED not in states
 
+    def _victims(self) -> list[psutil.Process]:
+        """The workers that take calls, oldest first; none if there is only one, without which every call would fail."""
+        serving = [
+            worker
+            for worker in self._workers()
+            if worker.status() != psutil.STATUS_STOPPED
+            and any(socket.status == psutil.CONN_LISTEN for socket in worker.net_connections("tcp"))
+        ]
+        return sorted(serving, key=psutil.Process.create_time) if len(serving) > 1 else []
+
     def _kill(self) -> None:
-        self._random.choice(self._workers()).kill()
+        self._random.choice(self._victims()).kill()
 
     def _hang(self) -> None:
         """Suspends the oldest worker, since the supervisor gives a new one half a minute for its first report."""
-        min(self._workers(), key=psutil.Process.create_time).suspend()
+        self._victims()[0].suspend()
 
     def _reload(self) -> None:
         self._server.send_signal(signal.SIGHUP)
