@@ -182,13 +182,20 @@ class NativeFront:
                 sizes = f"{len(content)} vs. {self._max_request_bytes}"  # in grpcio's words
                 responder.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, f"Received message larger than max ({sizes})")
             else:
-                begin = self._direct[method]
-                call: Running | None = None if begin is None else begin(content, context, responder)
+                call = self._begin(method, content, context, responder)
                 if call is None:
                     call = asyncio.ensure_future(_answer(self._handlers[method], content, context, responder))
                     call.add_done_callback(partial(self._ended, call_id, context))
                 if not call.done():  # it may have been refused already
                     self._running[call_id] = call
+
+    def _begin(self, method: int, content: bytes, context: NativeContext, responder: _Responder) -> Running | None:
+        begin = self._direct[method]
+        try:
+            return None if begin is None else begin(content, context, responder)
+        except Exception:  # the calls that arrived with it must not suffer
+            _logger.exception("a call failed on the direct way")
+            return None
 
     def _ended(self, call_id: int, context: NativeContext, _: asyncio.Task[None]) -> None:
         self._running.pop(call_id, None)  # also where it was cancelled before it began

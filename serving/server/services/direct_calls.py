@@ -106,20 +106,20 @@ class DirectCalls:
         for key, _ in context.invocation_metadata():
             if key == REQUEST_ID_KEY:
                 return None
-        try:
-            if len(content) >= _SURELY_WITHIN_LIMITS:
-                self._limits.check(self._method.request_type, content)
-            request = self._method.request_type.FromString(content)
-        except (DecodeError, DigitsError):
-            return None
-        if not self._method.is_common(request):
-            return None
-        self._open_calls.add(context)
-        call = DirectCall(self, responder, deadline_of(context))
+        refusal = request = None
         try:
             self._admission.admit(context)
         except DigitsError as error:
-            call.set_exception(error)
+            refusal = error
+        else:
+            request = self._common_request(content)
+            if request is None:
+                self._admission.release()
+                return None
+        self._open_calls.add(context)
+        call = DirectCall(self, responder, deadline_of(context))
+        if refusal is not None:
+            call.set_exception(refusal)
             return call
         call.admission = self._admission
         try:
@@ -129,6 +129,16 @@ class DirectCalls:
         except Exception as error:  # noqa: BLE001 - `status_of` decides what the client gets to know
             call.set_exception(error)
         return call
+
+    def _common_request(self, content: bytes) -> Message | None:
+        """Parses a request; None if it is uncommon or unreadable."""
+        try:
+            if len(content) >= _SURELY_WITHIN_LIMITS:
+                self._limits.check(self._method.request_type, content)
+            request = self._method.request_type.FromString(content)
+        except (DecodeError, DigitsError):
+            return None
+        return request if self._method.is_common(request) else None
 
     def ended(self, model: str, version: str, code: str, seconds: float) -> None:
         """Counts the end of a call. The observers hear of it soon, together with others that end now."""

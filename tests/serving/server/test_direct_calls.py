@@ -187,6 +187,18 @@ def test_bytes_that_are_no_request_are_refused_alike(channels: list[grpc.Channel
     assert endings[0][0] is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("front_", ["grpcio", "native"])
+def test_every_call_gives_its_place_back(start_server: Callable, front_: str) -> None:
+    """Whichever way it takes: with a single place, one that stays occupied ends all further calls."""
+    with start_server("--front", front_, "--max-concurrent-calls", "1") as server:
+        with grpc.insecure_channel(server.address) as channel:
+            codes = [_ending(channel, request.SerializeToString())[0] for request in REQUESTS.values()]
+            codes += [_ending(channel, each.SerializeToString(), method=INFER)[0] for each in INFERENCES.values()]
+        assert server.stop()[0] == 0
+    assert grpc.StatusCode.RESOURCE_EXHAUSTED not in codes
+    assert {grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT} == {*codes}
+
+
 def test_a_request_id_comes_back(channels: list[grpc.Channel]) -> None:
     request = REQUESTS["one image"].SerializeToString()
     for channel in channels:
@@ -215,8 +227,8 @@ async def test_native_keeps_nothing_of_calls_that_have_ended() -> None:
 
 
 @pytest.mark.parametrize("front_", ["grpcio", "native"])
-def test_every_call_is_counted_before_it_is_answered(start_server: Callable, front_: str) -> None:
-    """Statistics and metrics, errors and cancelled calls too."""
+def test_every_call_is_counted(start_server: Callable, front_: str) -> None:
+    """Statistics and metrics, errors too."""
     with start_server("--front", front_, "--metrics-port", "0") as server:
         url = re.search(r"metrics on (\S+)", server.process.stderr.readline())[1]
         with grpc.insecure_channel(server.address) as channel:
