@@ -62,8 +62,11 @@ signals: .venv-dev/.installed
 	.venv-dev/bin/python tests/manual/signals.py --front native
 
 # The front ends side by side under load. Needs h2load: apt-get install nghttp2-client
+FRONTS := .venv-dev/bin/digits-bench --front grpcio,native --load-generator h2load --mode unary --seconds 5
 fronts: .venv-dev/.installed
-	.venv-dev/bin/python tests/manual/fronts.py
+	$(FRONTS) --layers wire --callers 1,64 --connections 64 --batch-rows 1
+	$(FRONTS) --layers wire --callers 64 --connections 1 --batch-rows 1
+	$(FRONTS) --layers engine,wire --callers 4 --connections 4 --batch-rows 256
 
 # The tests of serving over the front end native, but those that only grpcio can pass
 native: .venv-dev/.installed

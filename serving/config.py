@@ -16,6 +16,7 @@ from typing import Any
 
 from serving.errors import InvalidConfig
 
+FRONTS = ("grpcio", "native")
 PROVIDERS = ("auto", "cuda", "cpu")
 # Shipped with the package: a model repository, and an image of each digit.
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -289,7 +290,7 @@ class ServerConfig(_Part):
         "grpcio",
         "What speaks gRPC. native takes less processor time and needs the extra native; it can do no TLS, for example. "
         "auto: native if it is installed and no option needs grpcio.",
-        choices=("grpcio", "native", "auto"),
+        choices=(*FRONTS, "auto"),
     )
     repository: Path = setting(
         PRETRAINED,

@@ -28,16 +28,18 @@ BIN = Path(sys.executable).parent
 
 # The front end of the servers in most tests; `make native` runs them with the other one.
 FRONT = os.environ.get("DIGITS_FRONT", "grpcio")
-# Tests that always run over both.
+# Folders and files of tests that always run over both.
 OVER_BOTH_FRONTS = (
     ROOT / "tests" / "serving" / "server" / "services",
     ROOT / "tests" / "serving" / "server" / "fronts",
+    ROOT / "tests" / "test_existing_clients.py",
 )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs some tests over both front ends."""
-    if "front" in metafunc.fixturenames and metafunc.definition.path.parent in OVER_BOTH_FRONTS:
+    path = metafunc.definition.path
+    if "front" in metafunc.fixturenames and (path in OVER_BOTH_FRONTS or path.parent in OVER_BOTH_FRONTS):
         metafunc.parametrize("front", ["grpcio", "native"], indirect=True, scope="session")
 
 

@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote, unchanged, each in an environment and a process of its own.
+"""Clients that nobody here wrote, unchanged, each in an environment and a process of its own, with both front ends.
 
 Their stubs and ours have the same symbols, of which a process can hold only one copy. tritonclient needs a lower bound:
 left to itself a resolution may choose one of years ago.
@@ -6,7 +6,11 @@ left to itself a resolution may choose one of years ago.
 
 from __future__ import annotations
 
+import base64
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -43,7 +47,7 @@ def python_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 @pytest.fixture(scope="module")
 def server(start_server: Callable) -> Iterator[object]:
-    """With a port for HTTP besides; must stop cleanly whatever clients did to it."""
+    """With a port for HTTP as well; must stop cleanly whatever clients did to it."""
     with start_server("--http-port", "0") as running:
         yield running
         code, stderr = running.stop()
@@ -109,3 +113,18 @@ def test_kserve_s_client_works(python_with: Callable[[str], Path], server, data:
     """Some 430 MB come with it, of which the client needs little."""
     printed = _run(python_with("kserve>=0.21,<1"), CLIENTS / "kserve_client.py", server.address, data, cwd=tmp_path)
     assert printed == "KServe is content\n"
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js and npm")
+def test_node_s_client_works(server, data: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """From the .proto files of a checkout, as its users do: it has no stubs."""
+    home = tmp_path_factory.getbasetemp() / "node"
+    if not home.exists():
+        packages = ("@grpc/grpc-js@^1.14", "@grpc/proto-loader@^0.8")
+        _run("npm", "install", "--prefix", home, "--no-audit", "--no-fund", "--silent", *packages)
+    digits = np.load(data)
+    images = [base64.b64encode(image.tobytes()).decode() for image in digits["images"]]
+    (tmp_path / "digits.json").write_text(json.dumps({"images": images, "labels": digits["labels"].tolist()}))
+    arguments = (server.address, CLIENTS.parent.parent, tmp_path / "digits.json")
+    environment = {**os.environ, "NODE_PATH": str(home / "node_modules")}
+    assert _run("node", CLIENTS / "node_client.js", *arguments, env=environment) == "Node is content\n"

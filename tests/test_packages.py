@@ -76,17 +76,20 @@ def test_the_wheel_holds_the_packages_the_model_and_nothing_else(wheel: Path) ->
     assert {"protos/digits/v1/digits.proto", "protos/inference/inference.proto"} <= names
 
 
-def test_the_server_s_environment_stays_small(
+def test_the_server_s_environment_stays_small_and_serves_without_the_extra_native_again(
     wheel: Path, environment: Callable, pinned: Path, start_server: Callable
 ) -> None:
-    home = environment("--constraint", pinned, f"{wheel}[cpu]")
+    home = environment("--constraint", pinned, f"{wheel}[cpu,native]")
     size = sum(file.stat().st_size for file in _site_packages(home).rglob("*") if file.is_file())
     assert size < 200e6, f"{size / 1e6:.0f} MB"
     assert not (_site_packages(home) / "pip").exists()
     said = subprocess.run([home / "bin" / "digits-train"], capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode == 1
     assert "pip install '.[train,cpu]'" in said.stderr
-    with start_server("--front", "auto", program=home / "bin" / "digits-serve") as served:  # without the extra native
+    with start_server("--front", "auto", program=home / "bin" / "digits-serve") as served:
+        assert "front end: native" in served.stop()[1]
+    _run(sys.executable, "-m", "uv", "pip", "uninstall", "-q", "--python", home / "bin" / "python", "pygrpc-native")
+    with start_server("--front", "auto", program=home / "bin" / "digits-serve") as served:
         sample = ROOT / "serving" / "samples" / "4.png"
         assert _run(home / "bin" / "digits-classify", "--target", served.address, sample, cwd=home).split()[1] == "4"
         assert "front end: grpcio, since pygrpc-native is not installed" in served.stop()[1]

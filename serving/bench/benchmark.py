@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.bench.echo import SERVICE as ECHO
@@ -45,7 +45,7 @@ class Benchmark:
         config: Which scenarios, and for how long.
         calls: How callers reach servers.
         workload: The requests.
-        targets: The servers by layer: `wire`, and `echo` if it is measured.
+        targets: The servers by `Scenario.target`.
         generators: Processes that generate the load together.
         in_process: The model without network; None if it is not measured.
         about: What is measured, for the report.
@@ -81,8 +81,8 @@ class Benchmark:
         scenarios = self._config.scenarios()
         for _ in range(self._config.rounds):
             for scenario in scenarios:
-                if scenario.layer in self._targets:
-                    target = self._targets[scenario.layer]
+                if scenario.target in self._targets:
+                    target = self._targets[scenario.target]
                     generators = self._prepare(scenario, target)
                     yield scenario, None
                     yield scenario, self._run(target, generators)
@@ -105,7 +105,8 @@ class Benchmark:
             generator.send("run")
         measurement = merge([generator.receive() for generator in generators])
         after_s = target.cpu_s()
-        return measurement.with_cpu(None if before_s is None or after_s is None else after_s - before_s)
+        cpu_s = None if before_s is None or after_s is None else after_s - before_s
+        return replace(measurement, cpu_s=cpu_s, memory_bytes=target.memory_bytes())
 
     def _loads(self, scenario: Scenario, target: Target) -> list[Load]:
         """Divides the callers, connections and rate of a scenario among the generators."""

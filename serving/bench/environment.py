@@ -62,6 +62,7 @@ def open_benchmark(
     *,
     target: Target | None,
     server_options: Sequence[str],
+    load_generator: str,
     generators: int,
 ) -> Iterator[Benchmark]:
     """Starts what the scenarios need: load generators, an echo server, the model in a process, and a server.
@@ -72,6 +73,7 @@ def open_benchmark(
         model: The model to measure in a process, and to serve if there is no target.
         target: A running server; None to start one.
         server_options: More options of `digits-serve`, if it is started.
+        load_generator: What generates the load: `grpcio` or `h2load`.
         generators: Processes that generate the load.
 
     Raises:
@@ -82,22 +84,26 @@ def open_benchmark(
         in_process = None
         if target is None or layers & _NO_NETWORK:
             in_process = stack.enter_context(_model_worker(config, model))
-        names = ["generator"] * generators if layers - _NO_NETWORK else []
+        names = [load_generator] * generators if layers - _NO_NETWORK else []
         workers = [stack.enter_context(Worker(name)) for name in names]
         targets = {}
         if "echo" in layers:
             targets["echo"] = stack.enter_context(echo_server())
-        if "wire" in layers:
-            targets["wire"] = target or stack.enter_context(digits_server([*model.server_options, *server_options]))
+        for scenario in config.scenarios():
+            if scenario.layer == "wire" and scenario.target not in targets:
+                front = ["--front", scenario.front] if scenario.front else []
+                options = [*model.server_options, *front, *server_options]
+                targets[scenario.target] = target or stack.enter_context(digits_server(options))
         workload = _workload_of_target(target) if in_process is None and target else _workload_here(in_process, target)
         if in_process is not None and layers & _NO_NETWORK:
             in_process.call("use", workload)
         about = {
-            "target": targets["wire"].address if "wire" in targets else None,
+            "target": target.address if target else None,
             "server_options": [] if target else list(server_options),
             "model": workload.model_name,
             "expected_labels_from": "engine" if in_process else "target",
             "seconds": config.seconds,
+            "load_generator": load_generator,
             "generators": generators,
             "connections": calls.connections,
             "callers_per_stream": calls.callers_per_stream,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ class InProcess:
             measurement = self._run_engine(self._workload, scenario, seconds)
         else:
             measurement = self._runner.run(self._run_batcher(self._workload, scenario, seconds))
-        return measurement.with_cpu(time.process_time() - cpu_s)
+        return replace(measurement, cpu_s=time.process_time() - cpu_s)
 
     def close(self) -> None:
         """Stops the batcher and the engine."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ class Measurement:
             no caller was free to send in time.
         wrong: Answers with unexpected labels.
         cpu_s: User and system time of the measured process, in seconds; None if unknown.
+        memory_bytes: Resident memory of the measured process after the load; None if unknown.
         load_cpu_s: User and system time of the busiest load generator, in seconds.
     """
 
@@ -37,6 +38,7 @@ class Measurement:
     errors: dict[str, int] = field(default_factory=dict)
     wrong: int = 0
     cpu_s: float | None = None
+    memory_bytes: int | None = None
     load_cpu_s: float = 0.0
 
     @property
@@ -48,10 +50,6 @@ class Measurement:
     def duration_s(self) -> float:
         """Length of the load, in seconds."""
         return self.ended_s - self.began_s
-
-    def with_cpu(self, cpu_s: float | None) -> Measurement:
-        """Returns a copy with the processor time of the measured process, in seconds."""
-        return replace(self, cpu_s=cpu_s)
 
 
 def merge(parts: Sequence[Measurement]) -> Measurement:

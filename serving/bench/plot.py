@@ -18,7 +18,7 @@ _TAILS = (("p50_ms", "-"), ("p99_ms", "--"))
 def write_plot(results: Mapping[Scenario, Result], path: Path) -> None:
     """Draws the median (solid) and the 99th percentile (dashed) of latency over images per second, as PNG.
 
-    A line connects the loads, from low to high, of one layer, mode and request size.
+    A line connects the loads, from low to high, of one layer (or front end), mode and request size.
 
     Args:
         results: The results.
@@ -30,7 +30,7 @@ def write_plot(results: Mapping[Scenario, Result], path: Path) -> None:
     lines: dict[tuple[str, str, int], list[Result]] = defaultdict(list)
     for scenario, result in results.items():
         if scenario.layer != "engine" and result.images_per_s is not None:
-            lines[scenario.layer, scenario.mode, scenario.batch_rows].append(result)
+            lines[scenario.target, scenario.mode, scenario.batch_rows].append(result)
     layers = list(dict.fromkeys(layer for layer, _, _ in lines)) or ["wire"]
     figure = Figure(figsize=(6.0 * len(layers), 5.0), layout="constrained")
     axes = figure.subplots(1, len(layers), sharex=True, sharey=True, squeeze=False)[0]

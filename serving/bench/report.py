@@ -28,7 +28,7 @@ def _multiple(value: float | None) -> str:
 
 # Two lines of heading, and the text of a cell.
 _COLUMNS: tuple[tuple[str, str, Callable[[Scenario, Result], str]], ...] = (
-    ("", "scenario", lambda scenario, _: f"{scenario.layer} {scenario.mode}".strip()),
+    ("", "scenario", lambda scenario, _: f"{scenario.target} {scenario.mode}".strip()),
     ("images/", "request", lambda scenario, _: f"{scenario.batch_rows:,}"),
     ("", "callers", lambda scenario, _: "" if scenario.layer == "engine" else f"{scenario.callers:,}"),
     ("due", "/s", lambda scenario, _: _number(0)(scenario.rate_per_s)),
@@ -43,6 +43,7 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Scenario, Result], str]], ...] = (
     ("CPU us/", "image", lambda _, result: _number(1)(result.cpu_us_per_image)),
     ("of", "engine", lambda _, result: _multiple(result.cpu_per_image_of_engine)),
     ("of echo", "+ engine", lambda _, result: _multiple(result.cpu_of_echo_and_engine)),
+    ("memory", "MB", lambda _, result: _number(0)(result.memory_mb)),
     ("load", "generator", lambda _, result: _share(result.generator_share)),
     ("", "errors", lambda _, result: " ".join(f"{code} {count:,}" for code, count in result.errors.items())),
     ("", "wrong", lambda _, result: f"{result.wrong:,}" if result.wrong else ""),

@@ -28,6 +28,7 @@ class Result:
         p99_9_ms: 99.9th percentile; with fewer than 1,000 requests per round, the longest latency.
         cpu_us_per_request: User and system time of the measured process per answer, in microseconds.
         cpu_us_per_image: The same per image.
+        memory_mb: Resident memory of the measured process after the load, in megabytes.
         generator_share: Share of one processor that the busiest load generator used; near 1 it limits the rate.
         errors: Requests without an answer by status code, in all rounds.
         wrong: Answers with unexpected labels, in all rounds.
@@ -46,6 +47,7 @@ class Result:
     p99_9_ms: float | None
     cpu_us_per_request: float | None
     cpu_us_per_image: float | None
+    memory_mb: float | None
     generator_share: float | None
     errors: Mapping[str, int]
     wrong: int
@@ -88,6 +90,7 @@ def _medians(scenario: Scenario, rounds: Sequence[Measurement]) -> Result:
         **{name: percentile_ms(percent) for name, percent in PERCENTILES.items()},
         cpu_us_per_request=cpu_us,
         cpu_us_per_image=None if cpu_us is None else cpu_us / scenario.batch_rows,
+        memory_mb=median(lambda each: None if each.memory_bytes is None else each.memory_bytes / 1e6),
         generator_share=median(lambda each: each.load_cpu_s / each.duration_s) if served else None,
         errors=dict(errors),
         wrong=sum(each.wrong for each in rounds),
@@ -102,7 +105,7 @@ def _compared(scenario: Scenario, result: Result, medians: Mapping[Scenario, Res
             images_per_s_of_engine=_ratio(result.images_per_s, engine.images_per_s),
             cpu_per_image_of_engine=_ratio(result.cpu_us_per_image, engine.cpu_us_per_image),
         )
-    echo = medians.get(replace(scenario, layer="echo"))
+    echo = medians.get(replace(scenario, layer="echo", front=""))
     if scenario.layer == "wire" and echo is not None:
         result = replace(result, p50_of_echo=_ratio(result.p50_ms, echo.p50_ms))
         if engine is not None and engine.cpu_us_per_request is not None and echo.cpu_us_per_request is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from serving.config import FRONTS
 from serving.errors import InvalidConfig
 
 LAYERS = ("engine", "batcher", "echo", "wire")
@@ -18,6 +19,7 @@ class Scenario:
     Attributes:
         layer: `engine` or `batcher`, in a process without network, or `echo` or `wire`, servers reached over gRPC.
         batch_rows: Images per request.
+        front: The front end of the server, of `FRONTS`, where several are compared; else empty.
         mode: `unary` or `stream`; empty without network.
         callers: Maximum number of requests in flight.
         rate_per_s: Requests due per second; None if each caller sends as soon as it has its last answer.
@@ -25,16 +27,22 @@ class Scenario:
 
     layer: str
     batch_rows: int
+    front: str = ""
     mode: str = ""
     callers: int = 1
     rate_per_s: float | None = None
+
+    @property
+    def target(self) -> str:
+        """What is measured: the layer, with its front end where several are compared."""
+        return f"{self.layer} {self.front}".strip()
 
     @property
     def name(self) -> str:
         """A name for people."""
         load = "" if self.layer == "engine" else f"{self.callers} callers, "
         rate = "" if self.rate_per_s is None else f", {self.rate_per_s:g} requests/s"
-        return f"{self.layer} {self.mode}{' ' if self.mode else ''}{load}{self.batch_rows} rows{rate}"
+        return f"{self.target} {self.mode}{' ' if self.mode else ''}{load}{self.batch_rows} rows{rate}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +51,7 @@ class BenchConfig:
 
     Attributes:
         layers: The layers, of `LAYERS`.
+        fronts: Front ends of the server to compare, of `FRONTS`; empty for one server as it is.
         modes: The modes, of `MODES`.
         callers: Numbers of requests in flight.
         batch_rows: Numbers of images per request.
@@ -52,6 +61,7 @@ class BenchConfig:
     """
 
     layers: tuple[str, ...] = LAYERS
+    fronts: tuple[str, ...] = ()
     modes: tuple[str, ...] = MODES
     callers: tuple[int, ...] = (1, 16, 64)
     batch_rows: tuple[int, ...] = (1, 64, 256, 1024)
@@ -60,7 +70,7 @@ class BenchConfig:
     rounds: int = 3
 
     def __post_init__(self) -> None:
-        for name, known in (("layers", LAYERS), ("modes", MODES)):
+        for name, known in (("layers", LAYERS), ("fronts", FRONTS), ("modes", MODES)):
             for value in getattr(self, name):
                 if value not in known:
                     raise InvalidConfig(
@@ -91,5 +101,13 @@ class BenchConfig:
                     if "batcher" in self.layers:
                         yield Scenario(layer="batcher", batch_rows=rows, callers=callers, rate_per_s=rate)
                     for mode in self.modes:
-                        for layer in (each for each in ("echo", "wire") if each in self.layers):
-                            yield Scenario(layer=layer, batch_rows=rows, mode=mode, callers=callers, rate_per_s=rate)
+                        for layer, fronts in (("echo", ()), ("wire", self.fronts)):
+                            for front in (fronts or ("",)) if layer in self.layers else ():
+                                yield Scenario(
+                                    layer=layer,
+                                    batch_rows=rows,
+                                    front=front,
+                                    mode=mode,
+                                    callers=callers,
+                                    rate_per_s=rate,
+                                )

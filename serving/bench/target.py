@@ -1,4 +1,4 @@
-"""Targets: servers to measure, and the processor time that they use."""
+"""Targets: servers to measure, and the processor time and memory that they use."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import psutil
 
 from serving.bench.measurement import BenchFailed
+
+_Number = TypeVar("_Number", int, float)
 
 _STARTING_S = 120.0
 _STOPPING_S = 15.0
@@ -36,6 +39,17 @@ class Target:
 
         Includes processes that have ended, once their parent has waited for them.
         """
+        # User, system, and the same of children that were waited for
+        return self._sum(lambda process: sum(process.cpu_times()[:4]))
+
+    def memory_bytes(self) -> int | None:
+        """Returns the resident memory of the process tree; None if it can't be read.
+
+        Memory that several processes share counts in each of them.
+        """
+        return self._sum(lambda process: process.memory_info().rss)
+
+    def _sum(self, figure: Callable[[psutil.Process], _Number]) -> _Number | None:
         if self.pid is None:
             return None
         try:
@@ -43,11 +57,11 @@ class Target:
             tree = [first, *first.children(recursive=True)]
         except psutil.Error:
             return None
-        total_s = 0.0
+        figures = []
         for process in tree:
             with contextlib.suppress(psutil.NoSuchProcess):
-                total_s += sum(process.cpu_times()[:4])  # user, system, and the same of children that were waited for
-        return total_s
+                figures.append(figure(process))
+        return sum(figures[1:], figures[0]) if figures else None
 
 
 @contextlib.contextmanager

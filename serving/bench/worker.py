@@ -6,6 +6,8 @@ The process is in its own session, so that only the command receives Ctrl-C, and
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import subprocess
 import sys
 from multiprocessing import Pipe
@@ -15,7 +17,8 @@ from typing import Any, Self
 from serving.bench.measurement import BenchFailed
 
 _CLASSES = {
-    "generator": ("serving.bench.generator", "Generator"),
+    "grpcio": ("serving.bench.generator", "Generator"),
+    "h2load": ("serving.bench.h2load", "H2load"),
     "in_process": ("serving.bench.in_process", "InProcess"),
 }
 _ENDING_S = 5.0
@@ -25,7 +28,7 @@ class Worker:
     """One object in its own process.
 
     Args:
-        name: `generator` or `in_process`.
+        name: `grpcio` or `h2load`, which generate load, or `in_process`.
         arguments: Arguments of the constructor. The object has a method `close`, called when the process ends.
     """
 
@@ -56,7 +59,7 @@ class Worker:
             try:
                 self._process.wait(0.0 if any(exception) else _ENDING_S)
             except subprocess.TimeoutExpired:
-                self._process.kill()  # it may be in the middle of a scenario
+                os.killpg(self._process.pid, signal.SIGKILL)  # it may be in the middle of a scenario, with a child
                 self._process.wait()
 
     def send(self, method: str, *arguments: object) -> None:

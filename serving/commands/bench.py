@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ import cloup
 
 from serving.bench.scenario import LAYERS, MODES, BenchConfig, Scenario
 from serving.commands.cli import SETTINGS, examples, option, repository_option, version_option
-from serving.config import PROVIDERS
+from serving.config import FRONTS, PROVIDERS
 from serving.errors import DigitsError, InvalidConfig, install_hint
 
 if TYPE_CHECKING:  # needs numpy, psutil and grpc, whose presence is checked first
@@ -29,6 +30,7 @@ _DEFAULTS = BenchConfig()
 # The options of the fields that can be out of range.
 _NAMES = {
     "layers": "--layers",
+    "fronts": "--front",
     "modes": "--mode",
     "callers": "--callers",
     "batch_rows": "--batch-rows",
@@ -66,6 +68,7 @@ def _listed(values: tuple[Any, ...]) -> str:
         "digits-bench --seconds 1 --rounds 1 --callers 1,16 --batch-rows 1,64",
         "digits-bench --layers echo,wire --rate 200 --json bench.json --plot bench.png",
         "digits-bench --layers wire --mode unary -- --max-wait-ms 1",
+        "digits-bench --layers wire --mode unary --front grpcio,native --load-generator h2load",
         note="Options of digits-serve follow after --, if it is started.",
     ),
 )
@@ -89,6 +92,13 @@ def _listed(values: tuple[Any, ...]) -> str:
         type=_WORDS,
         help="Layers to measure. engine: the model in a process. batcher: the same with concurrent callers. echo: a "
         "bare grpcio server with messages of the same size. wire: the server, over gRPC.",
+    ),
+    option(
+        "--front",
+        "fronts",
+        type=_WORDS,
+        show_default="the server's own",
+        help=f"Front ends to compare, each in a server of its own: {', '.join(FRONTS)}.",
     ),
     option(
         "--mode",
@@ -124,6 +134,13 @@ def _listed(values: tuple[Any, ...]) -> str:
 )
 @cloup.option_group(
     "Load generators",
+    option(
+        "--load-generator",
+        default="grpcio",
+        type=click.Choice(("grpcio", "h2load")),
+        help="What sends the requests. h2load (Debian: nghttp2-client) takes a tenth of the processor time, but only "
+        "makes unary calls, sends each caller's first request over and over, and compares no labels.",
+    ),
     option("--generators", default=1, type=click.IntRange(1, 64), help="Processes that generate the load."),
     option("--connections", default=8, type=click.IntRange(1, 1000), help="Connections that all callers share."),
     option("--callers-per-stream", default=16, type=click.IntRange(1, 10_000), help="Callers that share a stream."),
@@ -156,12 +173,14 @@ def main(
     target: str | None,
     pid: int | None,
     layers: tuple[str, ...],
+    fronts: tuple[str, ...] | None,
     modes: tuple[str, ...],
     callers: tuple[int, ...],
     batch_rows: tuple[int, ...],
     rates: tuple[float, ...] | None,
     seconds: float,
     rounds: int,
+    load_generator: str,
     generators: int,
     connections: int,
     callers_per_stream: int,
@@ -183,12 +202,20 @@ def main(
         raise click.UsageError("--pid belongs to --target")
     if target is not None and server_options:
         raise click.UsageError("options of the server can't be given for a --target, which is already running")
+    if target is not None and fronts:
+        raise click.UsageError("--front can't be given for a --target, which is already running")
+    if load_generator == "h2load":
+        if "stream" in modes or rates:
+            raise click.UsageError("h2load makes unary calls as fast as answers arrive: give --mode unary, no --rate")
+        if shutil.which("h2load") is None:
+            raise click.ClickException("h2load is not installed; on Debian: apt-get install nghttp2-client")
     for path in filter(None, (json_path, plot_path)):
         if not path.parent.is_dir():
             raise click.UsageError(f"{path}: there is no directory {path.parent}")
     try:
         config = BenchConfig(
             layers=layers,
+            fronts=fronts or (),
             modes=modes,
             callers=callers,
             batch_rows=batch_rows,
@@ -211,6 +238,7 @@ def main(
         ModelConfig(repository=repository, model=model, version=model_version, provider=provider, threads=threads),
         target=None if target is None else Target(address=target, pid=pid),
         server_options=server_options,
+        load_generator=load_generator,
         generators=generators,
     )
     measured, about, failure = _measure(benchmark, len(config.scenarios()) * config.rounds)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -270,6 +271,60 @@ def test_a_scenario_without_any_answer_fails() -> None:
     assert stderr.splitlines()[-1] == "Error: no request was answered: wire unary 1 callers, 65 rows"
 
 
+H2LOAD = ("--layers", "wire", "--mode", "unary", "--load-generator", "h2load")
+needs_h2load = pytest.mark.skipif(shutil.which("h2load") is None, reason="needs h2load: apt-get install nghttp2-client")
+
+
+@needs_h2load
+def test_front_ends_are_compared_side_by_side_under_load_from_h2load(tmp_path: Path) -> None:
+    code, stdout, stderr = bench(
+        *(*H2LOAD, "--front", "grpcio,native", "--callers", "1,8", "--connections", 4, "--batch-rows", 1),
+        *("--seconds", 0.3, "--rounds", 1, "--json", tmp_path / "b.json"),
+    )
+    assert code == 0, stderr
+    scenarios = json.loads((tmp_path / "b.json").read_text())["scenarios"]
+    assert [(scenario["front"], scenario["callers"]) for scenario in scenarios] == [
+        *(("grpcio", 1), ("native", 1), ("grpcio", 8), ("native", 8)),
+    ]
+    for scenario in scenarios:
+        assert scenario["answers"] > 10
+        assert scenario["answers"] == pytest.approx(0.3 * scenario["requests_per_s"], rel=0.5)
+        assert 0 < scenario["p50_ms"] <= scenario["p99_ms"] < 300
+        assert scenario["cpu_us_per_request"] > 0
+        assert 0 < scenario["generator_share"] < 1
+        assert scenario["memory_mb"] > 50
+    assert [line.split()[:3] for line in stdout.splitlines()[2:4]] == [
+        *(["wire", "grpcio", "unary"], ["wire", "native", "unary"]),
+    ]
+
+
+@needs_h2load
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--max-batch-rows", 64, "--max-queue-rows", 64), "so calls failed; --load-generator grpcio tells why"),
+        (("--max-batch-rows", 63), "INVALID_ARGUMENT"),
+    ],
+    ids=["some calls fail", "every call fails"],
+)
+def test_h2load_does_not_count_errors_of_grpc_as_answers(options: tuple[object, ...], said: str) -> None:
+    load = ("--callers", 24, "--connections", 4, "--batch-rows", 64, "--seconds", 0.5, "--rounds", 1)
+    code, stdout, stderr = bench(*H2LOAD, *load, "--", *options)
+    assert code == 1
+    assert said in stderr.splitlines()[-1]
+    assert stdout == ""
+
+
+@needs_h2load
+def test_h2load_ends_with_the_command() -> None:
+    run = Bench(*H2LOAD, "--callers", 4, "--batch-rows", 1, "--seconds", 30, "--rounds", 1)
+    run.wait_for("wire unary")
+    os.killpg(run.process.pid, signal.SIGINT)
+    code, _, stderr = run.end()
+    assert code == 1
+    assert stderr.splitlines()[-1].startswith("Error: interrupted after 0 of 1")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_with_what_was_measured_so_far(number: int) -> None:
     run = Bench("--layers", "engine,echo,wire", "--callers", 4, "--batch-rows", 1, "--seconds", 0.5, "--rounds", 50)
@@ -306,6 +361,9 @@ def test_a_server_that_dies_is_reported_with_what_was_measured(start_server: Sta
         (("--pid", "1"), 2, "--pid belongs to --target"),
         (("--target", "127.0.0.1:1", "--", "--workers", "2"), 2, "already running"),
         (("--layers", "wired"), 2, "--layers must be one or more of engine, batcher, echo, wire, not 'wired'"),
+        (("--front", "grpc"), 2, "--front must be one or more of grpcio, native, not 'grpc'"),
+        (("--target", "127.0.0.1:1", "--front", "native"), 2, "--front can't be given for a --target"),
+        (("--load-generator", "h2load"), 2, "h2load makes unary calls as fast as answers arrive: give --mode unary"),
         (("--callers", "1,x"), 2, "is not a list of integers"),
         (("--batch-rows", "0"), 2, "--batch-rows must be above 0"),
         (("--rate", "0"), 2, "--rate must be above 0"),
@@ -331,6 +389,11 @@ def test_a_missing_package_is_told_before_anything_starts(
         f"Error: {package} is not installed; digits-bench needs the extra bench: "
         "pip install '.[bench]' in a checkout of digits-serving\n"
     )
+
+
+def test_a_missing_h2load_is_told_before_anything_starts() -> None:
+    code, _, stderr = bench(*H2LOAD, env={"PATH": "/nowhere"})
+    assert (code, stderr) == (1, "Error: h2load is not installed; on Debian: apt-get install nghttp2-client\n")
 
 
 @pytest.fixture
@@ -380,8 +443,10 @@ def test_cpu_is_that_of_the_whole_tree_also_of_processes_that_ended() -> None:
     process.stdout.readline()
     target = Target(address="127.0.0.1:1", pid=process.pid)
     assert target.cpu_s() > 0.55
+    assert target.memory_bytes() > 1e6
     process.communicate(b"\n")
     assert target.cpu_s() is None
+    assert target.memory_bytes() is None
     assert Target(address="127.0.0.1:1").cpu_s() is None
 
 
