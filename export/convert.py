@@ -19,6 +19,7 @@ import tensorflow as tf
 from onnx import helper, numpy_helper, shape_inference
 
 from export.errors import UnusableModel
+from export.folding import folded
 from export.tracing import trace
 from export.trained_model import TrainedModel, rebuilt
 from serving.inference.interface import INPUT, LOGITS, NO_DIGIT, PROBABILITIES
@@ -67,11 +68,12 @@ def convert(trained: TrainedModel, *, model_name: str, temperature: float = 1.0,
 
 
 def _layers(network: keras.Sequential) -> list[Layer]:
-    """Prepares the layers for export: drops the softmax of the last, permutes weights after a Flatten."""
+    """Prepares the layers for export: folds, drops the softmax of the last, permutes weights after a Flatten."""
     exported: list[Layer] = []
     spatial = False  # whether values are NCHW in the ONNX graph: they are after a convolution or pooling
     order: np.ndarray | None = None  # of the flattened values, while it differs from Keras's
-    for layer in network.layers:
+    layers = folded(network.layers)
+    for layer in layers:
         spatial |= isinstance(layer, keras.layers.Conv2D | keras.layers.MaxPooling2D)
         if isinstance(layer, keras.layers.Flatten) and spatial and layer.data_format == "channels_last":
             shape = tuple(layer.input.shape[1:])
@@ -86,7 +88,7 @@ def _layers(network: keras.Sequential) -> list[Layer]:
             exported.append(_average_channels_first)
             continue
         weights, config = layer.get_weights(), layer.get_config()
-        if layer is network.layers[-1]:
+        if layer is layers[-1]:
             config["activation"] = "linear"
         elif order is None or not weights:
             exported.append(_called(layer))
@@ -103,7 +105,9 @@ def _layers(network: keras.Sequential) -> list[Layer]:
 
 def _called(layer: keras.Layer) -> Layer:
     """The layer in inference mode: not only dropout and batch normalisation behave otherwise in training."""
-    if isinstance(layer, keras.layers.Rescaling) and layer.offset == 0:  # Keras would add the 0 to every pixel
+    if isinstance(layer, keras.layers.Rescaling) and not np.any(layer.offset):  # Keras would add the 0 to every pixel
+        if np.all(np.equal(layer.scale, 1)):
+            return lambda values: tf.cast(values, tf.float32)
         return lambda values: tf.cast(values, tf.float32) * layer.scale
     if "training" not in inspect.signature(layer.call).parameters:
         return layer  # type: ignore[no-any-return]

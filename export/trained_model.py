@@ -81,7 +81,7 @@ class TrainedModel:
 def rebuilt(layer: keras.Layer, config: dict[str, Any], weights: list[npt.NDArray[Any]]) -> keras.Layer:
     """A copy of a layer with another configuration or other weights."""
     copy = type(layer).from_config(config)
-    copy.build(layer.input.shape)
+    copy.build_from_config(layer.get_build_config())
     copy.set_weights(weights)
     return copy
 

@@ -33,8 +33,8 @@ def test_no_dynamic_reshape_or_transpose_is_left(content: bytes) -> None:
     model = onnx.load_from_string(content)
     onnx.checker.check_model(model, full_check=True)
     operators = [node.op_type for node in model.graph.node]
-    normalisation, flatten, dense = ["Cast", "Mul", "Reshape"], ["Reshape"], ["MatMul", "Add", "Softmax"]
-    assert operators == [*normalisation, *["Conv", "Relu", "MaxPool"] * 2, *flatten, *dense]
+    pixels, flatten, dense = ["Cast", "Reshape"], ["Reshape"], ["MatMul", "Add", "Softmax"]
+    assert operators == [*pixels, *["Conv", "Relu", "MaxPool"] * 2, *flatten, *dense]
     constants = {tensor.name for tensor in model.graph.initializer}
     assert all(node.input[1] in constants for node in model.graph.node if node.op_type == "Reshape")
 
