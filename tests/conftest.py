@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from serving.config import PRETRAINED
+from serving.config import FRONTS, PRETRAINED
 from serving.repository.repository import Repository, StoredModel
 from training.synthetic import draw_digits
 
@@ -28,28 +28,31 @@ BIN = Path(sys.executable).parent
 
 # The front end of the servers in most tests; `make native` runs them with the other one.
 FRONT = os.environ.get("DIGITS_FRONT", "grpcio")
-# Folders and files of tests that always run over both.
+# Tests that always run over both; those in folders that are not named here only pass through a server.
 OVER_BOTH_FRONTS = (
-    ROOT / "tests" / "serving" / "server" / "services",
-    ROOT / "tests" / "serving" / "server" / "fronts",
+    *(ROOT / "tests" / "serving" / name for name in ("client", "rollout", "server")),
     ROOT / "tests" / "test_existing_clients.py",
 )
+HTTP = ROOT / "tests" / "serving" / "server" / "http"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs some tests over both front ends."""
     path = metafunc.definition.path
-    if "front" in metafunc.fixturenames and (path in OVER_BOTH_FRONTS or path.parent in OVER_BOTH_FRONTS):
-        metafunc.parametrize("front", ["grpcio", "native"], indirect=True, scope="session")
+    over_both = any(path.is_relative_to(tests) for tests in OVER_BOTH_FRONTS) and not path.is_relative_to(HTTP)
+    if over_both and "front" in metafunc.fixturenames:
+        metafunc.parametrize("front", FRONTS, indirect=True, scope="session")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Starts with the files that take longest, so that none of them runs alone at the end.
 
-    Leaves out what only the front end grpcio can do where another one would run.
+    Leaves out what only one front end can do where the other one would run.
     """
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-    impossible = [item for item in items if item.get_closest_marker("grpcio") and _front_of(item) != "grpcio"]
+    impossible = [
+        item for item in items for front in FRONTS if item.get_closest_marker(front) and _front_of(item) != front
+    ]
     config.hook.pytest_deselected(items=impossible)
     items[:] = [item for item in items if item not in impossible]
 

@@ -32,7 +32,7 @@ import trustme
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 from serving.client import AsyncClient, CallFailed
 from serving.client.credentials import Credentials
-from serving.config import PRETRAINED
+from serving.config import FRONTS, PRETRAINED
 from serving.repository.repository import Repository
 from training.synthetic import draw_digits
 
@@ -41,9 +41,18 @@ PATIENCE_S = 60.0
 
 
 class Chaos:
-    """One run against one server."""
+    """One run against one server.
+
+    Args:
+        server: The server's main process.
+        address: Its address.
+        folder: Its model repository `models` and, if it speaks TLS, the authority `ca.crt` and `ca.key`.
+        seconds: How long the chaos lasts.
+        seed: Seed of all random choices.
+    """
 
     def __init__(self, server: subprocess.Popen[str], address: str, folder: Path, seconds: float, seed: int) -> None:
+        self._tls = (folder / "ca.crt").exists()
         self.counts: collections.Counter[str] = collections.Counter()
         self.faults: list[str] = []
         self._server, self._address, self._folder, self._seconds = server, address, folder, seconds
@@ -53,7 +62,10 @@ class Chaos:
         self._ended = asyncio.Event()
 
     def _client(self) -> AsyncClient:
-        return AsyncClient(self._address, credentials=Credentials(root_certificates=self._folder / "ca.crt"))
+        return AsyncClient(self._address, credentials=self._credentials())
+
+    def _credentials(self) -> Credentials:
+        return Credentials(root_certificates=self._folder / "ca.crt") if self._tls else Credentials()
 
     async def run(self) -> None:
         async with self._client() as client:
@@ -69,7 +81,7 @@ class Chaos:
             self._every(7, self._kill),
             self._every(17, self._hang),
             self._every(11, self._reload),
-            self._every(5, self._renew_certificate),
+            *([self._every(5, self._renew_certificate)] if self._tls else []),
             self._every(3, self._publish),
         ]
         tasks = [asyncio.create_task(job) for job in jobs]
@@ -111,8 +123,8 @@ class Chaos:
                         return
 
     async def _stub(self) -> tuple[grpc.aio.Channel, digits_pb2_grpc.DigitClassifierServiceStub]:
-        credentials = grpc.ssl_channel_credentials((self._folder / "ca.crt").read_bytes())
-        channel = grpc.aio.secure_channel(self._address, credentials, options=[("grpc.use_local_subchannel_pool", 1)])
+        endpoint = self._credentials().endpoint(self._address, [("grpc.use_local_subchannel_pool", 1)])
+        channel = endpoint.aio_channel()
         return channel, digits_pb2_grpc.DigitClassifierServiceStub(channel)
 
     def _request(self, rows: slice) -> digits_pb2.ClassifyRequest:
@@ -212,7 +224,7 @@ class Chaos:
         await reader.read()
 
     async def _half_a_message(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Sends it within TLS, so that it reaches gRPC."""
+        """Sends it by gRPC, since a server with TLS would see none of it."""
         channel, _ = await self._stub()
         call = channel.stream_unary("/digits.v1.DigitClassifierService/Classify")(timeout=1)
         with contextlib.suppress(grpc.RpcError):
@@ -311,19 +323,23 @@ def _issue(authority: trustme.CA, folder: Path) -> None:
 @click.command()
 @click.option("--seconds", default=120.0, help="How long the chaos lasts.")
 @click.option("--seed", default=0, help="Seed of all random choices.")
-def main(seconds: float, seed: int) -> None:
+@click.option("--front", default="grpcio", type=click.Choice(FRONTS), show_default=True, help="native has no TLS.")
+def main(seconds: float, seed: int, front: str) -> None:
     """Runs a server of two workers through chaos."""
     with tempfile.TemporaryDirectory() as name:
-        folder, authority = Path(name), trustme.CA()
-        authority.cert_pem.write_to_path(folder / "ca.crt")
-        authority.private_key_pem.write_to_path(folder / "ca.key")
-        _issue(authority, folder)
+        folder, tls = Path(name), []
+        if front == "grpcio":
+            authority = trustme.CA()
+            authority.cert_pem.write_to_path(folder / "ca.crt")
+            authority.private_key_pem.write_to_path(folder / "ca.key")
+            _issue(authority, folder)
+            tls = ["--tls-certificate", folder / "tls.crt", "--tls-key", folder / "tls.key"]
         shutil.copytree(PRETRAINED, folder / "models")
         server = subprocess.Popen(
             [
                 sys.executable, "-m", "serving", "serve", "--port", "0", "--workers", "2", "--watchdog-s", "3",
-                "--tls-certificate", folder / "tls.crt", "--tls-key", folder / "tls.key", "--log-level", "error",
-                "--max-queue-rows", "8192", "--repository", folder / "models", "--watch",
+                "--front", front, *tls, "--log-level", "error", "--max-queue-rows", "8192",
+                "--repository", folder / "models", "--watch",
             ],
             stdout=subprocess.PIPE,
             text=True,

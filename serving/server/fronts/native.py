@@ -34,6 +34,8 @@ _logger = logging.getLogger(__name__)
 _EVENTS_AT_ONCE = 256
 # How often a server that stops looks whether all answers have been sent. The library has no event for it.
 _LOOK_S = 0.005
+# How long it waits until refusals have been sent, in seconds.
+_REFUSALS_S = 1.0
 # Clients share the connections to grpcio, so each of them may have as many calls as the server has in all.
 _MOST_STREAMS = 2_000_000
 
@@ -91,6 +93,9 @@ class NativeFront:
         self._inbox: deque[Sequence[Any]] = deque()
         self._is_told = False  # whether the loop will look into the inbox
         self._stopping = False
+        # Calls that arrived since. The library can't tell clients to leave (GOAWAY), so a call that is refused at once
+        # comes back on the same connection until its retries are used up.
+        self._waiting: dict[int, _Responder] = {}
         self._front: NativeGrpcFront | None = None
 
     async def start(self) -> str:
@@ -123,7 +128,10 @@ class NativeFront:
         return address if self._config.socket_path is not None else format_address(host, front.bound_port)
 
     async def stop(self, grace_s: float) -> None:
-        """Takes no new calls, and cancels those that are still in flight after the grace period, in seconds."""
+        """Takes no new calls, and cancels those that are still in flight after the grace period, in seconds.
+
+        Calls that arrive from now on are refused just before the connections close.
+        """
         self._stopping = True
         try:
             if self._front is None:
@@ -137,15 +145,21 @@ class NativeFront:
                 call.cancel()
             tasks = [call for call in running if isinstance(call, asyncio.Task)]
             await asyncio.gather(*tasks, self._grpcio.stop(0), return_exceptions=True)
+            while self._waiting:
+                self._waiting.popitem()[1].fail(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REFUSALS_S):
+                    await self._until_sent(self._front)
             await asyncio.to_thread(self._front.close)
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _until_sent(self, front: NativeGrpcFront) -> None:
-        """Returns once every answer has been sent. Closing loses those that have not."""
+        """Returns once every answer has been sent, but to calls that wait. Closing loses those that have not."""
         while True:
             methods = (front.metrics() or {})["methods"]
-            if not any(_unsent(methods[name]) for name in self._names if name in methods):
+            unsent = sum(_unsent(methods[name]) for name in self._names if name in methods)
+            if unsent <= len(self._waiting):
                 return
             await asyncio.sleep(_LOOK_S)
 
@@ -171,13 +185,14 @@ class NativeFront:
         assert self._front is not None  # noqa: S101
         for kind, call_id, method, content, _, details in events:
             if kind == EVENT_CANCEL:
+                self._waiting.pop(call_id, None)
                 if (running := self._running.get(call_id)) is not None:
                     running.cancel()
                 continue
             context = NativeContext(*details)
             responder = _Responder(self._front, call_id, self._running, context)
             if self._stopping:
-                responder.fail(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+                self._waiting[call_id] = responder
             elif len(content) > self._max_request_bytes:
                 sizes = f"{len(content)} vs. {self._max_request_bytes}"  # in grpcio's words
                 responder.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, f"Received message larger than max ({sizes})")

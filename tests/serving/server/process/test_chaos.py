@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -12,11 +13,14 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.grpcio  # some of its callers use TLS
-def test_chaos_ends_with_right_answers() -> None:
+def test_chaos_ends_with_right_answers(front: str) -> None:
     chaos = Path(__file__).parents[3] / "manual" / "chaos.py"
     done = subprocess.run(
-        [sys.executable, chaos, "--seconds", "10"], capture_output=True, text=True, check=False, timeout=240
+        [sys.executable, chaos, "--seconds", "10", "--front", front],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     counts = {what: int(count.replace(",", "")) for count, what in re.findall(r"^ *([\d,]+)  (.+)$", done.stdout, re.M)}
@@ -32,11 +36,16 @@ def test_chaos_ends_with_right_answers() -> None:
     assert done.stdout.endswith("no wrong answer, no lost call, nothing hung\n")
 
 
-def test_a_moment_of_soak_has_right_answers() -> None:
+def test_a_moment_of_soak_has_right_answers(front: str) -> None:
     """Only the ten minutes of `make soak` can show that memory grows, so this test ignores memory."""
     soak = Path(__file__).parents[3] / "manual" / "soak.py"
     done = subprocess.run(
-        [sys.executable, soak, "--seconds", "3"], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, soak, "--seconds", "3"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "DIGITS_FRONT": front},
     )
     assert done.stderr in {"", "Error: memory grew\n"}
     calls = re.match(r"([\d,]+) calls; MB of each worker", done.stdout)
