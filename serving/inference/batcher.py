@@ -3,8 +3,9 @@
 A single dispatcher task takes the rows that queued while the engine was busy, runs them as one batch, and gives each
 request its slice of the result. It never polls: it sleeps until a request arrives or a batch ends. A request larger
 than a batch runs in chunks and rejoins the end of the queue after each chunk, so small requests never wait for all of
-it. Three rules protect callers from each other: cancelled and expired requests join no batch; a result is set only on
-a future that is still waiting; a failed batch fails only its own requests.
+it. Where the queue fills a batch while another one runs, it is handed over ahead, so that the engine never waits for
+the event loop. Three rules protect callers from each other: cancelled and expired requests join no batch; a result is
+set only on a future that is still waiting; a failed batch fails only its own requests.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,11 @@ Uint8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 # uint8 [n, height, width, channels] to float32 [n, columns], one row per image
 Infer = Callable[[Uint8Array], FloatArray]
+# Requests, with their images in a batch
+Chunks = list[tuple[QueuedRequest, Uint8Array]]
+
+# A batch is handed over ahead only where that costs a small request no more than this, in seconds.
+_AHEAD_S = 0.01
 
 _logger = logging.getLogger(__name__)
 
@@ -48,6 +55,21 @@ class BatchObserver:
 
     def rejected(self, reason: str) -> None:
         """A request was refused, or dropped before the engine: `queue_full` or `deadline`."""
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """A batch that was handed over.
+
+    Attributes:
+        chunks: Its parts, in their order.
+        rows: Its images.
+        ended: Gets the results and the time that they took, in seconds.
+    """
+
+    chunks: Chunks
+    rows: int
+    ended: asyncio.Future[tuple[FloatArray, float]]
 
 
 class Batcher:
@@ -87,6 +109,7 @@ class Batcher:
         self._wake_up = asyncio.Event()  # set when a request arrives or the batcher closes
         self._accepting = False
         self._seconds_per_row = 0.0
+        self._running: deque[_Batch] = deque()  # the first one is in the engine, the second one follows it
         self._batch_started: float | None = None
         self._dispatcher: asyncio.Task[None] | None = None
 
@@ -180,24 +203,32 @@ class Batcher:
         self._observer.queue_changed(self._queued_rows)
 
     def _dispatcher_ended(self, dispatcher: asyncio.Task[None]) -> None:
-        """Fails the requests that a stopped dispatcher left in the queue."""
+        """Fails the requests that a stopped dispatcher left."""
         self._accepting = False
         if not dispatcher.cancelled() and dispatcher.exception() is not None:
             _logger.critical("the dispatcher failed; no more requests are accepted", exc_info=dispatcher.exception())
-        for request in self._queue:
+        for request in (*self._queue, *(request for batch in self._running for request, _ in batch.chunks)):
             request.fail(InferenceFailed("the dispatcher stopped"))
 
     async def _dispatch(self) -> None:
         while True:
-            while not self._queue:
+            while not self._queue and not self._running:
                 if not self._accepting:
                     return
                 self._wake_up.clear()
                 await self._wake_up.wait()
-            if self._config.max_wait_ms > 0:
+            if self._config.max_wait_ms > 0 and not self._running:
                 await self._wait_for_more()
-            if batch := self._take_batch():
-                await self._run(batch)
+            while len(self._running) < 2 and (not self._running or self._is_worth_handing_over_ahead()):
+                if not (chunks := self._take_batch()):
+                    break
+                self._running.append(self._start_batch(chunks))
+            if self._running:
+                await self._finish_batch(self._running[0])
+                self._running.popleft()
+
+    def _is_worth_handing_over_ahead(self) -> bool:
+        return self._queued_rows >= self._batch_rows and self._batch_rows * self._seconds_per_row <= _AHEAD_S
 
     async def _wait_for_more(self) -> None:
         """Delays the next batch until it is full, or until a request in the queue must not wait longer."""
@@ -215,9 +246,9 @@ class Batcher:
             except TimeoutError:
                 return
 
-    def _take_batch(self) -> list[tuple[QueuedRequest, Uint8Array]]:
+    def _take_batch(self) -> Chunks:
         """Takes rows in order of arrival. Drops requests that have expired or were cancelled."""
-        batch: list[tuple[QueuedRequest, Uint8Array]] = []
+        batch: Chunks = []
         room, now = self._batch_rows, self._clock()
         while self._queue and room:
             request = self._queue.popleft()
@@ -240,31 +271,45 @@ class Batcher:
                 self._queue.append(request)
         return batch
 
-    async def _run(self, batch: list[tuple[QueuedRequest, Uint8Array]]) -> None:
-        rows = sum(len(chunk) for _, chunk in batch)
-        self._batch_started = started = self._clock()
+    def _start_batch(self, chunks: Chunks) -> _Batch:
         self._observer.queue_changed(self._queued_rows)
+        rows = sum(len(chunk) for _, chunk in chunks)
+        loop = asyncio.get_running_loop()
+        if rows <= self._inline_rows and not self._queue and not self._running:
+            ended = loop.create_future()
+            try:
+                ended.set_result(self._run(chunks))
+            except Exception as error:  # noqa: BLE001 - as the thread does
+                ended.set_exception(error)
+        else:
+            ended = loop.run_in_executor(self._executor, self._run, chunks)
+        return _Batch(chunks, rows, ended)
+
+    def _run(self, chunks: Chunks) -> tuple[FloatArray, float]:
+        """Runs a batch; returns its results, and the time that it took in seconds."""
+        self._batch_started = started = self._clock()
         try:
-            images = batch[0][1] if len(batch) == 1 else np.concatenate([chunk for _, chunk in batch])
-            if rows <= self._inline_rows and not self._queue:
-                probabilities = self._infer(images)
-            else:
-                probabilities = await asyncio.get_running_loop().run_in_executor(self._executor, self._infer, images)
+            images = chunks[0][1] if len(chunks) == 1 else np.concatenate([chunk for _, chunk in chunks])
+            return self._infer(images), self._clock() - started
+        finally:
+            self._batch_started = None
+
+    async def _finish_batch(self, batch: _Batch) -> None:
+        rows = batch.rows
+        try:
+            probabilities, inference_s = await batch.ended
             if probabilities.ndim != 2 or len(probabilities) != rows:
                 raise InferenceFailed(f"{rows} images gave a result of shape {list(probabilities.shape)}")
         except Exception as error:
             _logger.exception("a batch of %d images failed", rows)
-            for request, _ in batch:
+            for request, _ in batch.chunks:
                 request.fail(InferenceFailed(str(error)))
             return
-        finally:
-            self._batch_started = None
-        inference_s = self._clock() - started
         if 2 * rows >= self._batch_rows:  # smaller batches cost more per row than a full queue will see
             self._seconds_per_row += 0.1 * (inference_s / rows - self._seconds_per_row)
         start = 0
-        for request, chunk in batch:
+        for request, chunk in batch.chunks:
             request.add_rows(probabilities[start : start + len(chunk)], inference_s)
             start += len(chunk)
-        began = [request.queue_s for request, chunk in batch if request.rows_done == len(chunk)]
+        began = [request.queue_s for request, chunk in batch.chunks if request.rows_done == len(chunk)]
         self._observer.batch_ended(probabilities, inference_s, began)

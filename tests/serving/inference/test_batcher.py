@@ -240,10 +240,57 @@ async def test_every_batch_is_observed(make: Make, gate: Gate) -> None:
     await asyncio.wait({late})
     assert Observer.seen == [
         *(0, "queue_full", (1, 5.0, [0.0])),
-        *(4, (4, 0.0, [5.0])),
-        *(2, "deadline", 0, (3, 0.0, [5.0])),
+        *(4, 2, "deadline", 0),  # the second batch was full, so it was handed over with the first
+        *((4, 0.0, [5.0]), (3, 0.0, [5.0])),
     ]
     assert batcher.batch_age_s == 0.0
+
+
+async def test_the_engine_does_not_wait_for_the_event_loop_between_full_batches(make: Make, gate: Gate) -> None:
+    batcher = make(options={"batch_rows": 2})
+    gate.hold()
+    large = asyncio.create_task(batcher.submit(_images(*range(8))))
+    assert await asyncio.to_thread(gate.began.acquire, timeout=10)
+    gate.open()
+    assert gate.began.acquire(timeout=10)  # on the loop, which therefore can't hand anything over now
+    assert (await large).probabilities[:, 0].tolist() == [*range(8)]
+    assert gate.batches == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+async def test_a_small_request_waits_for_no_second_batch_where_batches_are_slow(make: Make, gate: Gate) -> None:
+    now, slow = [0.0], 1.0
+
+    def infer(images: np.ndarray) -> np.ndarray:
+        now[0] += slow
+        return gate(images)
+
+    batcher = make(infer, {"batch_rows": 2, "clock": lambda: now[0]})
+    await batcher.submit(_images(100, 101))  # now it knows how long a batch takes
+    gate.batches.clear()
+    gate.hold()
+    large = asyncio.create_task(batcher.submit(_images(*range(6))))
+    assert await asyncio.to_thread(gate.began.acquire, timeout=10)
+    assert await asyncio.to_thread(gate.began.acquire, timeout=10)
+    (small,) = await _queued(batcher, _images(200))
+    gate.open()
+    await asyncio.gather(large, small)
+    assert gate.batches == [[0, 1], [2, 3], [200, 4], [5]]
+
+
+async def test_what_was_handed_over_ahead_may_fail_or_be_cancelled(make: Make, gate: Gate) -> None:
+    batcher = make(options={"batch_rows": 2})
+    gate.hold()
+    first, second = await _queued(batcher, _images(1, 2, 3, 4), _images(5, 6))
+    assert await asyncio.to_thread(gate.began.acquire, timeout=10)
+    first.cancel()
+    await asyncio.wait({first})
+    gate.fails = True
+    gate.open()
+    with pytest.raises(InferenceFailed):
+        await second
+    assert batcher.queued_rows == 0
+    gate.fails = False
+    assert (await batcher.submit(_images(7))).probabilities[:, 0].tolist() == [7]
 
 
 async def test_a_full_queue_refuses_at_once_and_has_room_again_later(make: Make, gate: Gate) -> None:
