@@ -123,7 +123,7 @@ _PUBLISHED_WITH = {
     ),
 }
 
-VARIETY = Variety(restyled=0.2, sent=0.18, corrupted=0.1, drawn=0.12, non_digits=0.22)
+VARIETY = Variety(restyled=0.12, sent=0.11, corrupted=0.06, drawn=0.06, non_digits=0.14)
 _COPIED = Augmentation(shift_px=1, rotation_deg=10, scale=0.1)
 
 # Networks that the general recipe does not suit. The smallest network learns most from a larger one and with little

@@ -23,10 +23,12 @@ COUNT = 60
 LEAST = {"16 x 16, black and white, filled": 0.85, "8 x 8, filled": 0.9, "thin pen": 0.85, "pixel grid": 0.9}
 # Of the real digits in REAL_DIGITS_DIR, these are prepared well and read wrongly by the shipped network.
 NOT_READ = {
+    "1-uci-optdigits-32x32-1-00204.png",
     "1-uci-optdigits-32x32-1-01204.png",
     "4-semeion-4-00084.png",
     "7-semeion-7-00144.png",
     "7-semeion-7-00555.png",
+    "9-uci-optdigits-32x32-9-00305.png",
 }
 
 Read = Callable[[list[PreparedImage]], np.ndarray]
