@@ -7,6 +7,7 @@ affine in inference, and so are convolutions and dense layers without an activat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,11 +39,11 @@ def _takes_batch_norm(layer: keras.Layer, batch_norm: keras.layers.BatchNormaliz
 
 def _with_batch_norm(layer: keras.Layer, batch_norm: keras.layers.BatchNormalization) -> keras.Layer:
     """Source: Jacob et al., "Quantization and Training of Neural Networks", 2017, section 3.2."""
-    mean, variance = np.float64(batch_norm.moving_mean), np.float64(batch_norm.moving_variance)
+    mean, variance = _float64(batch_norm.moving_mean), _float64(batch_norm.moving_variance)
     scale = 1 / np.sqrt(variance + batch_norm.epsilon)
     if batch_norm.scale:
-        scale = scale * np.float64(batch_norm.gamma)
-    offset = np.float64(batch_norm.beta) if batch_norm.center else 0.0
+        scale = scale * _float64(batch_norm.gamma)
+    offset = _float64(batch_norm.beta) if batch_norm.center else np.zeros_like(scale)
     kernel, bias = _weights(layer)
     return _with_weights(layer, kernel * scale, (bias - mean) * scale + offset)
 
@@ -50,7 +51,7 @@ def _with_batch_norm(layer: keras.Layer, batch_norm: keras.layers.BatchNormaliza
 def _without_normalisation(layers: list[keras.Layer]) -> list[keras.Layer]:
     if not layers or not isinstance(layers[0], keras.layers.Rescaling):
         return layers
-    scale, offset = np.float64(layers[0].scale), np.float64(layers[0].offset)
+    scale, offset = _float64(layers[0].scale), _float64(layers[0].offset)
     place = 1
     for layer in layers[1:]:
         if isinstance(layer, keras.layers.Flatten) and layer.data_format == "channels_last":
@@ -81,9 +82,14 @@ def _is_affine(layer: keras.Layer) -> bool:
 
 def _weights(layer: keras.Layer) -> tuple[Float64Array, Float64Array]:
     """Kernel `[..., inputs, outputs]` and bias `[outputs]`, zeros if the layer has none."""
-    kernel, *bias = (np.float64(weight) for weight in layer.get_weights())
+    kernel, *bias = (_float64(weight) for weight in layer.get_weights())
     return kernel, bias[0] if bias else np.zeros(kernel.shape[-1])
 
 
 def _with_weights(layer: keras.Layer, kernel: Float64Array, bias: Float64Array) -> keras.Layer:
-    return rebuilt(layer, {**layer.get_config(), "use_bias": True}, [np.float32(kernel), np.float32(bias)])
+    weights = [kernel.astype(np.float32), bias.astype(np.float32)]
+    return rebuilt(layer, {**layer.get_config(), "use_bias": True}, weights)
+
+
+def _float64(values: Any) -> Float64Array:
+    return np.asarray(values, np.float64)

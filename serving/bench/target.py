@@ -53,7 +53,7 @@ class Target:
         if self.pid is None:
             return None
         try:
-            first = psutil.Process(self.pid)
+            first: psutil.Process = psutil.Process(self.pid)
             tree = [first, *first.children(recursive=True)]
         except psutil.Error:
             return None
