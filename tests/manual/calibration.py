@@ -59,7 +59,7 @@ def main(repository: Path, data_dir: Path | None) -> None:
     right = answers.probabilities.argmax(axis=1) == data.test_labels
     click.echo("| `min_confidence` | " + " | ".join(map(str, THRESHOLDS)) + " |\n|---|" + "---|" * len(THRESHOLDS))
     _row("MNIST's test images, unsure", [(sure < threshold).mean() for threshold in THRESHOLDS])
-    _row("right of the others", [right[sure >= threshold].mean() for threshold in THRESHOLDS])
+    _row("correct among the others", [right[sure >= threshold].mean() for threshold in THRESHOLDS])
     generator = np.random.default_rng(0)
     for name, images in (
         ("blank pages", blank_pages(generator)),
