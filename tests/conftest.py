@@ -28,19 +28,18 @@ BIN = Path(sys.executable).parent
 
 # The front end of the servers in most tests; `make native` runs them with the other one.
 FRONT = os.environ.get("DIGITS_FRONT", "grpcio")
-# Tests that always run over both; those in folders that are not named here only pass through a server.
+# Tests that always run over both. Those elsewhere only pass through a server: `make native` runs them too.
 OVER_BOTH_FRONTS = (
-    *(ROOT / "tests" / "serving" / name for name in ("client", "rollout", "server")),
+    *(ROOT / "tests" / "serving" / "server" / name for name in ("fronts", "process", "security", "services")),
+    ROOT / "tests" / "serving" / "server" / "test_direct_calls.py",
     ROOT / "tests" / "test_existing_clients.py",
 )
-HTTP = ROOT / "tests" / "serving" / "server" / "http"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs some tests over both front ends."""
     path = metafunc.definition.path
-    over_both = any(path.is_relative_to(tests) for tests in OVER_BOTH_FRONTS) and not path.is_relative_to(HTTP)
-    if over_both and "front" in metafunc.fixturenames:
+    if "front" in metafunc.fixturenames and any(path.is_relative_to(tests) for tests in OVER_BOTH_FRONTS):
         metafunc.parametrize("front", FRONTS, indirect=True, scope="session")
 
 
