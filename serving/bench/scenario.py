@@ -79,6 +79,8 @@ class BenchConfig:
         for name in ("layers", "modes", "callers", "batch_rows"):
             if not getattr(self, name):
                 raise InvalidConfig(f"{name} must not be empty", fields=(name,))
+        if self.fronts and "wire" not in self.layers:
+            raise InvalidConfig("fronts needs the layer wire, which is not measured", fields=("fronts",))
         for name, most in (("callers", 10_000), ("batch_rows", 1_000_000), ("rates_per_s", 1_000_000)):
             for value in getattr(self, name):
                 if not 0 < value <= most:

@@ -362,6 +362,7 @@ def test_a_server_that_dies_is_reported_with_what_was_measured(start_server: Sta
         (("--target", "127.0.0.1:1", "--", "--workers", "2"), 2, "already running"),
         (("--layers", "wired"), 2, "--layers must be one or more of engine, batcher, echo, wire, not 'wired'"),
         (("--front", "grpc"), 2, "--front must be one or more of grpcio, native, not 'grpc'"),
+        (("--layers", "echo", "--front", "native"), 2, "--front needs the layer wire, which is not measured"),
         (("--target", "127.0.0.1:1", "--front", "native"), 2, "--front can't be given for a --target"),
         (("--load-generator", "h2load"), 2, "h2load makes unary calls as fast as answers arrive: give --mode unary"),
         (("--callers", "1,x"), 2, "is not a list of integers"),
