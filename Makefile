@@ -70,7 +70,7 @@ fronts: .venv-dev/.installed
 
 # The tests of serving over the front end native, but those that only grpcio can pass
 native: .venv-dev/.installed
-	DIGITS_FRONT=native .venv-dev/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile tests/serving $(TESTS)
+	TEST_FRONT=native .venv-dev/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile tests/serving $(TESTS)
 
 # Messages that cost more than they weigh, on every method: time, memory, and what a polite caller waits
 attacks: .venv-dev/.installed

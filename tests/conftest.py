@@ -27,7 +27,7 @@ BIN = Path(sys.executable).parent
 
 
 # The front end of the servers in most tests; `make native` runs them with the other one.
-FRONT = os.environ.get("DIGITS_FRONT", "grpcio")
+FRONT = os.environ.get("TEST_FRONT", "grpcio")  # not DIGITS_FRONT, which servers read
 # Tests that always run over both. Those elsewhere only pass through a server: `make native` runs them too.
 OVER_BOTH_FRONTS = (
     *(ROOT / "tests" / "serving" / "server" / name for name in ("fronts", "process", "security", "services")),
