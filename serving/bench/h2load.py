@@ -82,13 +82,16 @@ class H2load:
         words = [str(word) for pair in command.items() for word in pair]
         headers = [word for header in _HEADERS for word in ("--header", header)]
         cpu_s = _cpu_s()
-        done = subprocess.run(  # noqa: S603 - a fixed program with our own arguments
-            ["h2load", *words, *headers, f"http://{load.address}{load.method}"],  # noqa: S607 - wherever it is
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=load.seconds + load.timeout_s,
-        )
+        try:
+            done = subprocess.run(  # noqa: S603 - a fixed program with our own arguments
+                ["h2load", *words, *headers, f"http://{load.address}{load.method}"],  # noqa: S607 - wherever it is
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=load.seconds + load.timeout_s,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise BenchFailed(f"{load.address}: h2load did not end within {error.timeout:g} s") from error
         cpu_s, ended_s = _cpu_s() - cpu_s, time.monotonic()
         took = re.search(r"finished in ([\d.]+)(m?s)", done.stdout)
         data = re.search(r"\((\d+)\) data", done.stdout)

@@ -38,7 +38,7 @@ class Measurement:
     errors: dict[str, int] = field(default_factory=dict)
     wrong: int = 0
     cpu_s: float | None = None
-    memory_bytes: int | None = None
+    memory_bytes: float | None = None
     load_cpu_s: float = 0.0
 
     @property

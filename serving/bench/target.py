@@ -10,13 +10,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import psutil
 
 from serving.bench.measurement import BenchFailed
-
-_Number = TypeVar("_Number", int, float)
 
 _STARTING_S = 120.0
 _STOPPING_S = 15.0
@@ -42,18 +39,18 @@ class Target:
         # User, system, and the same of children that were waited for
         return self._sum(lambda process: sum(process.cpu_times()[:4]))
 
-    def memory_bytes(self) -> int | None:
+    def memory_bytes(self) -> float | None:
         """Returns the resident memory of the process tree; None if it can't be read.
 
         Memory that several processes share counts in each of them.
         """
         return self._sum(lambda process: process.memory_info().rss)
 
-    def _sum(self, figure: Callable[[psutil.Process], _Number]) -> _Number | None:
+    def _sum(self, figure: Callable[[psutil.Process], float]) -> float | None:
         if self.pid is None:
             return None
         try:
-            first: psutil.Process = psutil.Process(self.pid)
+            first = psutil.Process(self.pid)
             tree = [first, *first.children(recursive=True)]
         except psutil.Error:
             return None
@@ -61,7 +58,7 @@ class Target:
         for process in tree:
             with contextlib.suppress(psutil.NoSuchProcess):
                 figures.append(figure(process))
-        return sum(figures[1:], figures[0]) if figures else None
+        return sum(figures) if figures else None
 
 
 @contextlib.contextmanager

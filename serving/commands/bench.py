@@ -138,7 +138,7 @@ def _listed(values: tuple[Any, ...]) -> str:
         default="grpcio",
         type=click.Choice(("grpcio", "h2load")),
         help="What sends the requests. h2load (Debian: nghttp2-client) takes a tenth of the processor time, but only "
-        "makes unary calls, sends each caller's first request over and over, and compares no labels.",
+        "makes unary calls, sends one request over and over, and compares the labels of one answer.",
     ),
     option("--generators", default=1, type=click.IntRange(1, 64), help="Processes that generate the load."),
     option("--connections", default=8, type=click.IntRange(1, 1000), help="Connections that all callers share."),

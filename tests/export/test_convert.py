@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from any_network import as_trained
 
 from export.convert import convert
 from export.trained_model import TrainedModel
@@ -120,16 +121,7 @@ def _converted(shape: tuple[int, int, int], layers: list[keras.Layer], *, quanti
             layer.set_weights([generator.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
     if quantised:
         last.quantize("int8")
-    record = {
-        "architecture": "any",
-        "recipe": {},
-        "seed": 0,
-        "parameters": 1,
-        "data": {"source": "x", "sha256": "y"},
-        "labels": ["a", "b", "c"],
-        "test": {},
-    }
-    trained = TrainedModel(network=network, record=record)
+    trained = as_trained(network)
     content = convert(trained, model_name="any")
     images = np.random.default_rng(2).integers(0, 256, (6, *shape), dtype=np.uint8)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

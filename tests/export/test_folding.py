@@ -7,29 +7,19 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from any_network import as_trained
 
 from export.convert import convert
-from export.trained_model import TrainedModel
 from training.architectures import ARCHITECTURES
 from training.normalisation import NORMALISATIONS, normalisation_layer
 
 RANDOM = np.random.default_rng(0)
-RECORD = {
-    "architecture": "any",
-    "recipe": {},
-    "seed": 0,
-    "parameters": 1,
-    "data": {"source": "x", "sha256": "y"},
-    "test": {},
-}
 SHAPES = {"mnist_convnet": (28, 28, 1), "fully_connected": (10, 7, 3), "convnet_batchnorm": (12, 12, 1)}
 
 
 def _operators(network: keras.Sequential) -> list[str]:
     """Converts a network, compares its answers with Keras's, and returns the operators of the graph."""
-    classes = network.output_shape[-1]
-    trained = TrainedModel(network=network, record={**RECORD, "labels": [str(label) for label in range(classes)]})
-    content = convert(trained, model_name="any")
+    content = convert(as_trained(network), model_name="any")
     images = RANDOM.integers(0, 256, (20, *network.input_shape[1:]), dtype=np.uint8)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(

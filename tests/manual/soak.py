@@ -36,10 +36,10 @@ def main(seconds: float) -> None:
     server = subprocess.Popen([*command, "--log-level", "error"], stdout=subprocess.PIPE, text=True)
     try:
         address = re.search(r" on (\S+) with ", server.stdout.readline())[1]
+        descriptors = _each(server.pid, psutil.Process.num_fds)
         images, _ = draw_digits(3000, seed=0)
         with Client(address) as client:
             expected = client.classify(images).labels
-        descriptors = _each(server.pid, psutil.Process.num_fds)
         ended, failed, calls = threading.Event(), threading.Event(), [0] * CALLERS
         failures: list[str] = []
 
@@ -75,7 +75,10 @@ def main(seconds: float) -> None:
         for thread in threads:
             thread.join()
         deadline = time.monotonic() + CLOSING_S
-        while (left := _each(server.pid, psutil.Process.num_fds)) != descriptors and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            left = _each(server.pid, psutil.Process.num_fds)
+            if all(left[pid] <= count for pid, count in descriptors.items()):
+                break
             time.sleep(0.1)
     finally:
         server.terminate()

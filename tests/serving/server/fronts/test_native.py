@@ -31,8 +31,8 @@ async def test_a_server_that_stops_does_not_use_up_the_retries_of_its_clients(
             accepted = [asyncio.ensure_future(stub.Classify(large)) for _ in range(40)]
             await asyncio.wait(accepted, return_when=asyncio.FIRST_COMPLETED)  # and the others have arrived
             server.process.send_signal(signal.SIGTERM)
-            while "stopping" not in await asyncio.to_thread(server.process.stderr.readline):
-                pass
+            while "stopping" not in (line := await asyncio.to_thread(server.process.stderr.readline)):
+                assert line, "the server ended"
             codes = []
             while not all(call.done() for call in accepted):
                 codes.append(await stub.Classify(_request(digits[0][:1])).code())
