@@ -17,7 +17,8 @@ import numpy.typing as npt
 from export.answers import answers_of
 from export.calibration import softmax
 from serving.errors import DigitsError
-from serving.inference.engine import RUNTIME_VERSION, Engine
+from serving.inference.engine import Engine
+from serving.inference.sessions import RUNTIME_VERSION
 from serving.repository.manifest import Accuracy, ParityFigures
 
 FloatArray = npt.NDArray[np.float32]
@@ -105,7 +106,8 @@ def check_parity(
     Args:
         reference: The network as it was made.
         engine: A started engine with the exported model.
-        images: uint8 `[n, height, width, channels]`; run at batch sizes 1, 7, 64, 256 and n.
+        images: uint8 `[n, height, width, channels]`; run at batch sizes 1, 7, 64, 256 and n, or on CUDA in each bucket
+            and at n, since each bucket has plans of its own.
         labels: int64 `[n]`, the true labels; None if they are unknown.
         temperature: Divisor of the logits in the exported model. Its probabilities are compared with
             softmax(Keras's logits / temperature), its logits with Keras's logits.
@@ -120,7 +122,8 @@ def check_parity(
     if temperature != 1:
         keras_probabilities = softmax(keras_logits, temperature)
     keras_labels = keras_probabilities.argmax(axis=1)
-    batch_sizes = (*(size for size in BATCH_SIZES if size < len(images)), len(images))
+    sizes = engine.fixed_sizes or BATCH_SIZES
+    batch_sizes = (*(size for size in sizes if size < len(images)), len(images))
     logits_difference = np.zeros(len(images))
     probabilities_difference = np.zeros(len(images))
     logits_sum = probabilities_sum = 0.0

@@ -13,7 +13,7 @@ import tf2onnx
 
 from export.parity import ParityReport
 from export.trained_model import TrainedModel
-from serving.inference.engine import RUNTIME_VERSION
+from serving.inference.sessions import RUNTIME_VERSION
 from serving.repository.manifest import Calibration, InputSpec, Manifest, NoDigit, ValidationAnswers
 
 # Parts of the training record that the manifest contains.

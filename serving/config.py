@@ -97,7 +97,17 @@ class EngineConfig(_Part):
         "auto: CUDA if it works, else the CPU; the log says which and why.",
         choices=PROVIDERS,
     )
-    device: int = setting(0, "Index of the CUDA device.", limits=(0, None))
+    devices: tuple[int, ...] = setting(
+        (0,),
+        "Index of the CUDA device. Several, such as 0,1: each worker takes one of them, in turn, and there is at least "
+        "one worker for each.",
+    )
+    gpu_memory_mb: int = setting(
+        0,
+        "Memory on the GPU for each version of a model in each worker, in MiB, beyond what CUDA itself takes. Where it "
+        "does not suffice, batches are smaller. 0: as much as batches of a million pixels take.",
+        limits=(0, 1 << 20),
+    )
     threads: int = setting(
         1,
         "Threads per inference on the CPU; 0: one per processor. More threads speed up large batches and waste "
@@ -116,6 +126,17 @@ class EngineConfig(_Part):
         limits=(1, None),
         option=False,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.devices or min(self.devices) < 0 or len(set(self.devices)) < len(self.devices):
+            message = f"devices must be different numbers from 0 on, not {', '.join(map(str, self.devices))}"
+            raise InvalidConfig(message, fields=("devices",))
+
+    @property
+    def device(self) -> int:
+        """The device that this process uses."""
+        return self.devices[0]
 
 
 @dataclass(frozen=True, kw_only=True)

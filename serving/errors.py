@@ -84,6 +84,18 @@ class NotReady(DigitsError):
     """The server is starting or stopping. The caller can retry later or on another server."""
 
 
+class DeviceLost(NotReady):
+    """The GPU has failed, and this process can't use it any more. The caller can try another one.
+
+    Args:
+        detail: What CUDA says, for the log only.
+    """
+
+    def __init__(self, detail: str) -> None:
+        self.detail = detail
+        super().__init__("the GPU has failed; this server process ends")
+
+
 class ModelRejected(DigitsError):
     """The model file or its manifest must not be served: damaged, without proof of parity, or a mismatch.
 

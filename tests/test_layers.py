@@ -44,7 +44,7 @@ ROOMS = {
         some={"decoding": {"PIL"}, "geometry": {"PIL"}, "heic": {"PIL", "pillow_heif"}, "transparency": {"PIL"}},
     ),
     "images.tables": Room(rooms={"errors", "images"}, packages={"numpy"}, some={"parquet_table": {"pyarrow"}}),
-    "inference": Room(rooms={"config", "errors"}, packages={"numpy"}, some={"engine": {"onnxruntime"}}),
+    "inference": Room(rooms={"config", "errors"}, packages={"numpy"}, some={"sessions": {"onnxruntime"}}),
     "repository": Room(rooms={"config", "errors", "inference"}, packages={"numpy"}),
     "rollout": Room(rooms=CORE - {"rollout"}, packages={"numpy"}),
     "client": Room(rooms={"config", "errors", "images"}, packages={"numpy"} | GRPC),

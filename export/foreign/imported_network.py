@@ -17,7 +17,7 @@ from export.foreign.head import Head
 from export.foreign.origin import Origin
 from export.foreign.pixels import PixelInput
 from export.parity import ParityReport
-from serving.inference.engine import RUNTIME_VERSION
+from serving.inference.sessions import RUNTIME_VERSION
 from serving.repository.manifest import InputSpec, Manifest, ValidationAnswers
 
 FloatArray = npt.NDArray[np.float32]

@@ -17,9 +17,9 @@ import onnx.inliner
 from export.errors import UnusableModel, reason_of
 from export.foreign.constants import Constants
 from export.foreign.origin import Array, Finding, Origin, dimensions, inputs_of, refuse_recurrent, shape_text
-from serving.inference.engine import RUNTIME_VERSION, open_untouched
 from serving.inference.external_data import uses_external_data
 from serving.inference.interface import PROBABILITIES
+from serving.inference.sessions import RUNTIME_VERSION, open_untouched
 
 _BATCH = 256
 # Domains whose operators ONNX Runtime has.

@@ -31,9 +31,10 @@ def main(*, config: ServerConfig, as_json: bool, verbose: bool) -> None:
     "problem" say why. Values of environment variables are not printed.
     """
     with errors_in_one_line("a server"):
-        from serving.commands.doctor_checks import PROBLEM, run_checks
+        from serving.commands.doctor_checks import run_checks
+        from serving.commands.finding import PROBLEM
         from serving.commands.serve import doubts
-        from serving.inference.engine import runtime_report
+        from serving.inference.sessions import runtime_report
     logging.getLogger("serving").addHandler(logging.NullHandler())  # the findings contain what a server would log
     findings = []
     for finding in run_checks(config, doubts()):

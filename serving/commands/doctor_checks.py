@@ -9,20 +9,18 @@ import os
 import platform
 import re
 import resource
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-
-from serving.config import EngineConfig, ServerConfig, is_loopback
-from serving.errors import DigitsError, ModelNotFound, ProviderUnavailable, RepositoryError, StartFailed, install_hint
+from serving.commands.doctor_inference import check_inference
+from serving.commands.finding import NOTE, OK, PROBLEM, Finding
+from serving.config import ServerConfig, is_loopback
+from serving.errors import DigitsError, ModelNotFound, RepositoryError, StartFailed, install_hint
 from serving.inference import cuda
-from serving.inference.engine import CPU, RUNTIME_VERSION, Engine, cuda_unavailable_reason
 from serving.inference.processors import available_processors
+from serving.inference.sessions import RUNTIME_VERSION, cuda_unavailable_reason
 from serving.repository.listing import ModelListing, VersionListing, model_listings
-from serving.repository.repository import Repository, StoredModel
+from serving.repository.repository import Repository
 from serving.rollout.controller import RolloutController
 from serving.rollout.deployments import Deployments
 from serving.rollout.rollout import Rollout
@@ -32,8 +30,6 @@ from serving.server.security.tls import TlsFiles
 from serving.server.security.tokens import TokenFile
 from serving.server.telemetry.metrics import Metrics
 
-OK, NOTE, PROBLEM = "ok", "note", "problem"
-
 # By name and version, the execution provider that a model would run on.
 Providers = Mapping[tuple[str, int], str]
 
@@ -42,22 +38,6 @@ _PACKAGES = ("grpcio", "protobuf", "numpy", "pillow", "uvloop", "uvicorn", "prom
 # Processor features that ONNX Runtime's kernels choose between.
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "amx_int8", "asimd", "sve")
 _FEW_FILES = 4096
-# The bound of the parity gate for probabilities.
-_AGREEMENT = 1e-5
-
-
-class Finding(NamedTuple):
-    """The result of one check.
-
-    Attributes:
-        subject: What was checked, such as `cuda`.
-        state: `ok`; `note` if a server would run, but not at its best; `problem` if it would not start.
-        text: What was found.
-    """
-
-    subject: str
-    state: str
-    text: str
 
 
 def run_checks(config: ServerConfig, doubts: Iterable[str] = ()) -> Iterator[Finding]:
@@ -73,7 +53,7 @@ def run_checks(config: ServerConfig, doubts: Iterable[str] = ()) -> Iterator[Fin
     yield from _optional_packages(config)
     yield _processors()
     yield _open_files()
-    yield _cuda(config)
+    yield from _cuda(config)
     yield from _repository(config)
     try:
         rollout, providers = asyncio.run(_load_models(config))
@@ -82,7 +62,7 @@ def run_checks(config: ServerConfig, doubts: Iterable[str] = ()) -> Iterator[Fin
     else:
         yield from _served(rollout, providers)
         for stored in rollout.models:
-            yield from _inferences(stored, config, providers[stored.name, stored.version])
+            yield from check_inference(stored, config.engine, chosen=providers[stored.name, stored.version])
     yield from _security(config)
     yield from _ports(config)
 
@@ -143,11 +123,13 @@ def _open_files() -> Finding:
     return Finding("open files", OK if soft >= _FEW_FILES else NOTE, text)
 
 
-def _cuda(config: ServerConfig) -> Finding:
-    absence = cuda_unavailable_reason()
-    if absence is None:
-        return Finding("cuda", OK, f"found the driver and {len(cuda.LIBRARIES)} libraries")
-    return Finding("cuda", PROBLEM if config.engine.provider == "cuda" else NOTE, absence)
+def _cuda(config: ServerConfig) -> Iterator[Finding]:
+    for device in config.engine.devices:
+        absence = cuda_unavailable_reason(device)
+        if absence is None:
+            yield Finding("cuda", OK, f"found the driver, device {device} and {len(cuda.LIBRARIES)} libraries")
+        else:
+            yield Finding("cuda", PROBLEM if config.engine.provider == "cuda" else NOTE, absence)
 
 
 def _repository(config: ServerConfig) -> Iterator[Finding]:
@@ -211,43 +193,6 @@ def _served(rollout: Rollout, providers: Providers) -> Iterator[Finding]:
         yield Finding("serving", OK, f"{rollout.default} answers calls that name no model")
     else:
         yield Finding("serving", OK, f"each call must name its model, one of {', '.join(rollout.routes)}")
-
-
-def _inferences(stored: StoredModel, config: ServerConfig, chosen: str) -> Iterator[Finding]:
-    """Runs a batch on each available provider, one of which the server has chosen, and compares the results."""
-    spec = stored.manifest.input
-    images = np.random.default_rng(0).integers(0, 256, (16, *spec.shape), np.uint8)
-    results: dict[str, np.ndarray] = {}
-    for provider in ("cpu", "cuda"):
-        engine = Engine(
-            stored.content,
-            image_shape=spec.shape,
-            classes=len(stored.manifest.labels),
-            no_digit=stored.manifest.no_digit is not None,
-            config=EngineConfig(provider=provider, device=config.engine.device, max_batch_rows=len(images)),
-        )
-        subject = f"{provider} inference"
-        try:
-            started = time.perf_counter()
-            engine.start()
-            ready = time.perf_counter()
-            results[provider] = engine.infer(images).probabilities
-        except ProviderUnavailable:
-            continue  # if the configuration asks for it, the start above has failed
-        except DigitsError as error:
-            state = PROBLEM if engine.provider == chosen else NOTE
-            yield Finding(subject, state, f"{stored.name} version {stored.version}: {error}")
-            continue
-        text = (
-            f"{stored.name} version {stored.version}: ready in {ready - started:.2f} s, "
-            f"{len(images)} images in {1000 * (time.perf_counter() - ready):.1f} ms"
-        )
-        unproven = "" if engine.provider in stored.manifest.parity else "; its parity is not proven on this provider"
-        yield Finding(subject, NOTE if unproven else OK, text + unproven)
-    if len(results) == 2:
-        difference = float(np.abs(results["cpu"] - results["cuda"]).max())
-        text = f"{stored.name}: probabilities on CUDA differ from those on the CPU ({CPU}) by at most {difference:.1e}"
-        yield Finding("agreement", OK if difference <= _AGREEMENT else PROBLEM, text)
 
 
 def _security(config: ServerConfig) -> Iterator[Finding]:

@@ -170,7 +170,7 @@ def verify(*, model: str | None, version: int | None, provider: str, device: int
     from serving.repository.verification import IMAGES
     from serving.repository.verification import verify as run
 
-    config = EngineConfig(provider=provider, device=device, max_batch_rows=IMAGES)
+    config = EngineConfig(provider=provider, devices=(device,), max_batch_rows=IMAGES)
     if version is not None and model is not None:
         chosen = [repository.choose(model, version)]
     else:

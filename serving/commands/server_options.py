@@ -46,6 +46,18 @@ class _Workers(click.IntRange):
         return int(value)
 
 
+class _Devices(click.ParamType[tuple[int, ...]]):
+    """Indices of CUDA devices, separated by commas."""
+
+    name = "index[,index]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return tuple(int(index) for index in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is neither an index such as 0 nor several such as 0,1", param, ctx)
+
+
 def server_options(command: Command) -> Command:
     """Adds an option for each setting of `ServerConfig`; the command receives the configuration as `config`."""
     sections: dict[str, list[Decorator]] = {}
@@ -62,6 +74,7 @@ def server_options(command: Command) -> Command:
         settings["watch_s"] = watch_interval_s if watch else 0.0
         if settings["workers"] == _AUTO:
             settings["workers"] = _workers_for(settings["provider"])
+        settings["workers"] = max(settings["workers"], len(settings["devices"]))
         try:
             config = _make(ServerConfig, settings)
         except InvalidConfig as error:
@@ -104,6 +117,8 @@ def _option(field: dataclasses.Field[Any], name: str, hint: Any) -> Decorator:
         settings["show_default"] = declared["unset"]
     if field.name == "workers":
         settings |= {"type": _Workers(), "metavar": "INTEGER|auto"}
+    elif field.name == "devices":
+        return option("--device", field.name, type=_Devices(), envvar="DIGITS_DEVICE", **settings | {"default": "0"})
     elif declared["choices"]:
         settings["type"] = click.Choice(declared["choices"])
     elif kind is bool:
@@ -122,6 +137,6 @@ def _option(field: dataclasses.Field[Any], name: str, hint: Any) -> Decorator:
 
 
 def _workers_for(provider: str) -> int:
-    """One with CUDA, where larger batches help and more processes hardly do; else one per processor."""
+    """One for each device of CUDA, where larger batches help and more processes hardly do; else one per processor."""
     on_cuda = provider == "cuda" or (provider == "auto" and Path("/dev/nvidia0").exists())
     return 1 if on_cuda else available_processors()

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.config import BatcherConfig
-from serving.errors import DeadlinePassed, InferenceFailed, InvalidRequest, NotReady, QueueFull
+from serving.errors import DeadlinePassed, DeviceLost, InferenceFailed, InvalidRequest, NotReady, QueueFull
 from serving.inference.request import InferenceResult, QueuedRequest, ResultFuture
 
 Uint8Array = npt.NDArray[np.uint8]
@@ -303,7 +303,7 @@ class Batcher:
         except Exception as error:
             _logger.exception("a batch of %d images failed", rows)
             for request, _ in batch.chunks:
-                request.fail(InferenceFailed(str(error)))
+                request.fail(DeviceLost(error.detail) if isinstance(error, DeviceLost) else InferenceFailed(str(error)))
             return
         if 2 * rows >= self._batch_rows:  # smaller batches cost more per row than a full queue will see
             self._seconds_per_row += 0.1 * (inference_s / rows - self._seconds_per_row)

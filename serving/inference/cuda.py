@@ -6,21 +6,21 @@ import ctypes
 
 from serving.errors import install_hint
 
-# The libraries that ONNX Runtime's CUDA provider links against (CUDA 13, cuDNN 9).
+# The libraries that ONNX Runtime's CUDA provider needs for our networks (CUDA 13, cuDNN 9). It loads cuFFT only for
+# Fourier transforms.
 LIBRARIES = (
     "libcudart.so.13",
     "libcublasLt.so.13",
     "libcublas.so.13",
     "libcurand.so.10",
-    "libcufft.so.12",
     "libcudnn.so.9",
 )
 
 _DRIVER = "libcuda.so.1"
 
 
-def driver_problem() -> str | None:
-    """Returns why the NVIDIA driver is not usable, or None if it finds a device."""
+def driver_problem(device: int = 0) -> str | None:
+    """Returns why the NVIDIA driver is not usable, or None if it finds the device of this index."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:
@@ -31,15 +31,19 @@ def driver_problem() -> str | None:
     count = ctypes.c_int()
     if driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
         return "the NVIDIA driver finds no GPU"
+    if device >= count.value:
+        return f"there is no CUDA device {device}: the NVIDIA driver finds {count.value}, counted from 0"
     return None
 
 
-def unavailable_reason() -> str | None:
-    """Returns one sentence on what is missing and how to install it, or None if nothing is.
+def unavailable_reason(device: int = 0) -> str | None:
+    """Returns one sentence on what a device needs and how to install it, or None if nothing is missing.
 
     The loader finds libraries from wheels only after `onnxruntime.preload_dlls()` has loaded them.
     """
-    if problem := driver_problem():
+    if problem := driver_problem(device):
+        if driver_problem() is None:
+            return problem
         return (
             f"{problem}; install a driver for CUDA 13 (580 or newer), or give the container access to the GPU "
             "(docker run --gpus all)"

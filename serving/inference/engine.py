@@ -1,12 +1,9 @@
-"""The engine: runs one model on ONNX Runtime, on the CPU or entirely on CUDA. Only this module imports ONNX Runtime."""
+"""The engine: runs one model, on the CPU or entirely on CUDA."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import math
-import os
 import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,20 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Must come before the import: from 1.29 on, ONNX Runtime otherwise starts a telemetry thread and writes to ~/.cache.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-import onnxruntime
-
 from serving.config import EngineConfig
-from serving.errors import InferenceFailed, ModelRejected, ProviderUnavailable, install_hint
-from serving.inference import cuda
-from serving.inference.buckets import Buckets
+from serving.errors import DeviceLost, InferenceFailed, ModelRejected, ProviderUnavailable
+from serving.inference import cuda_device, sessions
+from serving.inference.buckets import Buckets, largest_bucket
+from serving.inference.cuda_device import CudaDevice
 from serving.inference.external_data import uses_external_data
 from serving.inference.interface import INPUT, check_interface
-from serving.inference.processors import available_processors
-
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-RUNTIME_VERSION: str = onnxruntime.__version__
 
 _TIMED_RUNS = 5
 
@@ -56,6 +46,8 @@ class Prediction:
 class Engine:
     """Runs one model. Call `start` first; after that, call `infer` from one thread at a time.
 
+    On CUDA, `start`, `infer` and `close` belong to the same thread, since that thread owns the CUDA graphs.
+
     Args:
         content: The bytes of `model.onnx`.
         image_shape: Height, width and channels according to the manifest.
@@ -79,20 +71,29 @@ class Engine:
         self._no_digit = no_digit
         self._output_names: list[str] = []
         self._config = config
-        self._session: onnxruntime.InferenceSession | None = None
+        self._session: Any = None
+        self._provider = ""
         self._run: Callable[[Uint8Array], Sequence[FloatArray]] | None = None  # returns the outputs in their order
+        self._device: CudaDevice | None = None
+        self._buckets: Buckets | None = None
         self._row_s = math.inf
 
     @property
     def provider(self) -> str:
         """The execution provider that runs the whole model, `CPUExecutionProvider` or `CUDAExecutionProvider`."""
-        provider: str = self._started().get_providers()[0]
-        return provider
+        if not self._provider:
+            raise InferenceFailed("the engine has not started")
+        return self._provider
 
     @property
     def batch_rows(self) -> int:
         """The most efficient batch size, in rows: one run on the CPU, the largest bucket on CUDA."""
-        return self._config.max_batch_rows if self.provider == CUDA else self._config.cpu_run_rows
+        return self._buckets.max_rows if self._buckets else self._config.cpu_run_rows
+
+    @property
+    def fixed_sizes(self) -> list[int]:
+        """The batch sizes that run in a way of their own, in rows, so that each must be proven; none on the CPU."""
+        return self._buckets.sizes if self._buckets else []
 
     @property
     def row_s(self) -> float:
@@ -113,30 +114,16 @@ class Engine:
         """
         if uses_external_data(self._content):
             raise ModelRejected("model.onnx: uses external data, which no digest covers; export the model as one file")
-        self._session = self._open_session()
-        nodes = (*self._session.get_inputs(), *self._session.get_outputs())
-        outputs = check_interface(
-            {node.name: (node.type, tuple(node.shape)) for node in nodes},
-            image_shape=self._image_shape,
-            classes=self._classes,
-            no_digit=self._no_digit,
-        )
-        self._output_names = list(outputs)
-        if self.provider == CUDA:
-            buckets = open_buckets(
-                self._session,
-                outputs=outputs,
-                image_shape=self._image_shape,
-                max_rows=self._config.max_batch_rows,
-                device=("cuda", self._config.device),
-            )
-            buckets.warm_up()
-            self._run = buckets.run
-        else:
-            self._run = self._run_split
-            self._run_split(np.zeros((self._config.cpu_run_rows, *self._image_shape), np.uint8))
-            row = np.zeros((1, *self._image_shape), np.uint8)
-            self._row_s = min(timeit.repeat(lambda: self._run_split(row), number=1, repeat=_TIMED_RUNS))
+        if self._config.provider == "cpu":
+            self._start_cpu()
+            return
+        try:
+            self._start_cuda()
+        except ProviderUnavailable as error:
+            if self._config.provider == "cuda":
+                raise
+            _logger.info("provider auto: running on the CPU, because %s", error)
+            self._start_cpu()
 
     def infer(self, images: Uint8Array) -> Prediction:
         """Runs the network.
@@ -145,6 +132,7 @@ class Engine:
             images: uint8 `[n, height, width, channels]`, n at least 1.
 
         Raises:
+            DeviceLost: The GPU has failed. This process can't use it any more.
             InferenceFailed: ONNX Runtime failed.
         """
         if self._run is None:
@@ -152,52 +140,89 @@ class Engine:
         try:
             logits, probabilities, *others = self._run(images)
         except Exception as error:
+            if lost := self.device_error():
+                raise DeviceLost(lost) from error
             raise InferenceFailed(str(error)) from error
         return Prediction(logits=logits, probabilities=probabilities, no_digit=others[0] if others else None)
 
-    def _started(self) -> onnxruntime.InferenceSession:
+    def device_error(self) -> str | None:
+        """Returns why the GPU can't be used any more; None if it can, and on the CPU. Safe from any thread."""
+        return self._device.error() if self._device else None
+
+    def close(self) -> None:
+        """Frees the memory of the model, which also other models on the same GPU can then use."""
+        with cuda_device.CAPTURE:
+            if self.device_error():
+                sessions.keep_forever(self._session)
+            self._run = self._buckets = self._session = None
+
+    def _started(self) -> Any:
         if self._session is None:
             raise InferenceFailed("the engine has not started")
         return self._session
 
-    def _open_session(self) -> onnxruntime.InferenceSession:
-        if self._config.provider == "cpu":
-            return self._open_cpu()
-        try:
-            session = self._open_cuda()
-        except ProviderUnavailable as error:
-            if self._config.provider == "cuda":
-                raise
-            _logger.info("provider auto: running on the CPU, because %s", error)
-            return self._open_cpu()
-        _logger.info("running on CUDA device %d", self._config.device)
-        return session
+    def _check_outputs(self) -> dict[str, tuple[int, ...]]:
+        nodes = (*self._session.get_inputs(), *self._session.get_outputs())
+        outputs = check_interface(
+            {node.name: (node.type, tuple(node.shape)) for node in nodes},
+            image_shape=self._image_shape,
+            classes=self._classes,
+            no_digit=self._no_digit,
+        )
+        self._output_names, self._provider = list(outputs), self._session.get_providers()[0]
+        return outputs
 
-    def _open_cpu(self) -> onnxruntime.InferenceSession:
-        options = _session_options()
-        options.intra_op_num_threads = self._config.threads or available_processors()
-        try:
-            return onnxruntime.InferenceSession(self._content, options, providers=[CPU])
-        except Exception as error:
-            raise ModelRejected("model.onnx: ONNX Runtime can't load it", detail=_first_line(error)) from error
+    def _start_cpu(self) -> None:
+        self._session = sessions.open_cpu(self._content, self._config)
+        self._check_outputs()
+        self._run = self._run_split
+        self._run_split(np.zeros((self._config.cpu_run_rows, *self._image_shape), np.uint8))
+        row = np.zeros((1, *self._image_shape), np.uint8)
+        self._row_s = min(timeit.repeat(lambda: self._run_split(row), number=1, repeat=_TIMED_RUNS))
 
-    def _open_cuda(self) -> onnxruntime.InferenceSession:
-        if reason := cuda_unavailable_reason():
+    def _start_cuda(self) -> None:
+        """Takes CUDA if its warm-up succeeds: missing libraries and GPUs that are too old show only there."""
+        index = self._config.device
+        if reason := sessions.cuda_unavailable_reason(index):
             raise ProviderUnavailable(reason)
-        options = _session_options()
-        # get_providers() proves only registration: without this, single nodes may silently run on the CPU.
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        # TF32 keeps only 10 bits of the mantissa, so the served model would not be the trained one.
-        cuda_options = {"device_id": str(self._config.device), "use_tf32": "0"}
+        any_size = bool(self._config.gpu_memory_mb)
+        wanted = rows = largest_bucket(self._config.max_batch_rows, self._image_shape, any_size=any_size)
+        device = CudaDevice(index)
+        with cuda_device.CAPTURE:
+            while not (buckets := self._try_buckets(device, rows)):
+                rows //= 2
+        if rows < wanted:
+            _logger.warning("CUDA device %d has too little memory for batches of %d images", index, 2 * rows)
+        self._device, self._buckets, self._run = device, buckets, buckets.run
+        _logger.info("running on CUDA device %d, in batches of up to %d images", index, rows)
+
+    def _try_buckets(self, device: CudaDevice, rows: int) -> Buckets | None:
+        """Opens a session and runs each size up to `rows`; returns None if fewer rows may fit into memory."""
+        index = self._config.device
         try:
-            session = onnxruntime.InferenceSession(
-                self._content, options, providers=[(CUDA, cuda_options)], enable_fallback=0
+            self._session = sessions.open_cuda(self._content, self._config)
+            buckets = Buckets(
+                self._session,
+                device.pinned,
+                sessions.graph_run,
+                device=("cuda", index),
+                input_name=INPUT,
+                outputs=self._check_outputs(),
+                image_shape=self._image_shape,
+                max_rows=rows,
             )
+            buckets.warm_up()
         except Exception as error:
-            raise ProviderUnavailable(f"CUDA can't run this model: {_first_line(error)}") from error
-        if session.get_providers()[0] != CUDA:
-            raise ProviderUnavailable("ONNX Runtime could not load its CUDA provider; see its log on stderr")
-        return session
+            session, self._session = self._session, None
+            if isinstance(error, (ModelRejected, ProviderUnavailable)):
+                raise
+            if lost := device.error():
+                sessions.keep_forever(session)
+                raise ProviderUnavailable(f"CUDA device {index} has failed: {lost}") from error
+            if rows == 1 or not sessions.is_out_of_memory(error):
+                raise ProviderUnavailable(f"CUDA can't run this model: {sessions.cause(error)}") from error
+            return None
+        return buckets
 
     def _run_split(self, images: Uint8Array) -> list[FloatArray]:
         session, rows = self._started(), self._config.cpu_run_rows
@@ -206,45 +231,3 @@ class Engine:
             for start in range(0, len(images), rows)
         ]
         return parts[0] if len(parts) == 1 else [np.concatenate(output) for output in zip(*parts, strict=True)]
-
-
-def open_buckets(session: onnxruntime.InferenceSession, *, device: tuple[str, int], **sizes: Any) -> Buckets:
-    """Allocates the buckets of a session on a device, given as its type and index. See `Buckets` for the sizes."""
-
-    def allocate(shape: Sequence[int], dtype: type) -> onnxruntime.OrtValue:
-        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, *device)
-
-    return Buckets(session, allocate, input_name=INPUT, **sizes)
-
-
-def open_untouched(content: bytes) -> onnxruntime.InferenceSession:
-    """Opens a graph of any form on the CPU, in silence, to compare an engine with it."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(content, options, providers=[CPU])
-
-
-def cuda_unavailable_reason() -> str | None:
-    """Returns one sentence on why CUDA can't run here and how to fix it, or None if it can."""
-    if CUDA not in onnxruntime.get_available_providers():
-        return f"the installed onnxruntime is the CPU wheel; in a new environment, {install_hint('gpu')}"
-    onnxruntime.preload_dlls()  # the loader does not search the CUDA libraries' wheels
-    return cuda.unavailable_reason()
-
-
-def runtime_report() -> str:
-    """Returns ONNX Runtime's own report on its providers and libraries. It contains local paths."""
-    written = io.StringIO()
-    with contextlib.redirect_stdout(written):
-        onnxruntime.print_debug_info()
-    return written.getvalue().strip()
-
-
-def _session_options() -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return options
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

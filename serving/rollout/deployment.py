@@ -104,6 +104,10 @@ class Deployment:
         """How long the engine has been running its current batch, in seconds; 0 between batches."""
         return self._batcher.batch_age_s if self._batcher else 0.0
 
+    def device_error(self) -> str | None:
+        """Returns why the GPU that runs the model can't be used any more, or None. Safe from any thread."""
+        return self._engine.device_error()
+
     async def start(self) -> None:
         """Loads and warms the engine on the thread that will own it, then accepts requests.
 
@@ -153,7 +157,8 @@ class Deployment:
         """Lets the threads end once they have finished their current batch and images."""
         self._decoder.close()
         if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor.submit(self._engine.close)
+            self._executor.shutdown(wait=False)
 
     async def prepare(
         self, contents: Sequence[bytes], *, deadline: float | None = None

@@ -83,6 +83,11 @@ class Deployments:
         every = (*self._live.values(), *self._retiring.values())
         return max((deployment.batch_age_s for deployment in every), default=0.0)
 
+    def device_error(self) -> str | None:
+        """Returns why a GPU that runs a model can't be used any more, or None. Safe from any thread."""
+        every = (*self._live.values(), *self._retiring.values())
+        return next((error for deployment in every if (error := deployment.device_error())), None)
+
     def find(self, name: str = "", version: int = 0, label: str = "") -> Deployment:
         """Finds the deployment that answers a call.
 

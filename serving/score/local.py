@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,9 @@ import numpy as np
 from serving.config import EngineConfig
 from serving.images.image_status import statuses_of
 from serving.images.preparation import Preparation
-from serving.inference.engine import CUDA, Engine
+from serving.inference.engine import Engine
 from serving.inference.processors import available_processors
+from serving.inference.sessions import CUDA
 from serving.repository.repository import Repository, StoredModel
 from serving.score.batch import Scores, ScoringModel, Uint8Array
 from serving.score.classifier import BatchClassifier
@@ -22,7 +23,7 @@ _THREADS_ON_CUDA = 8
 
 
 class LocalClassifier(BatchClassifier):
-    """One engine. Decodes in any number of threads, and infers in one at a time.
+    """One engine. Decodes in any number of threads, and infers in a single one, to which the engine belongs.
 
     Args:
         stored: The model.
@@ -35,7 +36,7 @@ class LocalClassifier(BatchClassifier):
     def __init__(self, stored: StoredModel, *, provider: str) -> None:
         self.model = scoring_model(stored)
         self._threshold = stored.manifest.no_digit.threshold if stored.manifest.no_digit else 0.0
-        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._engine = Engine(
             stored.content,
             image_shape=stored.manifest.input.shape,
@@ -43,7 +44,7 @@ class LocalClassifier(BatchClassifier):
             no_digit=stored.manifest.no_digit is not None,
             config=EngineConfig(provider=provider, threads=1),  # more threads would spin between inferences
         )
-        self._engine.start()
+        self._thread.submit(self._engine.start).result()
 
     @property
     def uses_cuda(self) -> bool:
@@ -52,8 +53,7 @@ class LocalClassifier(BatchClassifier):
 
     def infer(self, images: Uint8Array) -> Scores:
         """See `BatchClassifier.infer`."""
-        with self._lock:
-            found = self._engine.infer(images)
+        found = self._thread.submit(self._engine.infer, images).result()
         probabilities = found.probabilities
         labels = probabilities.argmax(axis=1)
         confidences = np.take_along_axis(probabilities, labels[:, np.newaxis], axis=1)[:, 0]

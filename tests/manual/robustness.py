@@ -19,7 +19,7 @@ from non_digits import non_digits
 from real_digits import ENLARGED, Pictures, photos, raw, real_digits
 
 from serving.config import PRETRAINED
-from serving.inference.engine import open_untouched
+from serving.inference.sessions import open_untouched
 from serving.repository.repository import Repository
 from training.datasets import load
 

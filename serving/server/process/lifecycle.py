@@ -16,6 +16,9 @@ from serving.config import SAME_SIGNAL_S, ServerConfig
 if TYPE_CHECKING:  # the supervisor handles signals too, and does not load the server
     from serving.server.process.server import Server
 
+# How long a process that can't go on may take to tell its clients, in seconds.
+_LAST_ANSWERS_S = 0.5
+
 _logger = logging.getLogger(__name__)
 
 
@@ -105,11 +108,20 @@ def handle_signals(
 
 
 def _watchdog(server: Server, limit_s: float, closed: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
-    """Exits the process if a batch hangs, since nothing else frees the engine's thread."""
+    """Exits the process if a batch hangs, or if the GPU has failed. Nothing else frees the engine's thread, or CUDA."""
     while not closed.wait(min(1.0, limit_s / 4)):
         age_s = server.deployments.batch_age_s
         if age_s > limit_s:
             _logger.critical("watchdog: a batch has run for %.1f s (limit %g s); exiting", age_s, limit_s)
-            with contextlib.suppress(TimeoutError):
-                asyncio.run_coroutine_threadsafe(server.report_not_serving(), loop).result(1)
+            _run_on(loop, server.report_not_serving())
             exit_now()
+        if error := server.deployments.device_error():
+            _logger.critical("watchdog: the GPU has failed: %s; exiting", error)
+            _run_on(loop, server.aclose(grace_s=_LAST_ANSWERS_S))  # the calls get UNAVAILABLE, so clients try again
+            exit_now()
+
+
+def _run_on(loop: asyncio.AbstractEventLoop, ending: Coroutine[Any, Any, object]) -> None:
+    """Runs a coroutine on a loop of another thread, for a moment."""
+    with contextlib.suppress(TimeoutError):
+        asyncio.run_coroutine_threadsafe(ending, loop).result(2 * _LAST_ANSWERS_S)

@@ -142,7 +142,7 @@ class Supervisor:
     async def _start_all(self) -> Ready:
         """Starts the first workers; if one of them fails, the server does not start."""
         try:
-            self._current = [await self._pool.spawn() for _ in range(self._config.workers)]
+            self._current = [await self._pool.spawn(slot) for slot in range(self._config.workers)]
             return await self._pool.serve(self._current)
         except WorkerFailed as error:
             raise StartFailed(str(error)) from error
@@ -174,7 +174,7 @@ class Supervisor:
             backoff_s = min(max(_FIRST_BACKOFF_S, 2 * backoff_s), _LONGEST_BACKOFF_S)
             self._metrics.worker_restarted()
             try:
-                self._current[slot] = replacement = await self._pool.spawn()
+                self._current[slot] = replacement = await self._pool.spawn(slot)
                 await self._pool.add(replacement)
                 self._failed_starts = 0
             except WorkerFailed as error:
@@ -193,7 +193,7 @@ class Supervisor:
         """Starts a new worker and, once it serves, stops the old one in the background."""
         old = self._current[slot]
         try:
-            new = await self._pool.spawn()
+            new = await self._pool.spawn(slot)
             await self._pool.add(new)
         except WorkerFailed as error:
             _logger.error("keeping worker %d: its replacement failed to start: %s", old.pid, error)

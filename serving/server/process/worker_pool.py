@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from serving.config import ServerConfig
@@ -48,13 +49,13 @@ class WorkerPool:
         self._stopping: dict[WorkerProcess, asyncio.Task[int]] = {}
         self.serving: set[WorkerProcess] = set()
 
-    async def spawn(self) -> WorkerProcess:
-        """Starts a worker, which does not serve yet.
+    async def spawn(self, slot: int) -> WorkerProcess:
+        """Starts the worker of a slot, which does not serve yet.
 
         Raises:
             WorkerFailed: The system could not start another process.
         """
-        starting = asyncio.create_task(self._start())
+        starting = asyncio.create_task(self._start(slot))
         self._starting.add(starting)
         starting.add_done_callback(self._starting.discard)
         return await asyncio.shield(starting)  # a cancelled caller must not leave an untracked process
@@ -132,9 +133,12 @@ class WorkerPool:
         self.remove(worker)
         return code if worker.served else 0  # a worker that never served has dropped no call
 
-    async def _start(self) -> WorkerProcess:
+    async def _start(self, slot: int) -> WorkerProcess:
+        engine = self.config.engine
+        engine = replace(engine, devices=(engine.devices[slot % len(engine.devices)],))
+        config = replace(self.config, engine=engine)
         worker = await WorkerProcess.start(
-            self.config, self._logs, self._metrics.environment, self._number.descriptor, self._handle_request
+            config, self._logs, self._metrics.environment, self._number.descriptor, self._handle_request
         )
         self._live.add(worker)
         return worker

@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from serving.errors import (
     DeadlinePassed,
+    DeviceLost,
     InvalidRequest,
     ModelNotFound,
     NotReady,
@@ -37,6 +38,7 @@ _CODES: dict[type[Exception], grpc.StatusCode] = {
     TooManyCalls: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     NotReady: grpc.StatusCode.UNAVAILABLE,
+    DeviceLost: grpc.StatusCode.UNAVAILABLE,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     NotImplementedError: grpc.StatusCode.UNIMPLEMENTED,
 }

@@ -48,8 +48,8 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         (_Driver(devices=0), (), "finds no GPU.*--gpus all"),
         (
             _Driver(),
-            ("libcudnn.so.9", "libcufft.so.12"),
-            r"libcufft\.so\.12, libcudnn\.so\.9; pip install",
+            ("libcudnn.so.9", "libcurand.so.10"),
+            r"libcurand\.so\.10, libcudnn\.so\.9; pip install",
         ),
     ],
 )
@@ -58,6 +58,17 @@ def test_the_message_says_what_is_missing_and_how_to_install_it(
 ) -> None:
     loader(driver, missing)
     assert re.search(said, cuda.unavailable_reason())
+
+
+def test_the_message_says_which_devices_there_are(loader: Callable) -> None:
+    loader(_Driver(devices=2))
+    assert cuda.unavailable_reason(1) is None
+    assert cuda.unavailable_reason(2) == "there is no CUDA device 2: the NVIDIA driver finds 2, counted from 0"
+
+
+def test_cufft_is_not_needed(loader: Callable) -> None:
+    loader(_Driver(), missing=("libcufft.so.12",))
+    assert cuda.unavailable_reason() is None
 
 
 def test_there_is_no_message_if_nothing_is_missing(loader: Callable) -> None:

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 
 from serving.config import EngineConfig
 from serving.errors import InferenceFailed, ModelRejected, ProviderUnavailable
-from serving.inference import engine as engine_module
-from serving.inference.buckets import bucket_sizes
-from serving.inference.engine import Engine, open_buckets
+from serving.inference import sessions
+from serving.inference.buckets import Buckets, bucket_sizes, largest_bucket
+from serving.inference.engine import Engine
 from serving.repository.repository import StoredModel
 
 SHAPE = (28, 28, 1)
@@ -28,6 +28,20 @@ def _engine(
     **config: object,
 ) -> Engine:
     return Engine(content, image_shape=image_shape, classes=classes, config=EngineConfig(**config), no_digit=no_digit)
+
+
+def _buckets(session: onnxruntime.InferenceSession, outputs: dict[str, tuple[int, ...]]) -> Buckets:
+    """What runs on CUDA, with the buffers of the CPU."""
+    return Buckets(
+        session,
+        np.empty,
+        sessions.graph_run,
+        device=("cpu", 0),
+        input_name="images",
+        outputs=outputs,
+        image_shape=SHAPE,
+        max_rows=16,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +76,7 @@ def test_buckets_give_the_same_results_as_plain_runs(
     """The CUDA path with buffers on the CPU: padding, slicing, and stale rows of an earlier, larger batch."""
     session = onnxruntime.InferenceSession(shipped.content, providers=["CPUExecutionProvider"])
     outputs = {"logits": (10,), "probabilities": (10,)}
-    buckets = open_buckets(session, outputs=outputs, image_shape=SHAPE, max_rows=16, device=("cpu", 0))
+    buckets = _buckets(session, outputs)
     buckets.warm_up()
     buckets.run(digits[0][100:116])
     _, probabilities = buckets.run(digits[0][:rows])
@@ -79,7 +93,7 @@ def test_no_digit_comes_from_a_model_that_has_it(shipped: StoredModel, digits: t
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     expected = np.concatenate([session.run(["no_digit"], {"images": image[None]})[0] for image in images])
     outputs = {"logits": (10,), "probabilities": (10,), "no_digit": ()}
-    buckets = open_buckets(session, outputs=outputs, image_shape=SHAPE, max_rows=16, device=("cpu", 0))
+    buckets = _buckets(session, outputs)
     for declared in (True, None):
         engine = _engine(content, provider="cpu", no_digit=declared)
         engine.start()
@@ -102,6 +116,23 @@ def test_bucket_sizes_are_powers_of_two_up_to_the_largest_batch(rows: int, sizes
     assert bucket_sizes(rows) == sizes
 
 
+@pytest.mark.parametrize(
+    ("rows", "shape", "any_size", "largest"),
+    [
+        (1024, (28, 28, 1), False, 1024),
+        (8192, (28, 28, 1), False, 1024),
+        (8192, (28, 28, 1), True, 8192),
+        (1024, (128, 128, 3), False, 64),
+        (100, (28, 28, 1), False, 128),
+        (64, (4096, 4096, 1), False, 1),
+    ],
+)
+def test_batches_of_large_images_have_fewer_rows(
+    rows: int, shape: tuple[int, int, int], any_size: bool, largest: int
+) -> None:
+    assert largest_bucket(rows, shape, any_size=any_size) == largest
+
+
 def test_cuda_is_refused_if_it_can_not_run(shipped: StoredModel) -> None:
     engine = _engine(shipped.content, provider="cuda")
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -115,8 +146,8 @@ def test_cuda_is_refused_if_onnx_runtime_would_silently_fall_back(
 ) -> None:
     """ONNX Runtime lists CUDA, as its GPU wheel does everywhere, and nothing seems missing, but there is no GPU."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(engine_module.cuda, "unavailable_reason", lambda: None)
-    if not engine_module.cuda.driver_problem():
+    monkeypatch.setattr(sessions.cuda, "unavailable_reason", lambda _: None)
+    if not sessions.cuda.driver_problem():
         pytest.skip("there is a GPU")
     with pytest.raises(ProviderUnavailable, match="CUDA"):
         _engine(shipped.content, provider="cuda").start()
