@@ -23,7 +23,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test image train seeds export chaos soak signals fronts native attacks fuzz preparation million calibration robustness ray torch
+.PHONY: run test image train seeds export chaos soak signals fronts native attacks fuzz seam gpu preparation million calibration robustness ray torch
 .PHONY: lint format protos requirements clean
 
 run: $(SERVE_VENV)/.installed
@@ -79,6 +79,17 @@ attacks: .venv-dev/.installed
 # Random requests, for longer than in the tests
 fuzz: .venv-dev/.installed
 	FUZZ_EXAMPLES=20000 .venv-dev/bin/python -m pytest tests/serving/server/services/test_fuzz.py
+
+# What the CUDA path does on the host, without a GPU: ONNX Runtime's GPU wheel on pretended libraries. Needs gcc
+seam: .venv-dev/.installed build/pretended/.built
+	PRETENDED_CUDA=1 PYTHONPATH=$(CURDIR)/build/pretended/site LD_LIBRARY_PATH=$(CURDIR)/build/pretended/lib \
+		.venv-dev/bin/python -m pytest tests/gpu $(TESTS)
+
+# Everything that needs a GPU: tests, then the benchmark. Without a package index: PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels
+gpu: .venv-gpu-dev/.installed
+	.venv-gpu-dev/bin/python -m pytest tests/gpu $(TESTS)
+	.venv-gpu-dev/bin/python tests/manual/cuda_stages.py
+	.venv-gpu-dev/bin/digits-bench --provider cuda --layers engine,batcher,wire --batch-rows 1,64,256,1024
 
 # Accuracy on MNIST's test images after they were inverted, scaled, compressed and so on; takes minutes
 preparation: .venv-dev/.installed
@@ -139,7 +150,7 @@ requirements: .venv-dev/.installed
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --output-file protos.txt protos.in
 
 clean:
-	rm -rf .venv .venv-dev .venv-gpu .venv-protos .venv-torch build dist *.egg-info
+	rm -rf .venv .venv-dev .venv-gpu .venv-gpu-dev .venv-protos .venv-torch build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: requirements/cpu.txt pyproject.toml
@@ -155,6 +166,25 @@ clean:
 .venv-dev/.installed: requirements/dev.txt pyproject.toml
 	$(call install,.venv-dev,dev)
 	.venv-dev/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+# The tests, with the GPU's wheel of ONNX Runtime in place of the CPU's
+.venv-gpu-dev/.installed: requirements/dev.txt requirements/gpu.txt pyproject.toml
+	$(call install,.venv-gpu-dev,dev)
+	.venv-gpu-dev/bin/python -m pip uninstall --quiet --yes onnxruntime
+	.venv-gpu-dev/bin/python -m pip install --quiet --require-hashes --requirement requirements/gpu.txt
+	.venv-gpu-dev/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+# $(call pinned,PACKAGE): the release in requirements/gpu.txt
+pinned = $(shell sed -n 's/^$(1)==\([^ ;]*\).*/\1/p' requirements/gpu.txt)
+build/pretended/.built: requirements/gpu.txt $(wildcard tests/gpu/pretended/*) | .venv-dev/.installed
+	rm -rf build/pretended
+	.venv-dev/bin/python -m pip install --quiet --no-deps --target build/pretended/site \
+		onnxruntime-gpu==$(call pinned,onnxruntime-gpu)
+	.venv-dev/bin/python -m pip install --quiet --no-deps --target build/pretended/headers \
+		nvidia-cuda-runtime==$(call pinned,nvidia-cuda-runtime) nvidia-cuda-crt==$(call pinned,nvidia-cuda-runtime)
+	.venv-dev/bin/python tests/gpu/pretended/build.py build/pretended/site build/pretended/headers build/pretended/lib
 	touch $@
 
 .venv-protos/.installed: requirements/protos.txt
