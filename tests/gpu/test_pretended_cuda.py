@@ -221,6 +221,19 @@ def test_the_doctor_prints_json_only(pretended, command: Callable) -> None:
     assert "\x1b[" not in done.stderr
 
 
+def test_without_libraries_auto_takes_the_cpu_and_nothing_else_is_printed(
+    pretended, command: Callable, start_server: Callable, tmp_path: Path
+) -> None:
+    for library in Path(os.environ["LD_LIBRARY_PATH"]).glob("*.so*"):
+        if not library.name.startswith(("libcudnn", "libcurand")):
+            (tmp_path / library.name).symlink_to(library)
+    env = os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}
+    findings = json.loads(command("digits-doctor", "--json", "--port", "0", env=env).stdout)["findings"]
+    assert any("libraries are missing: libcurand.so.10, libcudnn.so.9" in found["text"] for found in findings)
+    with start_server("--provider", "auto", env=env) as server:
+        assert server.announcement.endswith(f"with {CPU}\n")
+
+
 def test_tensorflow_does_not_stand_in_the_way(pretended, start_engine: Callable) -> None:
     """It exports functions of CUDA for another release, and the export has it in the same process."""
     assert "tensorflow" in sys.modules
