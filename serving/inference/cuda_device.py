@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# While a thread captures a CUDA graph, most other calls of CUDA fail, and make the capture fail. So whoever loads or
-# closes a model holds this lock.
-CAPTURE = threading.RLock()
+# cudaStreamCaptureModeThreadLocal
+_THREAD_LOCAL = 1
 
 
 class CudaDevice:
@@ -29,21 +27,25 @@ class CudaDevice:
         self._runtime = ctypes.CDLL("libcudart.so.13")
         self._runtime.cudaGetErrorString.restype = ctypes.c_char_p
 
+    def enter_thread(self) -> int:
+        """Makes this the device of the calling thread; returns CUDA's status, 0 if it succeeded.
+
+        While one thread captures a CUDA graph, the calls of all others fail, and so does the capture. Those that have
+        entered are exempt, since they work on streams of their own (cudaThreadExchangeStreamCaptureMode).
+        """
+        mode = ctypes.c_int(_THREAD_LOCAL)
+        exchanged: int = self._runtime.cudaThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+        entered: int = exchanged or self._runtime.cudaSetDevice(self._index)
+        return entered
+
     def error(self) -> str | None:
         """Returns why this process can't use the device any more, or None if it can. Safe from any thread.
 
         After an illegal address, an error in its memory, or the loss of the device, all calls fail until the process
-        ends, whatever they do (CUDA Runtime API, "sticky" errors). While a model is loaded it returns None.
+        ends, whatever they do (CUDA Runtime API, "sticky" errors).
         """
-        if not CAPTURE.acquire(blocking=False):
-            return None
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        try:
-            status = self._runtime.cudaSetDevice(self._index) or self._runtime.cudaMemGetInfo(
-                ctypes.byref(free), ctypes.byref(total)
-            )
-        finally:
-            CAPTURE.release()
+        status = self.enter_thread() or self._runtime.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
         return self._text(status) if status else None
 
     def pinned(self, shape: Sequence[int], dtype: type) -> npt.NDArray[Any]:
@@ -55,9 +57,7 @@ class CudaDevice:
             MemoryError: CUDA can't allocate it.
         """
         address, size = ctypes.c_void_p(), math.prod(shape) * np.dtype(dtype).itemsize
-        status = self._runtime.cudaSetDevice(self._index) or self._runtime.cudaHostAlloc(
-            ctypes.byref(address), ctypes.c_size_t(size), 0
-        )
+        status = self.enter_thread() or self._runtime.cudaHostAlloc(ctypes.byref(address), ctypes.c_size_t(size), 0)
         if status or not address.value:
             raise MemoryError(f"CUDA can't allocate {size} bytes of pinned memory: {self._text(status)}")
         memory = (ctypes.c_uint8 * size).from_address(address.value)

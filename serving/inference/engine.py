@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from serving.config import EngineConfig
 from serving.errors import DeviceLost, InferenceFailed, ModelRejected, ProviderUnavailable
-from serving.inference import cuda_device, sessions
+from serving.inference import sessions
 from serving.inference.buckets import Buckets, largest_bucket
 from serving.inference.cuda_device import CudaDevice
 from serving.inference.external_data import uses_external_data
@@ -151,10 +151,9 @@ class Engine:
 
     def close(self) -> None:
         """Frees the memory of the model, which also other models on the same GPU can then use."""
-        with cuda_device.CAPTURE:
-            if self.device_error():
-                sessions.keep_forever(self._session)
-            self._run = self._buckets = self._session = None
+        if self.device_error():
+            sessions.keep_forever(self._session)
+        self._run = self._buckets = self._session = None
 
     def _started(self) -> Any:
         if self._session is None:
@@ -188,9 +187,9 @@ class Engine:
         any_size = bool(self._config.gpu_memory_mb)
         wanted = rows = largest_bucket(self._config.max_batch_rows, self._image_shape, any_size=any_size)
         device = CudaDevice(index)
-        with cuda_device.CAPTURE:
-            while not (buckets := self._try_buckets(device, rows)):
-                rows //= 2
+        device.enter_thread()
+        while not (buckets := self._try_buckets(device, rows)):
+            rows //= 2
         if rows < wanted:
             _logger.warning("CUDA device %d has too little memory for batches of %d images", index, 2 * rows)
         self._device, self._buckets, self._run = device, buckets, buckets.run

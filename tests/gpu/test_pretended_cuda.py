@@ -93,6 +93,33 @@ def test_scoring_with_many_threads_captures_graphs_once(pretended, shipped: Stor
     assert pretended.calls("cudaStreamBeginCapture") == captures
 
 
+def test_a_model_is_loaded_while_another_one_runs(pretended, start_engine: Callable) -> None:
+    """While a thread captures a graph, CUDA refuses most calls of others that have not said that they may."""
+    running, loaded, errors = threading.Event(), threading.Event(), []
+
+    def run() -> None:
+        engine = start_engine()
+        while not loaded.is_set() and not errors:
+            try:
+                engine.infer(_images(1))
+            except (InferenceFailed, DeviceLost) as error:
+                errors.append(error)
+            if error := engine.device_error():
+                errors.append(error)
+            running.set()
+
+    other = threading.Thread(target=run)
+    other.start()
+    assert running.wait(timeout=30)
+    try:
+        for _ in range(20):
+            start_engine().close()
+    finally:
+        loaded.set()
+        other.join()
+    assert errors == []
+
+
 def test_memory_is_bounded_and_given_back(pretended, start_engine: Callable) -> None:
     before = pretended.used_bytes()
     for _ in range(100):

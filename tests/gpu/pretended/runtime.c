@@ -85,6 +85,29 @@ PUBLIC long pretended_calls(const char *pattern) {
   return calls;
 }
 
+// While a thread captures, the calls of others fail and spoil the capture, unless they have exchanged their mode.
+
+static pthread_t capturer;
+static int capturing, spoiled;
+static __thread int mode = cudaStreamCaptureModeGlobal;
+
+static int prohibited(void) {
+  if (!capturing || mode != cudaStreamCaptureModeGlobal || pthread_equal(capturer, pthread_self())) return 0;
+  return spoiled = cudaErrorStreamCaptureUnsupported;
+}
+
+#define CHECK_UNSAFE                           \
+  CHECK;                                       \
+  if (prohibited()) return cudaErrorStreamCaptureUnsupported
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *new) {
+  CHECK;
+  int old = mode;
+  mode = *new;
+  *new = old;
+  return cudaSuccess;
+}
+
 // Memory
 
 static struct block { char *at, *shadow; size_t size; int on_host; } blocks[1 << 16];
@@ -114,7 +137,7 @@ static void *readable(const void *p) {
 }
 
 cudaError_t cudaMalloc(void **p, size_t size) {
-  CHECK;
+  CHECK_UNSAFE;
   size = size ? (size + PAGE - 1) & ~(PAGE - 1) : PAGE;
   if (used + size > capacity()) return cudaErrorMemoryAllocation;
   int file = memfd_create("device", 0);
@@ -131,7 +154,7 @@ cudaError_t cudaMalloc(void **p, size_t size) {
 }
 
 cudaError_t cudaFree(void *p) {
-  CHECK;
+  CHECK_UNSAFE;
   pthread_mutex_lock(&lock);
   struct block *block = find(p);
   if (block && !block->on_host) {
@@ -145,7 +168,7 @@ cudaError_t cudaFree(void *p) {
 }
 
 cudaError_t cudaHostAlloc(void **p, size_t size, unsigned flags) {
-  CHECK;
+  CHECK_UNSAFE;
   size = (size + PAGE) & ~(PAGE - 1);
   *p = aligned_alloc(PAGE, size);
   pthread_mutex_lock(&lock);
@@ -157,7 +180,7 @@ cudaError_t cudaHostAlloc(void **p, size_t size, unsigned flags) {
 cudaError_t cudaMallocHost(void **p, size_t size) { return cudaHostAlloc(p, size, 0); }
 
 cudaError_t cudaFreeHost(void *p) {
-  CHECK;
+  CHECK_UNSAFE;
   pthread_mutex_lock(&lock);
   struct block *block = find(p);
   if (block) block->size = 0;
@@ -167,7 +190,7 @@ cudaError_t cudaFreeHost(void *p) {
 }
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t size, enum cudaMemcpyKind kind) {
-  CHECK;
+  CHECK_UNSAFE;
   memcpy(readable(to), readable(from), size);
   return cudaSuccess;
 }
@@ -179,7 +202,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMe
 }
 
 cudaError_t cudaMemset(void *p, int value, size_t size) {
-  CHECK;
+  CHECK_UNSAFE;
   memset(readable(p), value, size);
   return cudaSuccess;
 }
@@ -191,7 +214,7 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t size, cudaStream_t stream
 }
 
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
-  CHECK;
+  CHECK_UNSAFE;
   *total = capacity();
   *available = *total - used;
   return cudaSuccess;
@@ -289,7 +312,6 @@ cudaError_t cudaGetDriverEntryPointByVersion(
 // Streams, events and graphs. A capture records nothing.
 
 static long handles = 0x1000;
-static int capturing;
 
 cudaError_t cudaStreamCreate(cudaStream_t *stream) { CHECK; *stream = (cudaStream_t)++handles; return cudaSuccess; }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) { return cudaStreamCreate(stream); }
@@ -302,15 +324,24 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end) 
   return cudaSuccess;
 }
 
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  CHECK_UNSAFE;
+  return cudaSuccess;
+}
+
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode) {
   CHECK;
+  capturer = pthread_self();
   capturing = 1;
+  spoiled = 0;
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
   CHECK;
+  usleep(1000);  // a real one takes time too, in which others call
   capturing = 0;
+  if (spoiled) return cudaErrorStreamCaptureInvalidated;
   *graph = (cudaGraph_t)++handles;
   return cudaSuccess;
 }
