@@ -23,7 +23,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test image train seeds export chaos soak signals fronts native attacks fuzz seam gpu preparation million calibration robustness ray torch
+.PHONY: run test image train seeds export chaos soak signals fronts graph native attacks fuzz seam gpu preparation million calibration robustness ray torch
 .PHONY: lint format protos requirements clean
 
 run: $(SERVE_VENV)/.installed
@@ -67,6 +67,10 @@ fronts: .venv-dev/.installed
 	$(FRONTS) --layers wire --callers 1,64 --connections 64 --batch-rows 1
 	$(FRONTS) --layers wire --callers 64 --connections 1 --batch-rows 1
 	$(FRONTS) --layers engine,wire --callers 4 --connections 4 --batch-rows 256
+
+# What the CPU takes for the shipped graph, beside other forms of it and the core's limit
+graph: .venv-dev/.installed
+	.venv-dev/bin/python tests/manual/graph.py
 
 # The tests of serving over the front end native, but those that only grpcio can pass
 native: .venv-dev/.installed
