@@ -1,11 +1,33 @@
-"""The number of processors that this process may use. In a container or a service the host often has more."""
+"""The processors: how many this process may use, and what they compute int8 with."""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+
+# Instructions that multiply bytes and add the products without saturating, by their names in /proc/cpuinfo; the best
+# first. ONNX Runtime uses them where they exist, and they all give the same sums.
+_DOT_PRODUCTS = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp")
+
+
+def int8_kernels(root: Path = Path("/")) -> tuple[str, ...]:
+    """Returns what computes int8 here: instructions of this processor, the best first.
+
+    Without any of them ONNX Runtime takes others, which saturate in sums of uint8 and int8 products, so that a proof
+    made elsewhere does not hold. The name is then that of the machine, such as `x86_64`.
+
+    Args:
+        root: The directory that contains `proc`.
+    """
+    flags: set[str] = set()
+    for line in _lines(root / "proc/cpuinfo"):
+        title, _, values = line.partition(":")
+        if title.strip() in ("flags", "Features"):
+            flags.update(values.split())
+    return tuple(name for name in _DOT_PRODUCTS if name in flags) or (platform.machine(),)
 
 
 def available_processors(root: Path = Path("/")) -> int:

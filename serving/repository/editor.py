@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from serving.errors import ChangeRefused, DigitsError, ModelRejected, RepositoryError
@@ -124,7 +124,13 @@ class RepositoryEditor:
             Canary(version=1, share=share)
 
     def publish(
-        self, content: bytes, manifest: Manifest, *, label: str, share: float = CANARY_SHARE
+        self,
+        content: bytes,
+        manifest: Manifest,
+        *,
+        label: str,
+        share: float = CANARY_SHARE,
+        precisions: Mapping[str, bytes] | None = None,
     ) -> tuple[int, LabelChange]:
         """Publishes the next version and labels it. A canary never gets more than its share of the calls.
 
@@ -133,6 +139,7 @@ class RepositoryEditor:
             manifest: Its manifest, which names the model.
             label: `stable` or `canary`.
             share: The canary's share of the calls that name no version.
+            precisions: See `Repository.publish`.
 
         Returns:
             The number of the new version, and the change of the labels.
@@ -148,7 +155,7 @@ class RepositoryEditor:
             # Pins `stable` first, or a server that reads in between would make the new version current.
             pinned = _pinned(name, before, servable) if label == CANARY else before
             self._write(name, before, pinned)
-            version = self._repository.publish(content, manifest)
+            version = self._repository.publish(content, manifest, precisions)
             try:
                 if label == CANARY:
                     after = replace(pinned, canary=Canary(version=version, share=share))

@@ -6,19 +6,18 @@ It is the file `manifest.json` next to `model.onnx`. It protects integrity, not 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from serving.errors import ModelRejected
 from serving.repository.json_document import OPTIONAL, parse_json
+from serving.repository.precision import INT8, SHA256, Precision, PrecisionFigures
 
 FORMAT = 1
 PREPARATIONS = ("mnist", "resize")
 
 _MAX_SIDE = 16_384
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +178,7 @@ class Manifest:
         calibration: How its probabilities were calibrated; older manifests have no such field.
         no_digit: The proof of the output `no_digit`; None for a model without that output.
         validation: What it answers on the validation images; None if there were none, and in older manifests.
+        precisions: Other precisions of it by name, `int8`; none in older manifests.
     """
 
     model_name: str
@@ -194,14 +194,18 @@ class Manifest:
     calibration: Calibration = field(default_factory=Calibration, metadata=OPTIONAL)
     no_digit: NoDigit | None = field(default=None, metadata=OPTIONAL)
     validation: ValidationAnswers | None = field(default=None, metadata=OPTIONAL)
+    precisions: Mapping[str, Precision] = field(default_factory=dict, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise ModelRejected(f"manifest: format {self.format} is not supported, only {FORMAT}")
-        if not _SHA256.fullmatch(self.sha256):
+        if not SHA256.fullmatch(self.sha256):
             raise ModelRejected("manifest: sha256 is not a SHA-256 digest in hexadecimal")
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
             raise ModelRejected("manifest: labels must be at least two, and all different")
+        for name in self.precisions:
+            if name != INT8:
+                raise ModelRejected(f"manifest: precisions: {name[:128]!r} is unknown, only {INT8} is known")
 
     @property
     def proven(self) -> bool:
@@ -212,9 +216,19 @@ class Manifest:
         """Returns a copy with the figures of one provider added or replaced."""
         return replace(self, parity={**self.parity, provider: figures})
 
+    def with_precision(self, name: str, sha256: str, kernels: str, figures: PrecisionFigures) -> Manifest:
+        """Returns a copy with a precision added, or with its figures for a processor added or replaced."""
+        known = self.precisions.get(name)
+        proven = known.proven if known and known.sha256 == sha256 else {}
+        precision = Precision(sha256=sha256, proven={**proven, kernels: figures})
+        return replace(self, precisions={**self.precisions, name: precision})
+
     def to_json(self) -> str:
-        """Returns the text of `manifest.json`."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        """Returns the text of `manifest.json`. Older servers refuse fields that they don't know, so few are written."""
+        document = asdict(self)
+        if not self.precisions:
+            del document["precisions"]
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:

@@ -149,7 +149,7 @@ def _may_be_directory(path: Path) -> bool:
         return True
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, content: str | bytes) -> None:
     """Replaces a file atomically. A reader sees the old one or the new one.
 
     Raises:
@@ -157,7 +157,7 @@ def replace_file(path: Path, text: str) -> None:
     """
     written = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        _write(written, text.encode())
+        _write(written, content.encode() if isinstance(content, str) else content)
         written.replace(path)
     except OSError as error:
         raise RepositoryError(f"{error.filename or path}: {error.strerror}") from error

@@ -1,13 +1,16 @@
-"""The model repository: `<root>/<model name>/<integer version>/` with `model.onnx` and `manifest.json`."""
+"""The model repository: `<root>/<model name>/<integer version>/` with `model.onnx` and `manifest.json`.
+
+A version may hold the same model in other precisions too, such as `model.int8.onnx`, which the manifest then names.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +18,7 @@ from serving.errors import ModelNotFound, ModelRejected, RepositoryError
 from serving.repository.labels import LABELS_FILE, Labels
 from serving.repository.manifest import Manifest
 from serving.repository.model_directory import ModelDirectory, directories, replace_file
+from serving.repository.precision import INT8, precision_file
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
@@ -36,12 +40,14 @@ class StoredModel:
         version: Its version, 1 or more.
         manifest: Its manifest.
         content: The bytes of `model.onnx`.
+        precisions: The bytes of its files in other precisions, by the precision's name.
     """
 
     name: str
     version: int
     manifest: Manifest
     content: bytes
+    precisions: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Repository:
@@ -138,33 +144,33 @@ class Repository:
     def file_stats(self, name: str, version: int) -> FileStats:
         """Returns what differs once a file of the version has changed. Does not read the files."""
         directory = self._version_directory(name, version)
-        return tuple(_file_stat(directory / file) for file in (MODEL_FILE, MANIFEST_FILE))
+        return tuple(_file_stat(directory / file) for file in (MODEL_FILE, precision_file(INT8), MANIFEST_FILE))
 
     def load(self, name: str, version: int) -> StoredModel:
         """Reads a version and checks that it can be served.
 
         Raises:
-            ModelRejected: A file is missing, the digest is wrong, or parity was not proven.
+            ModelRejected: A file is missing, a digest is wrong, or parity was not proven.
         """
         manifest = self.read_manifest(name, version)
-        path = self._version_directory(name, version) / MODEL_FILE
-        content = _read(path)
-        digest = hashlib.sha256(content).hexdigest()
-        if digest != manifest.sha256:
-            raise ModelRejected(
-                f"{path}: sha256 is {digest[:12]}…, but the manifest says {manifest.sha256[:12]}…: "
-                "the file was changed or damaged after the export"
-            )
+        directory = self._version_directory(name, version)
+        path = directory / MODEL_FILE
+        content = _read_checked(path, manifest.sha256)
         if not manifest.proven:
             raise ModelRejected(f"{path}: its manifest has no passed parity check; export it with digits-export")
-        return StoredModel(name=name, version=version, manifest=manifest, content=content)
+        precisions = {
+            precision: _read_checked(directory / precision_file(precision), described.sha256)
+            for precision, described in manifest.precisions.items()
+        }
+        return StoredModel(name=name, version=version, manifest=manifest, content=content, precisions=precisions)
 
-    def publish(self, content: bytes, manifest: Manifest) -> int:
+    def publish(self, content: bytes, manifest: Manifest, precisions: Mapping[str, bytes] | None = None) -> int:
         """Adds the next version of a model. A reader sees all of it or nothing.
 
         Args:
             content: The bytes of `model.onnx`.
             manifest: Its manifest, which names the model.
+            precisions: The bytes of its files in other precisions, by the precision's name.
 
         Returns:
             The number of the new version.
@@ -175,7 +181,23 @@ class Repository:
         """
         text = manifest.to_json()
         Manifest.from_json(text)  # a manifest that servers refuse must not become the newest version
-        return self._directory(manifest.model_name).add({MODEL_FILE: content, MANIFEST_FILE: text.encode()})
+        others = {precision_file(precision): bytes_ for precision, bytes_ in (precisions or {}).items()}
+        return self._directory(manifest.model_name).add({MODEL_FILE: content, **others, MANIFEST_FILE: text.encode()})
+
+    def add_precision(self, version: int, manifest: Manifest, precision: str, content: bytes) -> None:
+        """Adds a precision to a published version. A reader sees it with its proof or not at all.
+
+        Args:
+            version: The version.
+            manifest: Its manifest, with the precision.
+            precision: The precision's name; the version does not have it yet.
+            content: The bytes of its file.
+
+        Raises:
+            RepositoryError: The directory can't be written.
+        """
+        replace_file(self._version_directory(manifest.model_name, version) / precision_file(precision), content)
+        self.replace_manifest(version, manifest)
 
     def remove(self, name: str, versions: Collection[int]) -> None:
         """Removes versions, whatever the labels say. Their numbers are never used again.
@@ -212,6 +234,17 @@ class Repository:
 
     def _version_directory(self, name: str, version: int) -> Path:
         return self._directory(name).path / str(version)
+
+
+def _read_checked(path: Path, sha256: str) -> bytes:
+    content = _read(path)
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise ModelRejected(
+            f"{path}: sha256 is {digest[:12]}…, but the manifest says {sha256[:12]}…: "
+            "the file was changed or damaged after the export"
+        )
+    return content
 
 
 def _read(path: Path, *, missing: str = "") -> bytes:
