@@ -18,6 +18,7 @@ from serving.errors import InvalidConfig
 
 FRONTS = ("grpcio", "native")
 PROVIDERS = ("auto", "cuda", "cpu")
+PRECISIONS = ("auto", "float32", "int8")
 # Shipped with the package: a model repository, and an image of each digit.
 PRETRAINED = Path(__file__).parent / "pretrained"
 SAMPLES = Path(__file__).parent / "samples"
@@ -97,6 +98,13 @@ class EngineConfig(_Part):
         "auto: CUDA if it works, else the CPU; the log says which and why.",
         choices=PROVIDERS,
     )
+    precision: str = setting(
+        "float32",
+        "What the network computes with. float32: what was trained. int8: integers, on the CPU, if this was published "
+        "and proven for this kind of processor; the server does not start without. auto: int8 where it was proven, "
+        "else float32; the log says why.",
+        choices=PRECISIONS,
+    )
     devices: tuple[int, ...] = setting(
         (0,),
         "Index of the CUDA device. Several, such as 0,1: each worker takes one of them, in turn, and there is at least "
@@ -132,6 +140,8 @@ class EngineConfig(_Part):
         if not self.devices or min(self.devices) < 0 or len(set(self.devices)) < len(self.devices):
             message = f"devices must be different numbers from 0 on, not {', '.join(map(str, self.devices))}"
             raise InvalidConfig(message, fields=("devices",))
+        if self.precision == "int8" and self.provider == "cuda":
+            raise InvalidConfig("precision: int8 runs on the CPU only, not on cuda", fields=("precision", "provider"))
 
     @property
     def device(self) -> int:

@@ -32,6 +32,7 @@ class ModelConfig:
         model: Name of the model; None for the only one.
         version: Version of the model; None for the newest.
         provider: See `EngineConfig`.
+        precision: See `EngineConfig`.
         threads: See `EngineConfig`.
     """
 
@@ -39,6 +40,7 @@ class ModelConfig:
     model: str | None = None
     version: int | None = None
     provider: str = "auto"
+    precision: str = "float32"
     threads: int = 1
 
     @property
@@ -49,6 +51,7 @@ class ModelConfig:
             "--model": self.model,
             "--model-version": self.version,
             "--provider": self.provider,
+            "--precision": self.precision,
             "--threads": self.threads,
         }
         return [str(part) for name, value in options.items() if value is not None for part in (name, value)]
@@ -118,7 +121,9 @@ def open_benchmark(
 
 def _model_worker(config: BenchConfig, model: ModelConfig) -> Worker:
     rows = max(EngineConfig().max_batch_rows, *config.batch_rows)
-    engine = EngineConfig(provider=model.provider, threads=model.threads, max_batch_rows=rows)
+    engine = EngineConfig(
+        provider=model.provider, precision=model.precision, threads=model.threads, max_batch_rows=rows
+    )
     # The queue has room for every caller: without network, time is measured, not admission.
     queue_rows = rows * max(config.callers)
     return Worker("in_process", model.repository, model.model, model.version, engine, queue_rows)

@@ -16,7 +16,7 @@ from serving.bench.measurement import BenchFailed, Measurement
 from serving.bench.scenario import Scenario
 from serving.bench.workload import Workload
 from serving.config import BatcherConfig, EngineConfig
-from serving.inference.engine import Engine
+from serving.repository.engines import start_engine
 from serving.repository.repository import Repository
 from serving.rollout.deployment import Deployment
 
@@ -40,14 +40,7 @@ class InProcess:
     ) -> None:
         models = Repository(repository)
         self._stored = models.load(*models.choose(model, version))
-        self._engine = Engine(
-            self._stored.content,
-            image_shape=self._stored.manifest.input.shape,
-            classes=len(self._stored.manifest.labels),
-            no_digit=self._stored.manifest.no_digit is not None,
-            config=engine,
-        )
-        self._engine.start()
+        self._engine, _ = start_engine(self._stored, engine)
         self._deployment = Deployment(
             self._stored,
             engine,

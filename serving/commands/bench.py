@@ -18,7 +18,7 @@ import cloup
 
 from serving.bench.scenario import LAYERS, MODES, BenchConfig, Scenario
 from serving.commands.cli import SETTINGS, examples, option, repository_option, version_option
-from serving.config import FRONTS, PROVIDERS
+from serving.config import FRONTS, PRECISIONS, PROVIDERS
 from serving.errors import DigitsError, InvalidConfig, install_hint
 
 if TYPE_CHECKING:  # needs numpy, psutil and grpc, whose presence is checked first
@@ -67,6 +67,7 @@ def _listed(values: tuple[Any, ...]) -> str:
     epilog=examples(
         "digits-bench --seconds 1 --rounds 1 --callers 1,16 --batch-rows 1,64",
         "digits-bench --layers echo,wire --rate 200 --json bench.json --plot bench.png",
+        "digits-bench --layers engine,wire --batch-rows 64,256 --precision int8",
         "digits-bench --layers wire --mode unary --front grpcio,native -- --max-wait-ms 1",
         note="Options of digits-serve follow after --, if it is started.",
     ),
@@ -157,6 +158,12 @@ def _listed(values: tuple[Any, ...]) -> str:
         help="What runs the model. auto: CUDA if it works, else the CPU.",
     ),
     option(
+        "--precision",
+        default="float32",
+        type=click.Choice(PRECISIONS),
+        help="What the network computes with. auto: int8 where it was proven, else float32.",
+    ),
+    option(
         "--threads", default=1, type=click.IntRange(0), help="Threads per inference on the CPU; 0: one per processor."
     ),
 )
@@ -188,6 +195,7 @@ def main(
     model: str | None,
     model_version: int | None,
     provider: str,
+    precision: str,
     threads: int,
     json_path: Path | None,
     plot_path: Path | None,
@@ -211,6 +219,8 @@ def main(
     for path in filter(None, (json_path, plot_path)):
         if not path.parent.is_dir():
             raise click.UsageError(f"{path}: there is no directory {path.parent}")
+    if precision == "int8" and provider == "cuda":
+        raise click.UsageError("--precision int8 runs on the CPU only, not with --provider cuda")
     try:
         config = BenchConfig(
             layers=layers,
@@ -234,7 +244,14 @@ def main(
     benchmark = open_benchmark(
         config,
         CallConfig(connections=connections, callers_per_stream=callers_per_stream, timeout_s=timeout_s),
-        ModelConfig(repository=repository, model=model, version=model_version, provider=provider, threads=threads),
+        ModelConfig(
+            repository=repository,
+            model=model,
+            version=model_version,
+            provider=provider,
+            precision=precision,
+            threads=threads,
+        ),
         target=None if target is None else Target(address=target, pid=pid),
         server_options=server_options,
         load_generator=load_generator,

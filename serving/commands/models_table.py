@@ -56,6 +56,8 @@ def _row(model: ModelListing, listed: VersionListing) -> tuple[str, ...]:
         recipe = _recipe(manifest) or ""
         accuracy = _accuracy(manifest)
         proven = ", ".join(provider.removesuffix("ExecutionProvider") for provider in manifest.parity)
+        for precision, described in manifest.precisions.items():
+            proven += f"; {precision} on {', '.join(described.proven)}"
     cells = (
         model.name,
         listed.version,
@@ -110,6 +112,7 @@ def _version(listed: VersionListing) -> dict[str, Any]:
         "test_images": _test_images(manifest) if manifest else None,
         "training": manifest.training if manifest else None,
         "parity": list(manifest.parity) if manifest else [],
+        "precisions": {name: list(each.proven) for name, each in manifest.precisions.items()} if manifest else {},
         "size_bytes": listed.size_bytes,
         "sha256": manifest.sha256 if manifest else None,
         "state": "ok" if listed.problem is None else "rejected",

@@ -94,7 +94,7 @@ async def _serve(config: ServerConfig, announce: Announce) -> bool:
     from serving.server.telemetry.metrics_server import MetricsServer
 
     async def ready(server: Server) -> None:
-        providers = ", ".join(sorted({each.provider for each in server.deployments}))
+        providers = ", ".join(sorted({each.runs_on for each in server.deployments}))
         await announce(str(server.deployments.rollout), server.address, server.http_url, providers)
 
     registry = CollectorRegistry()

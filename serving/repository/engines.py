@@ -9,8 +9,9 @@ import numpy as np
 
 from serving.config import EngineConfig
 from serving.errors import ModelRejected, ProviderUnavailable
-from serving.inference.engine import CPU, Engine
+from serving.inference.engine import Engine
 from serving.inference.processors import int8_kernels
+from serving.inference.sessions import CPU
 from serving.repository.precision import FLOAT32, INT8
 from serving.repository.repository import StoredModel
 

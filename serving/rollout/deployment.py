@@ -7,12 +7,13 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.config import BatcherConfig, DecoderConfig, EngineConfig
-from serving.errors import InvalidImage, ModelRejected, NotReady, ProviderUnavailable
+from serving.errors import InvalidImage, NotReady
 from serving.images.decoder_pool import DecoderPool
 from serving.images.image_status import ImageStatus, statuses_of
 from serving.images.preparation import Preparation, PreparedImage
@@ -20,7 +21,9 @@ from serving.inference.batcher import Batcher
 from serving.inference.engine import Engine
 from serving.inference.request import InferenceResult, QueuedRequest, ResultFuture
 from serving.inference.statistics import AnswerObserver, Statistics
+from serving.repository.engines import start_engine
 from serving.repository.manifest import Manifest
+from serving.repository.precision import FLOAT32, PrecisionFigures
 from serving.repository.repository import StoredModel
 
 _logger = logging.getLogger(__name__)
@@ -41,6 +44,7 @@ class Deployment:
 
     Attributes:
         statistics: What it has done so far.
+        precision: `float32` or `int8`, once it is started.
     """
 
     def __init__(
@@ -74,20 +78,29 @@ class Deployment:
             rejected=self.statistics.rejected,
         )
         self._draining = False
-        self._engine = Engine(
-            stored.content,
-            image_shape=stored.manifest.input.shape,
-            classes=len(stored.manifest.labels),
-            no_digit=stored.manifest.no_digit is not None,
-            config=engine_config,
-        )
+        self._start_engine = partial(start_engine, stored, engine_config)
+        self._engine: Engine | None = None
+        self.precision = ""
         self._executor: ThreadPoolExecutor | None = None
         self._batcher: Batcher | None = None
 
     @property
     def provider(self) -> str:
         """The execution provider that runs the whole model."""
+        if self._engine is None:
+            raise NotReady("the model is still loading")
         return self._engine.provider
+
+    @property
+    def runs_on(self) -> str:
+        """The same, with the precision unless it is float32."""
+        return self.provider if self.precision == FLOAT32 else f"{self.provider} in {self.precision}"
+
+    @property
+    def precision_figures(self) -> PrecisionFigures | None:
+        """The proof of its precision; None in float32, whose proof is that of parity."""
+        described = self.manifest.precisions.get(self.precision)
+        return next(iter(described.proven.values())) if described else None
 
     @property
     def max_wait_ms(self) -> float:
@@ -116,7 +129,8 @@ class Deployment:
             ProviderUnavailable: The requested provider can't run it on this machine.
         """
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._start_engine)
+        started = await asyncio.get_running_loop().run_in_executor(self._executor, self._start_engine)
+        self._engine, self.precision = engine, _ = started
         if self.provider not in self.manifest.parity:
             _logger.warning(
                 "%s version %d: parity was proven on %s, not on %s; digits-export --verify proves it here",
@@ -126,11 +140,11 @@ class Deployment:
                 self.provider,
             )
         self._batcher = Batcher(
-            self._infer,
+            partial(_infer, engine),
             self._executor,
             self._batcher_config,
-            batch_rows=min(self._engine.batch_rows, self._batcher_config.max_batch_rows),
-            inline_rows=int(self._batcher_config.inline_s / self._engine.row_s),
+            batch_rows=min(engine.batch_rows, self._batcher_config.max_batch_rows),
+            inline_rows=int(self._batcher_config.inline_s / engine.row_s),
             observer=self.statistics,
         )
         self._batcher.start()
@@ -231,20 +245,10 @@ class Deployment:
         await self._decoder.until_idle()
         await batcher.aclose()
 
-    def _start_engine(self) -> None:
-        try:
-            self._engine.start()
-            blank = self._engine.infer(np.zeros((1, *self.manifest.input.shape), np.uint8))
-        except (ModelRejected, ProviderUnavailable):
-            raise
-        except Exception as error:
-            raise ModelRejected("model.onnx: warm-up failed", detail=str(error)) from error
-        if not np.isfinite(blank.probabilities).all():
-            raise ModelRejected("model.onnx: its probabilities in the warm-up are not finite")
 
-    def _infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Returns all outputs side by side, because the batcher splits one array of rows."""
-        found = self._engine.infer(images)
-        if found.no_digit is None:
-            return np.concatenate((found.probabilities, found.logits), axis=1)
-        return np.concatenate((found.probabilities, found.logits, found.no_digit[:, np.newaxis]), axis=1)
+def _infer(engine: Engine, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Returns all outputs side by side, because the batcher splits one array of rows."""
+    found = engine.infer(images)
+    if found.no_digit is None:
+        return np.concatenate((found.probabilities, found.logits), axis=1)
+    return np.concatenate((found.probabilities, found.logits, found.no_digit[:, np.newaxis]), axis=1)

@@ -150,7 +150,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., model_label: _Optional[str] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "labels", "height", "width", "channels", "max_images_per_request", "sha256", "execution_provider", "test_accuracy", "parity_max_difference", "temperature", "preparation", "max_message_bytes", "max_image_pixels", "versions", "no_digit_threshold")
+    __slots__ = ("model_name", "model_version", "labels", "height", "width", "channels", "max_images_per_request", "sha256", "execution_provider", "test_accuracy", "parity_max_difference", "temperature", "preparation", "max_message_bytes", "max_image_pixels", "versions", "no_digit_threshold", "precision")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +168,7 @@ class GetModelResponse(_message.Message):
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     NO_DIGIT_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: int
     labels: _containers.RepeatedScalarFieldContainer[str]
@@ -185,7 +186,8 @@ class GetModelResponse(_message.Message):
     max_image_pixels: int
     versions: _containers.RepeatedCompositeFieldContainer[ModelVersion]
     no_digit_threshold: float
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., max_images_per_request: _Optional[int] = ..., sha256: _Optional[str] = ..., execution_provider: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., parity_max_difference: _Optional[float] = ..., temperature: _Optional[float] = ..., preparation: _Optional[str] = ..., max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ..., no_digit_threshold: _Optional[float] = ...) -> None: ...
+    precision: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., channels: _Optional[int] = ..., max_images_per_request: _Optional[int] = ..., sha256: _Optional[str] = ..., execution_provider: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., parity_max_difference: _Optional[float] = ..., temperature: _Optional[float] = ..., preparation: _Optional[str] = ..., max_message_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ..., no_digit_threshold: _Optional[float] = ..., precision: _Optional[str] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
     __slots__ = ("version", "label", "traffic_share", "refused_because")

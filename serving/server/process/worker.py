@@ -48,7 +48,7 @@ async def main(descriptor: int, number_descriptor: int) -> int:
     supervisor = SupervisorConnection(reader, writer, deployments)
 
     async def ready(server: Server) -> None:
-        supervisor.report(protocol.Ready(providers=sorted({each.provider for each in deployments})))
+        supervisor.report(protocol.Ready(providers=sorted({each.runs_on for each in deployments})))
 
     commands, heartbeats = asyncio.create_task(supervisor.run()), asyncio.create_task(supervisor.send_heartbeats())
     commands.add_done_callback(lambda _: stopping.set())

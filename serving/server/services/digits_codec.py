@@ -193,7 +193,9 @@ def encode_model(deployment: Deployment, rollout: Rollout, *, max_message_bytes:
         max_message_bytes: The largest message that the front end accepts.
     """
     manifest, provider = deployment.manifest, deployment.provider
-    figures = manifest.parity.get(provider)
+    reduced = deployment.precision_figures
+    accuracy = reduced.accuracy if reduced else manifest.accuracy.onnx if manifest.accuracy else 0
+    figures = reduced or manifest.parity.get(provider)
     return digits_pb2.GetModelResponse(
         model_name=deployment.name,
         model_version=deployment.version,
@@ -204,7 +206,7 @@ def encode_model(deployment: Deployment, rollout: Rollout, *, max_message_bytes:
         max_images_per_request=deployment.max_request_images,
         sha256=manifest.sha256,
         execution_provider=provider,
-        test_accuracy=manifest.accuracy.onnx if manifest.accuracy else 0,
+        test_accuracy=accuracy,
         parity_max_difference=figures.probabilities_max_difference if figures else None,
         temperature=manifest.calibration.temperature,
         preparation=manifest.input.preparation,
@@ -212,6 +214,7 @@ def encode_model(deployment: Deployment, rollout: Rollout, *, max_message_bytes:
         max_image_pixels=deployment.max_image_pixels,
         versions=_versions(rollout, deployment.name),
         no_digit_threshold=manifest.no_digit.threshold if manifest.no_digit else None,
+        precision=deployment.precision,
     )
 
 

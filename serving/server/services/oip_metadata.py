@@ -105,6 +105,7 @@ def config(deployment: Deployment) -> model_config_pb2.ModelConfig:
         parameters={
             "sha256": model_config_pb2.ModelParameter(string_value=manifest.sha256),
             "execution_provider": model_config_pb2.ModelParameter(string_value=deployment.provider),
+            "precision": model_config_pb2.ModelParameter(string_value=deployment.precision),
         },
     )
 

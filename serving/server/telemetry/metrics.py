@@ -87,8 +87,8 @@ class Metrics:
         self._images = Counter("digits_images", "Number of classified images.", _VERSION, registry=registry)
         self._model = Gauge(
             "digits_model_info",
-            "1 for each served model version, with its digest and execution provider.",
-            (*_VERSION, "sha256", "provider"),
+            "1 for each served model version, with its digest, execution provider and precision.",
+            (*_VERSION, "sha256", "provider", "precision"),
             registry=registry,
             multiprocess_mode="livemax",
         )
@@ -124,7 +124,8 @@ class Metrics:
     def rolled_out(self, served: Sequence[Deployment], refusals: Sequence[Refusal]) -> None:
         """Records which versions are served and which are refused."""
         now = {
-            self._model.labels(each.name, str(each.version), each.manifest.sha256, each.provider) for each in served
+            self._model.labels(each.name, str(each.version), each.manifest.sha256, each.provider, each.precision)
+            for each in served
         } | {self._refused.labels(each.name, str(each.version)) for each in refusals}
         for gauge in self._shown - now:
             gauge.set(0)
