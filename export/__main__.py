@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import cloup
 
 from export.options import publishing_options
 from serving.repository.labels import CANARY, CANARY_SHARE
+from serving.repository.precision import FLOAT32, INT8
 from training.command_line import (
     SETTINGS,
     data_dir_option,
@@ -19,12 +22,17 @@ from training.command_line import (
     version_option,
 )
 
+if TYPE_CHECKING:
+    from export.exporter import Export
+    from serving.repository.repository import Repository
+
 
 @cloup.command(
     context_settings=SETTINGS,
     epilog=examples(
         "digits-export runs/first/model.keras --repository models",
         "digits-export runs/first/model.keras --repository models --label canary --share 0.25",
+        "digits-export runs/first/model.keras --repository models --precision int8",
         "digits-export runs/first/model.keras --repository models --verify 1 --provider cuda",
     ),
 )
@@ -37,6 +45,12 @@ from training.command_line import (
 @cloup.option_group(
     "Proof",
     option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Execution provider to compare."),
+    option(
+        "--precision",
+        type=click.Choice([FLOAT32, INT8]),
+        default=FLOAT32,
+        help="int8: also in int8, for CPUs. Published before in float32 alone, a version gets it added.",
+    ),
     option("--limit", type=click.FloatRange(0, 1), default=1e-5, help="Largest allowed difference of a probability."),
     option("--verify", type=click.IntRange(1), help="Prove this published version; publish nothing new."),
 )
@@ -49,6 +63,7 @@ def main(
     data_dir: Path | None,
     source: str | None,
     provider: str,
+    precision: str,
     limit: float,
     verify: int | None,
     label: str | None,
@@ -62,6 +77,8 @@ def main(
             "--verify publishes nothing, so it excludes --label, --min-accuracy and --allow-worse; "
             "digits-models labels versions"
         )
+    if precision == INT8 and provider != "cpu":
+        raise click.UsageError("--precision int8 runs on the CPU only: leave out --provider cuda")
     if share is not None and label != CANARY:
         raise click.UsageError("--share needs --label canary")
     if not model.is_file():
@@ -69,15 +86,14 @@ def main(
     with errors_in_one_line():
         import_tensorflow_quietly()
         from export.acceptance import Demands
-        from export.calibration import describe
         from export.exporter import Exporter
         from export.parity import ParityLimits
-        from export.parity_table import lines, worst_lines
-        from export.publishing import stable_that_stays
         from serving.repository.repository import Repository
 
         limits = ParityLimits(probabilities=limit)
-        exporter = Exporter(model, data_dir=data_dir, source=source, provider=provider, limits=limits)
+        exporter = Exporter(
+            model, data_dir=data_dir, source=source, provider=provider, limits=limits, precision=precision
+        )
         target = Repository(repository)
         if verify is None:
             share = CANARY_SHARE if share is None else share
@@ -85,28 +101,48 @@ def main(
             export = exporter.publish(target, model_name=name, label=label, share=share, demands=demands)
         else:
             export = exporter.verify(target, version=verify, model_name=name)
-    if export.report is None:
-        click.echo(f"already published as {target.root / export.model_name / str(export.version)}")
-        return
-    temperature = describe(export.calibration)
-    more = {
-        "temperature": temperature,
-        "no digit": str(export.no_digit) if export.no_digit else None,
-        "replaces": export.replaces,
-    }
-    for line in lines(export.report, reference="Keras", **more):
+    for line in _figures(export):
         click.echo(line)
     if export.refusal:
         raise click.ClickException(export.refusal)
+    for line in _outcome(export, target, verified=verify is not None):
+        click.echo(line)
+
+
+def _figures(export: Export) -> Iterator[str]:
+    """What the gates measured, line by line."""
+    from export.calibration import describe
+    from export.parity_table import lines
+
+    if export.report:
+        more = {
+            "temperature": describe(export.calibration),
+            "no digit": str(export.no_digit) if export.no_digit else None,
+            "replaces": export.replaces,
+        }
+        yield from lines(export.report, reference="Keras", **more)
+    if export.int8:
+        yield from export.int8.lines
+
+
+def _outcome(export: Export, target: Repository, *, verified: bool) -> Iterator[str]:
+    """What was published, added or proven, line by line; raises ClickException if nothing was."""
+    from export.parity_table import worst_lines
+    from export.publishing import stable_that_stays
+
+    place = target.root / export.model_name / str(export.version)
+    if export.report is None:
+        done = "already published as" if export.int8 is None else "verified int8 of" if verified else "added int8 to"
+        yield f"{done} {place}"
+        return
     if export.version is None:
-        for line in worst_lines(export.report, reference="Keras"):
-            click.echo(line)
+        yield from worst_lines(export.report, reference="Keras")
         raise click.ClickException(f"parity not proven, nothing published: {'; '.join(export.report.problems)}")
-    click.echo(f"{'verified' if verify else 'published'} {target.root / export.model_name / str(export.version)}")
+    yield f"{'verified' if verified else 'published'} {place}"
     if export.label_change:
-        click.echo(str(export.label_change))
-    if not verify and (stays := stable_that_stays(target, export.model_name, export.version)):
-        click.echo(stays)
+        yield str(export.label_change)
+    if not verified and (stays := stable_that_stays(target, export.model_name, export.version)):
+        yield stays
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from export.acceptance import Answers, Demands, judge
 from export.calibration import calibrate
 from export.convert import convert
 from export.errors import UnusableModel, reason_of
+from export.int8 import Int8Model, add_int8, make_int8, verify_int8
 from export.no_digit_gate import NoDigitReport, check_no_digit
 from export.parity import ParityLimits, ParityReport, check_parity
 from export.publishing import name_from, publish, published_before
@@ -19,7 +20,8 @@ from serving.config import EngineConfig
 from serving.inference.engine import Engine
 from serving.repository.editor import RepositoryEditor
 from serving.repository.labels import CANARY_SHARE, LabelChange
-from serving.repository.manifest import Calibration
+from serving.repository.manifest import Calibration, Manifest
+from serving.repository.precision import FLOAT32, INT8
 from serving.repository.repository import Repository
 from training import datasets
 
@@ -37,6 +39,7 @@ class Export:
         replaces: The version that it replaces or would replace and how both compare, in words; None if there is none.
         refusal: Why a network that passed the gate was not published; None if it was.
         label_change: The change of the model's labels, if one was asked for and the gate passed.
+        int8: The model in int8 and the report of its gate; None if it was not asked for.
     """
 
     report: ParityReport | None
@@ -47,6 +50,7 @@ class Export:
     replaces: str | None = None
     refusal: str | None = None
     label_change: LabelChange | None = None
+    int8: Int8Model | None = None
 
 
 class Exporter:
@@ -58,6 +62,7 @@ class Exporter:
         source: The new place of the data, `folder:PATH`, if their folder was moved since the training.
         provider: The execution provider to compare with Keras: `cpu` or `cuda`.
         limits: Largest differences that pass.
+        precision: `float32`, or `int8` for both of them in one version. int8 runs on the CPU only.
     """
 
     def __init__(
@@ -68,12 +73,14 @@ class Exporter:
         source: str | None = None,
         provider: str = "cpu",
         limits: ParityLimits | None = None,
+        precision: str = FLOAT32,
     ) -> None:
         self._model = model
         self._data_dir = data_dir
         self._source = source
         self._provider = provider
         self._limits = limits or ParityLimits()
+        self._with_int8 = precision == INT8
 
     def publish(
         self,
@@ -111,7 +118,8 @@ class Exporter:
                 repository, name, lambda before: before.training.get("model_sha256") == digest, provider=self._provider
             )
         ):
-            return Export(report=None, model_name=name, version=found[0], calibration=found[1].calibration)
+            int8 = add_int8(trained, data, repository, *found) if self._with_int8 else None
+            return _published_before(found[1], found[0], int8, consequence="the version stays as it is, in float32")
         calibration = calibrate(trained, data)
         held_out, _ = validation_part(trained, data)
         knows_no_digit = bool(trained.record.get("knows_no_digit")) and len(held_out) > 0
@@ -125,11 +133,24 @@ class Exporter:
         proven = None if no_digit is None or no_digit.problems else no_digit.figures
         validation = validation_answers(engine, held_out, threshold=proven.threshold if proven else None)
         manifest = manifest_of(trained, name, content, report, calibration, validation, proven)
+        int8 = make_int8(trained, data, manifest, content) if self._with_int8 else None
+        if int8 and int8.report.problems:
+            return Export(
+                report=report,
+                model_name=name,
+                version=None,
+                calibration=calibration,
+                no_digit=no_digit,
+                refusal=int8.refusal("nothing published; without --precision int8 it is published in float32"),
+                int8=int8,
+            )
+        manifest = int8.described_in(manifest) if int8 else manifest
         test = Answers(images=data.test_images, labels=data.test_labels, answers=report.answers)
         verdict = judge(manifest, test, repository, label=label, demands=demands or Demands(), provider=self._provider)
         version = change = None
         if verdict.refusal is None:
-            version, change = publish(repository, content, manifest, label=label, share=share)
+            precisions = {INT8: int8.content} if int8 else {}
+            version, change = publish(repository, content, manifest, label=label, share=share, precisions=precisions)
         return Export(
             report=report,
             model_name=name,
@@ -139,13 +160,16 @@ class Exporter:
             replaces=verdict.replaces,
             refusal=verdict.refusal,
             label_change=change,
+            int8=int8,
         )
 
     def verify(self, repository: Repository, *, version: int, model_name: str | None = None) -> Export:
-        """Proves parity of a published version on the provider and adds the figures to its manifest.
+        """Proves a published version on this machine and adds the figures to its manifest.
+
+        With the precision `float32` that is parity on the provider, with `int8` that it answers as float32 does.
 
         Raises:
-            UnusableModel: The version was made from another model.
+            UnusableModel: The version was made from another model, or has no int8.
             DigitsError: As for `publish`.
         """
         trained = load_trained(self._model)
@@ -155,6 +179,10 @@ class Exporter:
         if stored.manifest.training.get("model_sha256") != trained.record["model_sha256"]:
             raise UnusableModel(f"{self._model}: version {version} of {name} was made from another model")
         calibration = stored.manifest.calibration
+        if self._with_int8:
+            int8 = verify_int8(data, repository, stored)
+            consequence = "servers on such a processor run float32"
+            return _published_before(stored.manifest, version, int8, consequence=consequence)
         report = self._check(trained, self._start_engine(trained, stored.content), data, calibration)
         passed = report.figures.passed
         if passed:
@@ -199,6 +227,18 @@ class Exporter:
         return check_parity(
             trained, engine, data.test_images, data.test_labels, temperature=temperature, limits=self._limits
         )
+
+
+def _published_before(manifest: Manifest, version: int, int8: Int8Model | None, *, consequence: str = "") -> Export:
+    """The outcome for a version that was published before, and perhaps what was added to it or proven of it."""
+    return Export(
+        report=None,
+        model_name=manifest.model_name,
+        version=version,
+        calibration=manifest.calibration,
+        refusal=int8.refusal(consequence) if int8 else None,
+        int8=int8,
+    )
 
 
 def default_name(trained: TrainedModel) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from serving.errors import ModelRejected
 from serving.repository.editor import RepositoryEditor
@@ -39,9 +39,15 @@ def published_before(
 
 
 def publish(
-    repository: Repository, content: bytes, manifest: Manifest, *, label: str | None, share: float
+    repository: Repository,
+    content: bytes,
+    manifest: Manifest,
+    *,
+    label: str | None,
+    share: float,
+    precisions: Mapping[str, bytes] | None = None,
 ) -> tuple[int, LabelChange | None]:
-    """Publishes a version, with a label if one is asked for.
+    """Publishes a version, in all its precisions, with a label if one is asked for.
 
     Returns:
         The number of the version, and the change of the labels.
@@ -50,8 +56,8 @@ def publish(
         DigitsError: As for `RepositoryEditor.publish`.
     """
     if label is None:
-        return repository.publish(content, manifest), None
-    return RepositoryEditor(repository).publish(content, manifest, label=label, share=share)
+        return repository.publish(content, manifest, precisions), None
+    return RepositoryEditor(repository).publish(content, manifest, label=label, share=share, precisions=precisions)
 
 
 def stable_that_stays(repository: Repository, name: str, version: int) -> str | None:
