@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -135,7 +135,9 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def shipped() -> StoredModel:
-    return Repository(PRETRAINED).load("mnist_convnet", 1)
+    """The shipped model in float32 alone."""
+    stored = Repository(PRETRAINED).load("mnist_convnet", 1)
+    return replace(stored, manifest=replace(stored.manifest, precisions={}), precisions={})
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import re
 import stat
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -169,7 +169,7 @@ class Repository:
 
         Args:
             content: The bytes of `model.onnx`.
-            manifest: Its manifest, which names the model.
+            manifest: Its manifest, which names the model. Precisions without a file are left out of it.
             precisions: The bytes of its files in other precisions, by the precision's name.
 
         Returns:
@@ -179,9 +179,11 @@ class Repository:
             RepositoryError: The directory can't be written.
             ModelRejected: The manifest could not be read back.
         """
+        given = precisions or {}
+        manifest = replace(manifest, precisions={name: manifest.precisions[name] for name in given})
         text = manifest.to_json()
         Manifest.from_json(text)  # a manifest that servers refuse must not become the newest version
-        others = {precision_file(precision): bytes_ for precision, bytes_ in (precisions or {}).items()}
+        others = {precision_file(name): file for name, file in given.items()}
         return self._directory(manifest.model_name).add({MODEL_FILE: content, **others, MANIFEST_FILE: text.encode()})
 
     def add_precision(self, version: int, manifest: Manifest, precision: str, content: bytes) -> None:
