@@ -140,6 +140,11 @@ def quantised(
     return made
 
 
+def read_as(tensor: str) -> str:
+    """What a quantised tensor is called after its DequantizeLinear; under its own name it is not yet rectified."""
+    return f"{tensor}/read"
+
+
 class _Writer:
     """Writes the nodes of a graph anew; tensors that were quantised are read through their DequantizeLinear."""
 
@@ -168,10 +173,10 @@ class _Writer:
         ]
         for kind, before, after in (
             ("QuantizeLinear", tensor, f"{tensor}/uint8"),
-            ("DequantizeLinear", f"{tensor}/uint8", f"{tensor}/read"),
+            ("DequantizeLinear", f"{tensor}/uint8", read_as(tensor)),
         ):
             self._nodes.append(helper.make_node(kind, [before, *names], [after], name=after))
-        self._read_as[tensor] = f"{tensor}/read"
+        self._read_as[tensor] = read_as(tensor)
 
     def use_int8(self, conv: onnx.NodeProto, weights: Weights, source: Activation) -> None:
         """Gives a convolution that was just added its weights and its bias as integers."""

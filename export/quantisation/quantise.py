@@ -15,7 +15,16 @@ import onnx
 from onnx import numpy_helper
 
 from export.errors import UnusableModel
-from export.quantisation.graph import Activation, Layer, Weights, constants, layers_of, pool_before_relu, quantised
+from export.quantisation.graph import (
+    Activation,
+    Layer,
+    Weights,
+    constants,
+    layers_of,
+    pool_before_relu,
+    quantised,
+    read_as,
+)
 from export.quantisation.observation import Observed, input_moments, observe
 from export.quantisation.rounding import round_weights, scales_of
 from serving.inference.interface import LOGITS
@@ -105,7 +114,8 @@ def _with_bias(
     here after the pooling, which turns rounding errors into an offset, since it picks the largest.
     """
     name = layer.conv.output[0]
-    found = observe(quantised(model, weights, activations), [layer.pooled], images)[layer.pooled]
+    read = read_as(layer.pooled)
+    found = observe(quantised(model, weights, activations), [read], images)[read]
     shift = (exact.mean - found.mean) / np.maximum(exact.active, _LEAST_ACTIVE)
     return {**weights, name: replace(weights[name], bias=weights[name].bias + shift)}
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from serving.inference.processors import available_processors
+from serving.inference.processors import available_processors, int8_kernels
 
 V1 = "32 31 0:29 {mounted} /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct"
 V2 = "41 31 0:38 {mounted} /sys/fs/cgroup rw,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate"
@@ -112,3 +113,22 @@ def test_the_quota_of_a_real_group() -> None:
     finally:
         group.rmdir()
     assert done.stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("flags\t\t: fpu avx2 avx512_vnni avx_vnni", ("avx512_vnni", "avx_vnni")),
+        ("flags\t\t: avx512_vnni amx_int8", ("amx_int8", "avx512_vnni")),
+        ("Features\t: fp asimd asimddp", ("asimddp",)),
+        ("flags\t\t: fpu avx2 avx512f", (platform.machine(),)),
+        ("model name\t: avx512_vnni", (platform.machine(),)),
+    ],
+)
+def test_what_computes_int8_is_read_from_the_processors_flags(
+    tmp_path: Path, line: str, found: tuple[str, ...]
+) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "cpuinfo").write_text(f"processor\t: 0\n{line}\n")
+    assert int8_kernels(tmp_path) == found
+    assert int8_kernels(tmp_path / "none") == (platform.machine(),)
