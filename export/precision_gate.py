@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from export.answers import answers_of
-from serving.inference.engine import RUNTIME_VERSION, Engine, Prediction
+from serving.inference.engine import Engine, Prediction
+from serving.inference.sessions import RUNTIME_VERSION
 from serving.repository.precision import PrecisionFigures
 from training.evaluation import calibration_error
 

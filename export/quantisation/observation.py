@@ -10,8 +10,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.inference.engine import open_untouched
 from serving.inference.interface import INPUT
+from serving.inference.sessions import open_untouched
 
 Uint8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]

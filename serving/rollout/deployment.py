@@ -119,7 +119,7 @@ class Deployment:
 
     def device_error(self) -> str | None:
         """Returns why the GPU that runs the model can't be used any more, or None. Safe from any thread."""
-        return self._engine.device_error()
+        return self._engine.device_error() if self._engine else None
 
     async def start(self) -> None:
         """Loads and warms the engine on the thread that will own it, then accepts requests.
@@ -171,7 +171,8 @@ class Deployment:
         """Lets the threads end once they have finished their current batch and images."""
         self._decoder.close()
         if self._executor is not None:
-            self._executor.submit(self._engine.close)
+            if self._engine is not None:
+                self._executor.submit(self._engine.close)
             self._executor.shutdown(wait=False)
 
     async def prepare(
