@@ -67,8 +67,7 @@ def _listed(values: tuple[Any, ...]) -> str:
     epilog=examples(
         "digits-bench --seconds 1 --rounds 1 --callers 1,16 --batch-rows 1,64",
         "digits-bench --layers echo,wire --rate 200 --json bench.json --plot bench.png",
-        "digits-bench --layers engine,wire --batch-rows 64,256 --precision int8",
-        "digits-bench --layers wire --mode unary --front grpcio,native -- --max-wait-ms 1",
+        "digits-bench --layers wire --mode unary --front grpcio,native --precision int8 -- --max-wait-ms 1",
         note="Options of digits-serve follow after --, if it is started.",
     ),
 )
