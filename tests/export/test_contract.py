@@ -18,6 +18,7 @@ from PIL import Image
 
 from serving.client import Client
 from serving.repository.manifest import InputSpec, Manifest, ParityFigures
+from serving.repository.precision import Precision, PrecisionFigures
 from serving.repository.repository import Repository
 from training.architectures import ARCHITECTURES
 
@@ -92,6 +93,7 @@ def test_the_page_has_every_field_of_the_manifest() -> None:
     }
     of_input = {f"input.{field.name}" for field in fields(InputSpec)}
     expected = {field.name for field in fields(Manifest)} - {"input"} | of_input
-    expected |= {field.name for field in fields(ParityFigures)}
+    for part in (ParityFigures, Precision, PrecisionFigures):
+        expected |= {field.name for field in fields(part)}
     others = {"images", "logits", "probabilities"}  # of the graph
     assert {name for name in named if name not in ("stable", "canary")} == expected | others
