@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,16 +184,19 @@ def verify(*, model: str | None, version: int | None, provider: str, device: int
         try:
             stored = repository.load(name, number)
             ran = run(stored, config)
+            for precision in stored.precisions:
+                run(stored, replace(config, provider="cpu"), precision=precision)
         except DigitsError as error:
             if version is None and number not in repository.versions(name):
                 continue  # removed in the meantime, which is not a problem
             sound = False
             click.echo(f"problem  {name} version {number}: {error}")
             continue
+        also = f" and in {', '.join(stored.precisions)}" if stored.precisions else ""
         unproven = "" if ran in stored.manifest.parity else "; its parity is not proven on this provider"
         click.echo(
             f"ok       {name} version {number}: digest and parity ({', '.join(stored.manifest.parity)}) hold, "
-            f"{IMAGES} answers on {ran} are probabilities{unproven}"
+            f"{IMAGES} answers on {ran}{also} are probabilities{unproven}"
         )
     if not sound:
         raise SystemExit(1)

@@ -7,6 +7,7 @@ import numpy as np
 from serving.config import EngineConfig
 from serving.errors import DigitsError, InferenceFailed
 from serving.inference.engine import Engine
+from serving.repository.precision import FLOAT32
 from serving.repository.repository import StoredModel
 
 IMAGES = 16
@@ -14,12 +15,13 @@ IMAGES = 16
 _SUM_TOLERANCE = 1e-3
 
 
-def verify(stored: StoredModel, config: EngineConfig) -> str:
+def verify(stored: StoredModel, config: EngineConfig, *, precision: str = FLOAT32) -> str:
     """Runs a batch of random images the way a server on this machine would.
 
     Args:
-        stored: The version. Its digest and parity were checked when it was read.
+        stored: The version. Its digests and parity were checked when it was read.
         config: The execution provider to run it on.
+        precision: The precision to run it in, one that the version has; proven for this processor or not.
 
     Returns:
         The execution provider that ran it.
@@ -31,7 +33,7 @@ def verify(stored: StoredModel, config: EngineConfig) -> str:
     """
     spec, classes = stored.manifest.input, len(stored.manifest.labels)
     engine = Engine(
-        stored.content,
+        stored.content if precision == FLOAT32 else stored.precisions[precision],
         image_shape=spec.shape,
         classes=classes,
         config=config,

@@ -13,6 +13,7 @@ from serving.inference.processors import int8_kernels
 from serving.repository.engines import start_engine
 from serving.repository.manifest import Manifest
 from serving.repository.repository import Repository, StoredModel
+from serving.repository.verification import verify
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,13 @@ def test_float32_runs_where_there_is_nothing_else(shipped: StoredModel) -> None:
     assert start_engine(shipped, EngineConfig(precision="auto"))[1] == "float32"
     with pytest.raises(ModelRejected, match="has no int8; digits-export --precision int8 makes one"):
         start_engine(shipped, EngineConfig(precision="int8"))
+
+
+def test_verifying_runs_int8_too(both: StoredModel) -> None:
+    assert verify(both, EngineConfig(), precision="int8") == "CPUExecutionProvider"
+    broken = dataclasses.replace(both, precisions={"int8": b"no model"})
+    with pytest.raises(ModelRejected, match="not an ONNX file"):
+        verify(broken, EngineConfig(), precision="int8")
 
 
 def test_int8_never_runs_on_cuda() -> None:
