@@ -103,12 +103,16 @@ def test_a_faulty_quantisation_fails(gate: Callable, int8: bytes, content: bytes
     assert len(report.changed) == 1000 - report.figures.labels_equal
 
 
-def test_a_convolution_after_another_keeps_its_means() -> None:
+@pytest.mark.parametrize("between", ["nothing", "pooling and batch normalisation"])
+def test_a_convolution_after_another_keeps_its_means(between: str) -> None:
     keras.utils.set_random_seed(0)
     layers = keras.layers
     network = keras.Sequential([keras.Input((8, 8, 1), dtype="uint8"), layers.Rescaling(1 / 255)])
     for _ in range(3):
         network.add(layers.Conv2D(16, 3, padding="same", activation="relu", bias_initializer="random_normal"))
+        if between != "nothing":  # after which values are negative too
+            network.add(layers.MaxPooling2D(2, padding="same"))
+            network.add(layers.BatchNormalization(beta_initializer="random_normal", moving_mean_initializer="ones"))
     network.add(layers.Flatten())
     network.add(layers.Dense(3, "softmax"))
     exact = convert(as_trained(network), model_name="any")
