@@ -89,7 +89,7 @@ def test_a_faulty_quantisation_fails(gate: Callable, int8: bytes, content: bytes
         node.name for node in graph.node if node.op_type == "DequantizeLinear" and "uint8" in node.input[0]
     ]
     if fault == "zero point":
-        faulty = _read_with(int8, 2, first, np.array(20, np.uint8))
+        faulty = _read_with(int8, 2, first, np.array(60, np.uint8))
     elif fault == "scale":  # that of the other tensor
         other = next(node.input[1] for node in graph.node if node.name == last)
         scale = next(numpy_helper.to_array(each) for each in graph.initializer if each.name == other)
