@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,10 @@ from serving.inference.processors import int8_kernels
 from serving.repository.repository import Repository
 from training.datasets import Dataset
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(int8_kernels() == (platform.machine(),), reason="this processor has no instruction for int8"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 
 import keras
@@ -18,6 +19,7 @@ from export.quantisation.quantise import quantise
 from export.quantisation.rounding import round_weights, scales_of
 from serving.config import EngineConfig
 from serving.inference.engine import Engine
+from serving.inference.processors import int8_kernels
 from training.datasets import Dataset
 
 pytestmark = pytest.mark.slow
@@ -47,6 +49,7 @@ def gate(content: bytes, data: Dataset) -> Callable[..., PrecisionReport]:
     return compare
 
 
+@pytest.mark.skipif(int8_kernels() == (platform.machine(),), reason="this processor has no instruction for int8")
 def test_a_sound_quantisation_passes(gate: Callable, int8: bytes) -> None:
     report = gate(int8)
     assert report.problems == ()
