@@ -145,7 +145,7 @@ protos: .venv-protos/.installed
 
 # Pins the newest releases; run the tests afterwards.
 requirements: .venv-dev/.installed
-	cd requirements && for extras in "native uvloop cpu" "native uvloop gpu" "train native uvloop cpu bench otel score heic dev"; do \
+	cd requirements && for extras in "native uvloop signing cpu" "native uvloop signing gpu" "train native uvloop cpu bench otel score heic signing dev"; do \
 		../.venv-dev/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-header --no-annotate $$(printf -- '--extra %s ' $$extras) \
 			--output-file "$${extras##* }.txt" ../pyproject.toml; \

@@ -341,6 +341,13 @@ class ServerConfig(_Part):
         limits=(1, None),
         unset="as the model's labels say, else the newest",
     )
+    trusted_keys: tuple[Path, ...] = setting(
+        (),
+        "Public key of someone whose versions may be served, PEM: versions that no such key has signed are refused. "
+        "Repeat the option for several; separate files by colons in the environment variable. Read once, at the start. "
+        "Needs the extra signing.",
+        unset="versions need no signature",
+    )
     extra_versions: int = setting(
         0, "How many of the newest versions to load in addition, for calls that name them.", limits=(0, None)
     )

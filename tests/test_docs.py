@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,12 +114,13 @@ def test_the_commands_of_a_page_work_in_order(page: str, server, tmp_path: Path)
         return
     (tmp_path / "serving").mkdir()
     (tmp_path / "serving" / "samples").symlink_to(ROOT / "serving" / "samples")
+    shutil.copytree(ROOT / "serving" / "pretrained", tmp_path / "serving" / "pretrained")
     printed = type_blocks(ours, tmp_path, {**free_ports(), "50051": server.address.rpartition(":")[2]}, skip=NOT_TYPED)
     assert printed
     text = "".join(output for _, output in printed)
     expected = {
         "docs/api.md": ("(3000,) (3000, 10) mnist_convnet 1\n[7] {}\n", "NOT_FOUND\n"),
-        "docs/operations.md": ("4.png",),
+        "docs/operations.md": ("4.png", "signed mnist_convnet version 1"),
         "docs/scoring.md": ("local.csv",),
         "docs/server.md": ('{"name": "mnist_convnet"', "digits_requests_total{"),
     }

@@ -45,7 +45,9 @@ ROOMS = {
     ),
     "images.tables": Room(rooms={"errors", "images"}, packages={"numpy"}, some={"parquet_table": {"pyarrow"}}),
     "inference": Room(rooms={"config", "errors"}, packages={"numpy"}, some={"sessions": {"onnxruntime"}}),
-    "repository": Room(rooms={"config", "errors", "inference"}, packages={"numpy"}),
+    "repository": Room(
+        rooms={"config", "errors", "inference"}, packages={"numpy"}, some={"signature": {"cryptography"}}
+    ),
     "rollout": Room(rooms=CORE - {"rollout"}, packages={"numpy"}),
     "client": Room(rooms={"config", "errors", "images"}, packages={"numpy"} | GRPC),
     "server.security": Room(rooms={"config", "errors"}),

@@ -15,7 +15,7 @@ from pathlib import Path
 from serving.commands.doctor_inference import check_inference
 from serving.commands.finding import NOTE, OK, PROBLEM, Finding
 from serving.config import ServerConfig, is_loopback
-from serving.errors import DigitsError, ModelNotFound, RepositoryError, StartFailed, install_hint
+from serving.errors import DigitsError, ModelNotFound, RepositoryError, StartFailed, UnusableFile, install_hint
 from serving.inference import cuda
 from serving.inference.processors import available_processors
 from serving.inference.sessions import RUNTIME_VERSION, cuda_unavailable_reason
@@ -134,14 +134,14 @@ def _cuda(config: ServerConfig) -> Iterator[Finding]:
 
 def _repository(config: ServerConfig) -> Iterator[Finding]:
     """Checks every version and label of the models to be served."""
-    repository = Repository(config.repository)
+    repository = Repository(config.repository, trusted_keys=config.trusted_keys)
     try:
         for name in config.models or (None,):
             for model in model_listings(repository, name):
                 for listed in reversed(model.versions):
                     yield _version(model.name, listed)
                 yield from _labels(model)
-    except (RepositoryError, ModelNotFound):
+    except (RepositoryError, ModelNotFound, UnusableFile):
         return  # the start below reports it
 
 

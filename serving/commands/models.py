@@ -1,4 +1,4 @@
-"""`digits-models`: lists, labels, verifies and removes the versions of a model repository."""
+"""`digits-models`: lists, labels, verifies, signs and removes the versions of a model repository."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import click
 import cloup
 
-from serving.commands.cli import SETTINGS, errors_in_one_line, examples, option, repository_option, version_option
+from serving.commands.cli import FILE, SETTINGS, errors_in_one_line, examples, option, repository_option, version_option
 from serving.commands.models_table import document, table
 from serving.config import PROVIDERS, EngineConfig
 from serving.errors import DigitsError, ModelRejected
@@ -57,7 +57,7 @@ def _with_repository(command: Callable[..., None]) -> Callable[..., None]:
 )
 @version_option()
 def main() -> None:
-    """Lists, labels, verifies and removes the versions of a model repository, even while servers use it.
+    """Lists, labels, verifies, signs and removes versions of a model repository, even while servers use it.
 
     The stable version answers calls that name no version, except for the canary's share of them. Without the label
     "stable", the newest version that may be served is the stable one.
@@ -200,6 +200,24 @@ def verify(*, model: str | None, version: int | None, provider: str, device: int
         )
     if not sound:
         raise SystemExit(1)
+
+
+@main.command(epilog=examples("digits-models sign mnist_convnet 1 --key private.pem --repository models"))
+@click.argument("model")
+@click.argument("version", type=click.IntRange(1))
+@option("--key", required=True, type=FILE, help="Private key on P-256, P-384 or P-521, PEM, without a password.")
+@_with_repository
+def sign(*, model: str, version: int, key: Path, repository: Repository) -> None:
+    """Signs a version.
+
+    Writes the file model.sig into the directory of VERSION. Servers with the matching --trusted-key then refuse the
+    version once any of its files is changed, added or removed. Replaces an earlier signature.
+    """
+    from serving.repository.signature import SigningKey
+
+    signing_key = SigningKey.read(key)
+    repository.sign(*repository.choose(model, version), signing_key)
+    click.echo(f"signed {model} version {version}")
 
 
 @main.command()

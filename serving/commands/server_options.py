@@ -127,7 +127,7 @@ def _option(field: dataclasses.Field[Any], name: str, hint: Any) -> Decorator:
     elif kind in (int, float):
         settings["type"] = (click.IntRange if kind is int else click.FloatRange)(*declared["limits"])
     elif kind is Path:
-        is_file = field.default is None
+        is_file = field.default in (None, ())
         settings["type"] = click.Path(path_type=Path, file_okay=is_file, dir_okay=not is_file)
     if isinstance(field.default, tuple):
         singular = name.removesuffix("s")

@@ -5,10 +5,9 @@ A version may hold the same model in other precisions too, such as `model.int8.o
 
 from __future__ import annotations
 
-import hashlib
 import re
 import stat
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,12 +18,13 @@ from serving.repository.labels import LABELS_FILE, Labels
 from serving.repository.manifest import Manifest
 from serving.repository.model_directory import ModelDirectory, directories, replace_file
 from serving.repository.precision import INT8, precision_file
+from serving.repository.signature import SIGNATURE_FILE, SigningKey, TrustedKeys, digest_of, file_digests
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 
-# Times, size and inode of each file of a version, to see whether it changed; None for a missing file.
-FileStats = tuple[tuple[int, ...] | None, ...]
+# Name, times, size and inode of each file of a version, to see whether one was changed, added or removed.
+FileStats = frozenset[tuple[str | int, ...]]
 
 T = TypeVar("T")
 
@@ -55,10 +55,14 @@ class Repository:
 
     Args:
         root: The directory. It need not exist before the first version is published.
+        trusted_keys: Files of public keys: versions that none of them has signed are refused. Empty to accept all.
+        signing_key: Signs what is published or changed here; None to sign nothing.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, trusted_keys: Sequence[Path] = (), signing_key: SigningKey | None = None) -> None:
         self.root = root
+        self._trusted_keys = TrustedKeys(trusted_keys) if trusted_keys else None
+        self._signing_key = signing_key
 
     def names(self) -> list[str]:
         """Returns the names of all models, sorted. A directory without a version is not a model.
@@ -110,11 +114,7 @@ class Repository:
             ModelRejected: It is missing or damaged, or describes another model.
         """
         path = self._version_directory(name, version) / MANIFEST_FILE
-        content = _read(path, missing="; digits-export and digits-import write it beside model.onnx")
-        manifest = _parse(path, content, Manifest.from_json)
-        if manifest.model_name != name:
-            raise ModelRejected(f"{path}: describes the model {manifest.model_name!r}, not {name!r}")
-        return manifest
+        return _parse_manifest(path, _read_manifest(path), name)
 
     def read_labels(self, name: str) -> Labels:
         """Reads the labels of a model. Without a file, no label is set.
@@ -143,23 +143,32 @@ class Repository:
 
     def file_stats(self, name: str, version: int) -> FileStats:
         """Returns what differs once a file of the version has changed. Does not read the files."""
-        directory = self._version_directory(name, version)
-        return tuple(_file_stat(directory / file) for file in (MODEL_FILE, precision_file(INT8), MANIFEST_FILE))
+        try:
+            files = list(self._version_directory(name, version).iterdir())
+        except OSError:
+            return frozenset()
+        return frozenset((file.name, *_file_stat(file)) for file in files)
 
     def load(self, name: str, version: int) -> StoredModel:
         """Reads a version and checks that it can be served.
 
         Raises:
-            ModelRejected: A file is missing, a digest is wrong, or parity was not proven.
+            ModelRejected: A file is missing, a digest is wrong, parity was not proven, or no trusted key signed it.
+            UnusableFile: A file of the trusted keys can't be used.
         """
-        manifest = self.read_manifest(name, version)
         directory = self._version_directory(name, version)
+        files = {MANIFEST_FILE: _read_manifest(directory / MANIFEST_FILE), MODEL_FILE: _read(directory / MODEL_FILE)}
+        if (directory / precision_file(INT8)).exists():
+            files[precision_file(INT8)] = _read(directory / precision_file(INT8))
+        if self._trusted_keys:  # before anything is made of these bytes
+            self._trusted_keys.check(directory, files)
+        manifest = _parse_manifest(directory / MANIFEST_FILE, files[MANIFEST_FILE], name)
         path = directory / MODEL_FILE
-        content = _read_checked(path, manifest.sha256)
+        content = _checked(path, files, manifest.sha256)
         if not manifest.proven:
             raise ModelRejected(f"{path}: its manifest has no passed parity check; export it with digits-export")
         precisions = {
-            precision: _read_checked(directory / precision_file(precision), described.sha256)
+            precision: _checked(directory / precision_file(precision), files, described.sha256)
             for precision, described in manifest.precisions.items()
         }
         return StoredModel(name=name, version=version, manifest=manifest, content=content, precisions=precisions)
@@ -183,8 +192,12 @@ class Repository:
         manifest = replace(manifest, precisions={name: manifest.precisions[name] for name in given})
         text = manifest.to_json()
         Manifest.from_json(text)  # a manifest that servers refuse must not become the newest version
-        others = {precision_file(name): file for name, file in given.items()}
-        return self._directory(manifest.model_name).add({MODEL_FILE: content, **others, MANIFEST_FILE: text.encode()})
+        files = {MODEL_FILE: content, MANIFEST_FILE: text.encode()}
+        files |= {precision_file(name): file for name, file in given.items()}
+        if self._signing_key:
+            digests = {name: digest_of(file) for name, file in files.items()}
+            files[SIGNATURE_FILE] = self._signing_key.sign(manifest.model_name, digests).encode()
+        return self._directory(manifest.model_name).add(files)
 
     def add_precision(self, version: int, manifest: Manifest, precision: str, content: bytes) -> None:
         """Adds a precision to a published version. A reader sees it with its proof or not at all.
@@ -200,6 +213,22 @@ class Repository:
         """
         replace_file(self._version_directory(manifest.model_name, version) / precision_file(precision), content)
         self.replace_manifest(version, manifest)
+
+    def sign(self, name: str, version: int, key: SigningKey) -> None:
+        """Signs all files of a version that can be served, in place of an earlier signature.
+
+        Raises:
+            ModelRejected: It can't be served, or contains something else than files.
+            RepositoryError: The directory can't be written.
+        """
+        directory = self._version_directory(name, version)
+        digests = file_digests(directory)
+        self.load(name, version)
+        replace_file(directory / SIGNATURE_FILE, key.sign(name, digests))
+
+    def is_signed(self, name: str, version: int) -> bool:
+        """Whether a version has a signature, right or wrong."""
+        return (self._version_directory(name, version) / SIGNATURE_FILE).exists()
 
     def remove(self, name: str, versions: Collection[int]) -> None:
         """Removes versions, whatever the labels say. Their numbers are never used again.
@@ -220,8 +249,13 @@ class Repository:
         return self._directory(name).lock()
 
     def replace_manifest(self, version: int, manifest: Manifest) -> None:
-        """Replaces the manifest of a published version, to add proof of parity on another provider."""
+        """Replaces the manifest of a published version, to add proof of parity on another provider.
+
+        An earlier signature no longer holds then; the signing key makes a new one, if there is one.
+        """
         replace_file(self._version_directory(manifest.model_name, version) / MANIFEST_FILE, manifest.to_json())
+        if self._signing_key:
+            self.sign(manifest.model_name, version, self._signing_key)
 
     def _may_have_versions(self, name: str) -> bool:
         try:
@@ -238,9 +272,10 @@ class Repository:
         return self._directory(name).path / str(version)
 
 
-def _read_checked(path: Path, sha256: str) -> bytes:
-    content = _read(path)
-    digest = hashlib.sha256(content).hexdigest()
+def _checked(path: Path, files: Mapping[str, bytes], sha256: str) -> bytes:
+    """Returns the content of a file, which was read already unless it is missing, if it has this digest."""
+    content = files[path.name] if path.name in files else _read(path)
+    digest = digest_of(content)
     if digest != sha256:
         raise ModelRejected(
             f"{path}: sha256 is {digest[:12]}…, but the manifest says {sha256[:12]}…: "
@@ -261,6 +296,17 @@ def _read(path: Path, *, missing: str = "") -> bytes:
         raise ModelRejected(f"{path}: {error.strerror}") from error
 
 
+def _read_manifest(path: Path) -> bytes:
+    return _read(path, missing="; digits-export and digits-import write it beside model.onnx")
+
+
+def _parse_manifest(path: Path, content: bytes, name: str) -> Manifest:
+    manifest = _parse(path, content, Manifest.from_json)
+    if manifest.model_name != name:
+        raise ModelRejected(f"{path}: describes the model {manifest.model_name!r}, not {name!r}")
+    return manifest
+
+
 def _parse(path: Path, content: bytes, parse: Callable[[str], T]) -> T:
     try:
         return parse(content.decode("utf-8"))
@@ -270,9 +316,9 @@ def _parse(path: Path, content: bytes, parse: Callable[[str], T]) -> T:
         raise error.within(path) from error
 
 
-def _file_stat(path: Path) -> tuple[int, ...] | None:
+def _file_stat(path: Path) -> tuple[int, ...]:
     try:
         found = path.stat()
     except OSError:
-        return None
+        return ()
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

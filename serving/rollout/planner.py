@@ -35,7 +35,7 @@ class RolloutPlanner:
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
-        self._repository = Repository(config.repository)
+        self._repository = Repository(config.repository, trusted_keys=config.trusted_keys)
         self._number = 0
         self._excluded: set[str] = set()
         self._cache = VersionCache(self._repository, check=self._check_size)

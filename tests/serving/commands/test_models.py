@@ -19,6 +19,7 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 import pytest
+from keys import make_key_pair
 
 from serving.commands.models_table import document, table
 from serving.errors import RepositoryError
@@ -584,3 +585,15 @@ def test_the_commands_in_the_documentation_work_in_order(
         r"^```json\n(.*?)^```$", (ROOT / "docs" / "models.md").read_text(), re.MULTILINE | re.DOTALL
     ):
         assert Labels.from_json(block) == Labels(stable=2, canary=Canary(version=3), previous=1)
+
+
+def test_sign(repository: Repository, done: Callable, refused: Callable, tmp_path: Path) -> None:
+    key = make_key_pair(tmp_path, "key")
+    trusting = Repository(repository.root, trusted_keys=[key.public])
+    assert done("sign", NAME, 2, "--key", key.private) == f"signed {NAME} version 2\n"
+    assert trusting.load(NAME, 2)
+    _damage(repository, 3)
+    assert "sha256 is" in refused("sign", NAME, 3, "--key", key.private)
+    assert "no version 4; available: 1, 2, 3" in refused("sign", NAME, 4, "--key", key.private)
+    assert "key.pub: not a private key in PEM" in refused("sign", NAME, 1, "--key", key.public)
+    assert [path.parent.name for path in repository.root.rglob("model.sig")] == ["2"]

@@ -23,6 +23,7 @@ import grpc
 import numpy as np
 import psutil
 import pytest
+from keys import make_key_pair
 from versions import constant_model, damage, manifest_of, publish
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
@@ -32,6 +33,7 @@ from serving.client.retry import channel_options
 from serving.errors import ModelNotFound
 from serving.repository.labels import Canary, Labels
 from serving.repository.repository import Repository
+from serving.repository.signature import SigningKey
 from serving.rollout.rollout import Rollout
 from serving.rollout.router import Router
 
@@ -211,6 +213,64 @@ def test_a_refused_version_is_reported_everywhere(start_server: Start, repositor
         assert index.models[1].reason == told[2].refused_because
         shown = urllib.request.urlopen(metrics).read().decode()
         assert 'digits_model_refused{model="net",version="2"} 1.0' in shown
+
+
+def test_only_what_a_trusted_key_signed_is_served(start_server: Start, repository: Repository, tmp_path: Path) -> None:
+    """Everything else is refused with the reason, while the version before goes on answering."""
+    ours, theirs = make_key_pair(tmp_path, "ours"), make_key_pair(tmp_path, "theirs")
+    by_us = Repository(repository.root, signing_key=SigningKey.read(ours.private))
+    by_them = Repository(repository.root, signing_key=SigningKey.read(theirs.private))
+    repository.sign("net", 1, SigningKey.read(ours.private))
+    options = ("--repository", str(repository.root), "--trusted-key", str(ours.public), "--metrics-port", "0", *WATCH)
+    with start_server(*options) as server, Client(server.address) as client:
+        metrics = _metrics_url(server)
+
+        def answering() -> int:
+            return client.classify(np.zeros((1, 28, 28, 1), np.uint8)).model_version
+
+        publish(repository, 2)
+        refused = {2: "model.sig: no such file, and only signed versions are served here"}
+        assert refused[2] in _read_until(server, "not served: net version 2: net/2/")
+        publish(by_them, 3)
+        refused[3] = "model.sig: not made by a trusted key, or changed since"
+        assert refused[3] in _read_until(server, "not served: net version 3: net/3/")
+        for version, change in ((4, b" "), (5, None)):
+            shutil.copytree(repository.root / "net" / "1", made := tmp_path / "made")
+            file = made / ("manifest.json" if change else "more.json")
+            file.write_bytes(file.read_bytes() + change if change else b"")
+            made.rename(repository.root / "net" / str(version))
+            refused[version] = f"{file.name}: was {'changed' if change else 'added'} after the version was signed"
+            assert refused[version] in _read_until(server, f"not served: net version {version}: net/{version}/")
+        assert answering() == 1
+        publish(by_us, 6)
+        _read_until(server, "serving net version 6 from now on")
+        assert answering() == 6
+        (repository.root / "net" / "6" / "late").touch()
+        refused[6] = "late: was added after the version was signed. What was read before is still served"
+        assert refused[6] in _read_until(server, "not served: net version 6: net/6/")
+        assert answering() == 6
+        with grpc.insecure_channel(server.address) as channel:
+            index = inference_pb2_grpc.GRPCInferenceServiceStub(channel).RepositoryIndex(
+                inference_pb2.RepositoryIndexRequest()
+            )
+        reasons = {int(each.version): each.reason for each in index.models if each.reason}
+        assert reasons == {version: f"net/{version}/{reason}" for version, reason in refused.items()}
+        shown = urllib.request.urlopen(metrics).read().decode()
+        assert set(re.findall(r'digits_model_refused\{model="net",version="(\d)"\} 1\.0', shown)) == set("23456")
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("theirs.pub", "net/1/model.sig: no such file, and only signed"), ("absent.pub", "No such file"), (".", "")],
+)
+def test_a_server_that_may_serve_nothing_does_not_start(
+    command: Callable, repository: Repository, tmp_path: Path, key: str, said: str
+) -> None:
+    make_key_pair(tmp_path, "theirs")
+    done = command("digits-serve", "--port", "0", "--repository", repository.root, "--trusted-key", tmp_path / key)
+    assert done.returncode == (1 if said else 2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_model_that_only_the_engine_can_refuse(start_server: Start, repository: Repository) -> None:
