@@ -52,7 +52,12 @@ if TYPE_CHECKING:
         help="int8: also in int8, for CPUs. Published before in float32 alone, a version gets it added.",
     ),
     option("--limit", type=click.FloatRange(0, 1), default=1e-5, help="Largest allowed difference of a probability."),
-    option("--verify", type=click.IntRange(1), help="Prove this published version; publish nothing new."),
+    option(
+        "--verify",
+        type=click.IntRange(1),
+        help="Prove this published version; publish nothing new. This changes its manifest, so a signed version needs "
+        "a new signature: add --sign.",
+    ),
 )
 @publishing_options(name_default="the architecture's, or that of the folder trained on")
 @version_option()
@@ -68,6 +73,7 @@ def main(
     verify: int | None,
     label: str | None,
     share: float | None,
+    sign: Path | None,
     min_accuracy: float | None,
     allow_worse: bool,
 ) -> None:
@@ -84,6 +90,9 @@ def main(
     if not model.is_file():
         raise click.BadParameter(f"{model}: no such file", param_hint="MODEL")
     with errors_in_one_line():
+        from serving.repository.signature import SigningKey
+
+        signing_key = SigningKey.read(sign) if sign else None
         import_tensorflow_quietly()
         from export.acceptance import Demands
         from export.exporter import Exporter
@@ -94,7 +103,7 @@ def main(
         exporter = Exporter(
             model, data_dir=data_dir, source=source, provider=provider, limits=limits, precision=precision
         )
-        target = Repository(repository)
+        target = Repository(repository, signing_key=signing_key)
         if verify is None:
             share = CANARY_SHARE if share is None else share
             demands = Demands(min_accuracy=min_accuracy, allow_worse=allow_worse)
@@ -105,7 +114,7 @@ def main(
         click.echo(line)
     if export.refusal:
         raise click.ClickException(export.refusal)
-    for line in _outcome(export, target, verified=verify is not None):
+    for line in _outcome(export, target, verified=verify is not None, with_key=sign is not None):
         click.echo(line)
 
 
@@ -125,24 +134,41 @@ def _figures(export: Export) -> Iterator[str]:
         yield from export.int8.lines
 
 
-def _outcome(export: Export, target: Repository, *, verified: bool) -> Iterator[str]:
+def _outcome(export: Export, target: Repository, *, verified: bool, with_key: bool) -> Iterator[str]:
     """What was published, added or proven, line by line; raises ClickException if nothing was."""
     from export.parity_table import worst_lines
     from export.publishing import stable_that_stays
 
-    place = target.root / export.model_name / str(export.version)
-    if export.report is None:
-        done = "already published as" if export.int8 is None else "verified int8 of" if verified else "added int8 to"
-        yield f"{done} {place}"
-        return
-    if export.version is None:
+    if export.report is not None and export.version is None:
         yield from worst_lines(export.report, reference="Keras")
         raise click.ClickException(f"parity not proven, nothing published: {'; '.join(export.report.problems)}")
-    yield f"{'verified' if verified else 'published'} {place}"
+    if export.report is not None:
+        done = "verified" if verified else "published"
+    elif export.int8 is not None:
+        done = "verified int8 of" if verified else "added int8 to"
+    else:
+        done = "already published as"
+    place = target.root / export.model_name / str(export.version)
+    yield f"{done} {place}{_unsigned(export, target, verified=verified, with_key=with_key)}"
     if export.label_change:
         yield str(export.label_change)
-    if not verified and (stays := stable_that_stays(target, export.model_name, export.version)):
+    is_new = export.report is not None and not verified
+    if is_new and (stays := stable_that_stays(target, export.model_name, export.version or 0)):
         yield stays
+
+
+def _unsigned(export: Export, target: Repository, *, verified: bool, with_key: bool) -> str:
+    """Why the version has no valid signature, if one was asked for or was there; else nothing."""
+    from export.publishing import how_to_sign
+
+    version, is_unchanged = export.version or 0, export.report is None and export.int8 is None
+    if with_key and is_unchanged:
+        return how_to_sign("not signed now", target, export.model_name, version)
+    was_changed = verified or (export.report is None and not is_unchanged)
+    if not with_key and was_changed and target.is_signed(export.model_name, version):
+        why = "its signature no longer holds, since its manifest was changed; sign it again"
+        return how_to_sign(why, target, export.model_name, version)
+    return ""
 
 
 if __name__ == "__main__":

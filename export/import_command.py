@@ -114,6 +114,7 @@ def main(
     limit: float,
     label: str | None,
     share: float | None,
+    sign: Path | None,
     min_accuracy: float | None,
     allow_worse: bool,
 ) -> None:
@@ -127,6 +128,9 @@ def main(
     if min_accuracy and data is None:
         raise click.UsageError("--min-accuracy needs --data, since drawn images have no labels")
     with errors_in_one_line():
+        from serving.repository.signature import SigningKey
+
+        signing_key = SigningKey.read(sign) if sign else None
         if needs_tensorflow(model):
             import_tensorflow_quietly()
         from export.acceptance import Demands
@@ -135,7 +139,7 @@ def main(
         from export.foreign.pixels import PixelOptions
         from export.parity import ParityLimits
         from export.parity_table import lines, worst_lines
-        from export.publishing import stable_that_stays
+        from export.publishing import how_to_sign, stable_that_stays
         from serving.repository.repository import Repository
 
         options = ImportOptions(
@@ -148,7 +152,7 @@ def main(
             data=data,
             data_dir=data_dir,
         )
-        target = Repository(repository)
+        target = Repository(repository, signing_key=signing_key)
         done = Importer(model, options=options, provider=provider, limits=ParityLimits(probabilities=limit)).publish(
             target,
             model_name=name or default_name(model),
@@ -159,7 +163,8 @@ def main(
     for finding in done.findings:
         click.echo(str(finding))
     if done.report is None:
-        click.echo(f"already published as {target.root / done.model_name / str(done.version)}")
+        unsigned = how_to_sign("not signed now", target, done.model_name, done.version) if sign else ""
+        click.echo(f"already published as {target.root / done.model_name / str(done.version)}{unsigned}")
         return
     for line in lines(done.report, reference="untouched", replaces=done.replaces):
         click.echo(line)

@@ -95,6 +95,14 @@ def publishing_options(*, name_default: str) -> Callable[[Any], Any]:
             "reach it.",
         ),
         option(
+            "--sign",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="KEY",
+            show_default="no signature",
+            help="Sign the version, for servers with --trusted-key. A private key on P-256, P-384 or P-521, PEM, "
+            "without a password.",
+        ),
+        option(
             "--min-accuracy",
             type=click.FloatRange(0, 1),
             show_default="clearly better than chance",

@@ -60,6 +60,11 @@ def publish(
     return RepositoryEditor(repository).publish(content, manifest, label=label, share=share, precisions=precisions)
 
 
+def how_to_sign(why: str, repository: Repository, name: str, version: int | None) -> str:
+    """Returns the end of a line for the user: why a version has no valid signature, and the command that signs it."""
+    return f"; {why}: digits-models sign {name} {version} --key KEY --repository {repository.root}"
+
+
 def stable_that_stays(repository: Repository, name: str, version: int) -> str | None:
     """Says which version goes on answering, where that is not the one just published.
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import keras
 import pytest
+from keys import KeyPair, make_key_pair
 
+from serving.errors import ModelRejected
 from serving.repository.editor import RepositoryEditor
 from serving.repository.labels import Canary, Labels
 from serving.repository.repository import Repository
@@ -21,21 +23,29 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory, digits_export: Callable) -> Path:
-    """A repository with two versions: one published by the command, and the same again."""
+def key(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
+    return make_key_pair(tmp_path_factory.mktemp("keys"), "key")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory, digits_export: Callable, key: KeyPair) -> Path:
+    """A repository with two versions: one published and signed by the command, and the same again unsigned."""
     root = tmp_path_factory.mktemp("models")
-    done = digits_export("--repository", root)
+    done = digits_export("--repository", root, "--sign", key.private)
     assert done.exit_code == 0, done.output
     assert f"published {root / 'mnist_convnet' / '1'}" in done.output
     assert "1,000 of 1,000" in done.output
-    stored = Repository(root).load("mnist_convnet", 1)
+    stored = Repository(root, trusted_keys=[key.public]).load("mnist_convnet", 1)
     assert Repository(root).publish(stored.content, stored.manifest) == 2
     return root
 
 
-def test_the_same_network_is_not_published_twice(repository: Path, digits_export: Callable) -> None:
+def test_the_same_network_is_not_published_twice(repository: Path, digits_export: Callable, key: KeyPair) -> None:
     done = digits_export("--repository", repository)
     assert (done.exit_code, done.stdout) == (0, f"already published as {repository / 'mnist_convnet' / '2'}\n")
+    done = digits_export("--repository", repository, "--sign", key.private)
+    assert f"; not signed now: digits-models sign mnist_convnet 2 --key KEY --repository {repository}" in done.stdout
+    assert not (repository / "mnist_convnet" / "2" / "model.sig").exists()
     assert Repository(repository).versions("mnist_convnet") == [1, 2]
 
 
@@ -95,7 +105,9 @@ def test_a_network_at_chance_level_is_not_published(
     assert Repository(root).versions("mnist_convnet") == [1, 2]
 
 
-def test_verify_renews_the_proof_of_a_published_version(repository: Path, digits_export: Callable) -> None:
+def test_verify_renews_the_proof_of_a_published_version(
+    repository: Path, digits_export: Callable, key: KeyPair
+) -> None:
     manifest = repository / "mnist_convnet" / "1" / "manifest.json"
     document = json.loads(manifest.read_text())
     figures = document["parity"].pop("CPUExecutionProvider")
@@ -105,6 +117,13 @@ def test_verify_renews_the_proof_of_a_published_version(repository: Path, digits
     assert done.exit_code == 0, done.output
     parity = json.loads(manifest.read_text())["parity"]
     assert set(parity) == {"CPUExecutionProvider", "CUDAExecutionProvider"}
+    assert "its signature no longer holds, since its manifest was changed; sign it again: digits-models" in done.stdout
+    signed = Repository(repository, trusted_keys=[key.public])
+    with pytest.raises(ModelRejected, match=r"manifest\.json: was changed after the version was signed"):
+        signed.load("mnist_convnet", 1)
+    done = digits_export("--repository", repository, "--verify", 1, "--sign", key.private)
+    assert "signature" not in done.stdout
+    assert signed.load("mnist_convnet", 1)
     assert Repository(repository).versions("mnist_convnet") == [1, 2]
 
 
