@@ -24,7 +24,7 @@ SERVE_VENV := .venv
 endif
 
 .PHONY: run test image train seeds export chaos soak signals fronts graph native attacks fuzz seam gpu preparation million calibration robustness ray torch
-.PHONY: lint format protos requirements clean
+.PHONY: lint format protos requirements sbom clean
 
 run: $(SERVE_VENV)/.installed
 	@$(SERVE_VENV)/bin/digits-serve --host 127.0.0.1 --port $(PORT) --provider $(PROVIDER) --demo
@@ -35,6 +35,19 @@ test: .venv-dev/.installed
 # Builds the container image and runs it. Needs root, and: apt-get install buildah mmdebstrap
 image: .venv-dev/.installed
 	BUILD_IMAGE=1 .venv-dev/bin/python -m pytest --verbose tests/test_image.py
+
+# Lists the packages in the image, with versions and licenses, as CycloneDX: build/sbom.json. PROVIDER=cuda for the image
+# gpu; PYTHON should be the Dockerfile's, since the pinned numpy differs by Python
+sbom:
+	rm -rf build/sbom
+	$(PYTHON) -m venv --without-pip build/sbom/image
+	$(PYTHON) -m venv build/sbom/tool
+	build/sbom/tool/bin/python -m pip install --quiet 'cyclonedx-bom>=7,<8'
+	build/sbom/tool/bin/python -m pip --python build/sbom/image/bin/python install --quiet --require-hashes \
+		--requirement requirements/$(if $(filter cuda,$(PROVIDER)),gpu,cpu).txt
+	build/sbom/tool/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file build/sbom.json build/sbom/image
+	rm -rf build/sbom
 
 # Replaces an earlier run in RUN, as make does with what it makes
 train: .venv-dev/.installed
