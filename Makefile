@@ -1,6 +1,8 @@
 # On a fresh machine two commands do everything: `make run` and `make test`.
 PYTHON ?= python3
 PORT ?= 50051
+# of the page that one draws digits on; 0: any free one
+HTTP_PORT ?= 0
 # cpu, or cuda on a machine with an NVIDIA GPU
 PROVIDER ?= cpu
 # mnist (read from MNIST_DIR, or downloaded if that is not set) or synthetic
@@ -27,7 +29,7 @@ endif
 .PHONY: lint format protos requirements sbom clean
 
 run: $(SERVE_VENV)/.installed
-	@$(SERVE_VENV)/bin/digits-serve --host 127.0.0.1 --port $(PORT) --provider $(PROVIDER) --demo
+	@$(SERVE_VENV)/bin/digits-serve --host 127.0.0.1 --port $(PORT) --http-port $(HTTP_PORT) --provider $(PROVIDER) --demo
 
 test: .venv-dev/.installed
 	.venv-dev/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ SAMPLES = Path(__file__).parent / "samples"
 
 # Launchers such as timeout(1) signal a process and then its group: the same request, twice within a moment.
 SAME_SIGNAL_S = 0.5
+
+# As browsers send it: scheme, host and, unless it is the usual one, port.
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#@*A-Z]+")
 
 _LARGEST_PORT = 65_535
 _LONGEST_SOCKET_PATH = 107  # see unix(7)
@@ -231,9 +235,19 @@ class SecurityConfig(_Part):
     )
     open_health: bool = setting(True, "Answer health checks without a token.")
     reflection: bool = setting(True, "Describe the API through gRPC reflection.")
+    cors_origins: tuple[str, ...] = setting(
+        (),
+        "Origin, such as https://digits.example, whose pages may call over HTTP; *: any. "
+        "Repeat the option for several; separate them by spaces in the environment variable.",
+        unset="none",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                message = f"cors_origins must be * or like https://digits.example, without a path, not {origin!r}"
+                raise InvalidConfig(message, fields=("cors_origins",))
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise InvalidConfig("tls_certificate and tls_key need each other", fields=("tls_certificate", "tls_key"))
         if self.tls_client_ca is not None and self.tls_certificate is None:
@@ -307,10 +321,12 @@ class ServerConfig(_Part):
     port: int = setting(50051, "Port for gRPC; 0: any free one.", limits=(0, _LARGEST_PORT))
     http_port: int | None = setting(
         None,
-        "Port for the Open Inference Protocol over HTTP, on the same host; 0: any free one.",
+        "Port for HTTP, on the same host: the Open Inference Protocol, image files, and a page to draw digits on; "
+        "0: any free one.",
         limits=(0, _LARGEST_PORT),
         unset="none",
     )
+    page: bool = setting(True, "With --http-port: show a page at / on which one draws a digit.")
     metrics_port: int | None = setting(
         None,
         "Port for Prometheus's /metrics, on the same host; 0: any free one.",
@@ -405,6 +421,8 @@ class ServerConfig(_Part):
         elif self.http_port and self.http_port == self.port:
             message = f"http_port and port must differ, not both be {self.port}"
             raise InvalidConfig(message, fields=("http_port", "port"))
+        if self.security.cors_origins and self.http_port is None:
+            raise InvalidConfig("cors_origins needs http_port", fields=("cors_origins", "http_port"))
         if self.model_version is not None and len(self.models) > 1:
             raise InvalidConfig("model_version: of which model? Name one", fields=("model_version",))
         if self.traces_endpoint and not self.traces_endpoint.startswith(("http://", "https://")):

@@ -71,7 +71,7 @@ ROOMS = {
     "server.http": Room(
         rooms=CORE | {"server.security", "server.telemetry", "server.services"},
         packages={"numpy"} | GRPC,
-        some={name: {"starlette"} for name in ("app", "body", "handlers")},
+        some={name: {"starlette"} for name in ("app", "body", "classify", "handlers", "openapi", "page_files")},
     ),
     "server.fronts": Room(
         rooms={"config", "errors", "server.security", "server.http"},

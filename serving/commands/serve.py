@@ -58,7 +58,7 @@ def main(*, config: ServerConfig, demo: bool, log_level: str, log_format: str) -
         except OSError as error:  # nobody reads stdout, or its disk is full: no reason not to serve
             _logger.warning("could not announce %s on stdout: %s", address, error.strerror)
         if demo:
-            await _classify_samples(address, config.security)
+            await _classify_samples(address, config.security, page_url=http_url if config.page else "")
 
     try:
         with errors_in_one_line("a server"):
@@ -122,12 +122,13 @@ async def _supervise(config: ServerConfig, logs: LogConfig, announce: Announce) 
     return await Supervisor(config, logs).run(ready=ready)
 
 
-async def _classify_samples(address: str, security: SecurityConfig) -> None:
-    """Prints what a client gets for the sample digits of the package."""
+async def _classify_samples(address: str, security: SecurityConfig, *, page_url: str) -> None:
+    """Prints what a client gets for the sample digits of the package, and where there is a page to draw one on."""
     client = _start_client(address, security)
     try:
         if await asyncio.to_thread(client.wait) == 0:
-            click.echo(f"\nstill serving on {address}; Ctrl-C stops")
+            click.echo(f"\ndraw a digit on {page_url}" if page_url else "")
+            click.echo(f"still serving on {address}; Ctrl-C stops")
     finally:
         client.terminate()
         client.wait()

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over HTTP: JSON in place of gRPC messages, answered by the same servicer.
+"""HTTP: image files and the Open Inference Protocol, answered by the servicers of gRPC, and a page that uses it.
 
 Imports starlette, `serving.server.services` and what lies below it.
 """

@@ -6,6 +6,7 @@ What is not about HTTP is shared with gRPC's boundary, `serving.server.services.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import math
 from collections.abc import Awaitable, Callable, Sequence
@@ -74,7 +75,14 @@ class HttpHandlers:
         self._max_body_bytes = max_body_bytes
 
     def route(
-        self, method: str, path: str, endpoint: Endpoint, admission: AdmissionControl, *, name: str = ""
+        self,
+        method: str,
+        path: str,
+        endpoint: Endpoint,
+        admission: AdmissionControl,
+        *,
+        name: str = "",
+        in_schema: bool = True,
     ) -> Route:
         """Makes a route.
 
@@ -84,12 +92,14 @@ class HttpHandlers:
             endpoint: Answers the calls.
             admission: Admits the calls, before their body is read and again before they are answered.
             name: The path that observers see instead, so that they see one name for both paths of a method.
+            in_schema: Whether the description of the interface has it, with the endpoint's docstring.
         """
 
         async def answer(request: Request) -> Response:
             return await self._answer(f"{method} {name or path}", endpoint, admission, request)
 
-        return Route(path, answer, methods=[method])
+        answer.__doc__ = inspect.getdoc(endpoint)
+        return Route(path, answer, methods=[method], include_in_schema=in_schema)
 
     async def no_route(self, request: Request, error: Exception) -> Response:
         """Answers a request with an unknown path, or with the wrong method for its path."""
@@ -124,6 +134,7 @@ class HttpHandlers:
         finally:
             call.end(code.name)
         response.headers.update(context.response_headers)
+        response.headers["x-content-type-options"] = "nosniff"
         if self._draining.is_set():
             response.headers["connection"] = "close"
         return response

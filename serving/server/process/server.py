@@ -176,12 +176,16 @@ class Server:
 
             app = HttpApp(
                 inference,
+                digits,
                 admission=admission,
                 health_admission=health_admission,
                 metrics_admission=unlimited,
+                page_admission=AdmissionControl(tokens=None) if config.page else None,
+                cors_origins=config.security.cors_origins,
                 observers=self._observers,
                 draining=draining,
                 max_body_bytes=max_request_bytes,
+                max_images=rows,
                 metrics=self._metrics.exposition,
             )
             self._http = HttpFront(app, config, share_port=self._is_worker, tls=tls)

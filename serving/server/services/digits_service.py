@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 
 import grpc
 import numpy as np
@@ -11,6 +12,7 @@ from protos.digits.v1 import digits_pb2
 from serving.errors import InvalidImage
 from serving.images.image_status import ImageStatus
 from serving.images.preparation import PreparedImage
+from serving.rollout.deployment import Deployment
 from serving.rollout.deployments import Deployments
 from serving.server.services.bidi_stream import ROW_BYTES, BidiStreamHandler
 from serving.server.services.digits_codec import (
@@ -26,6 +28,21 @@ from serving.server.services.digits_codec import (
 from serving.server.services.handlers import Context, deadline_of
 from serving.server.services.status import code_of
 from serving.server.telemetry.calls import current_call
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Classified:
+    """A response, and what it was made of.
+
+    Attributes:
+        response: The response.
+        deployment: The deployment that answered.
+        prepared: The result of preparation for each encoded image; empty for raw images.
+    """
+
+    response: digits_pb2.ClassifyResponse
+    deployment: Deployment
+    prepared: Sequence[PreparedImage | InvalidImage]
 
 
 class DigitClassifierService:
@@ -48,6 +65,10 @@ class DigitClassifierService:
 
     async def Classify(self, request: digits_pb2.ClassifyRequest, context: Context) -> digits_pb2.ClassifyResponse:  # noqa: N802
         """Classifies the images of one request."""
+        return (await self.classify(request, context)).response
+
+    async def classify(self, request: digits_pb2.ClassifyRequest, context: Context) -> Classified:
+        """Classifies the images of one request, for interfaces that answer in another form."""
         deadline = deadline_of(context)
         deployment = self._deployments.find(request.model_name, request.model_version, request.model_label)
         call = current_call()
@@ -69,7 +90,8 @@ class DigitClassifierService:
             answer = await deployment.classify(images, deadline=deadline, prepared=noticed)
             if (unsure := unsure_images(answer, request)) is not None and unsure.any():
                 deployment.statistics.unsure(int(np.count_nonzero(unsure)))
-        return encode_response(answer, request, deployment, prepared)
+        response = encode_response(answer, request, deployment, prepared)
+        return Classified(response=response, deployment=deployment, prepared=prepared)
 
     def ClassifyStream(  # noqa: N802
         self, requests: AsyncIterator[digits_pb2.ClassifyStreamRequest], context: Context
