@@ -23,7 +23,8 @@ let subject = 0; // counts the pictures: one is drawn in many steps
 let wanted = 0; // counts the changes
 let answered = 0; // the change that was answered last
 let asking = false;
-let speaking = 0;
+let last = null; // where the pointer that draws was last
+let [saying, speaking] = ["", 0];
 let columns = [];
 
 // --- calls
@@ -113,8 +114,9 @@ function say(text) {
 }
 
 function speak(text) {
+  saying = text;
   clearTimeout(speaking);
-  speaking = setTimeout(() => ($("spoken").textContent = text), SPOKEN_AFTER_MS);
+  if (!last) speaking = setTimeout(() => ($("spoken").textContent = text), SPOKEN_AFTER_MS);
 }
 
 const sentence = ({ status, candidates: [best] }) =>
@@ -147,6 +149,7 @@ function fill(column, { model_version, label, image }, withVersion) {
   part("version").hidden = !withVersion;
   part("version").textContent = `Version ${model_version}, ${label}`;
   part("name").textContent = noInk ? "–" : best.name;
+  part("name").classList.toggle("none", noInk);
   part("name").classList.toggle("word", !noInk && best.name.length > 2);
   part("name").classList.toggle("doubtful", Boolean(image.status));
   part("sure").textContent = noInk ? "" : percent.format(best.confidence);
@@ -193,8 +196,8 @@ function showSeen({ pixels, steps }) {
 // Shows that there is no answer.
 function blank() {
   $("saw").hidden = true;
+  speak("");
   $("spoken").textContent = "";
-  clearTimeout(speaking);
   makeColumns(1);
   const few = model.labels.length <= FEW;
   bars(columns[0].querySelector(".bars"), few ? model.labels.map((name, label) => ({ name, label })) : [], null);
@@ -221,7 +224,6 @@ function drawing() {
 }
 
 function line(from, to) {
-  if (picture) clear();
   pen.lineCap = pen.lineJoin = "round";
   pen.lineWidth = paper.width * PEN_WIDTH;
   pen.beginPath();
@@ -229,7 +231,6 @@ function line(from, to) {
   pen.lineTo(to.x, to.y);
   pen.stroke();
   inked = true;
-  changed();
 }
 
 const isDrawable = () => model?.preparation === "mnist";
@@ -240,12 +241,11 @@ function place(event) {
   return { x: (event.clientX - box.left) * scale, y: (event.clientY - box.top) * scale };
 }
 
-let last = null; // where the pointer that draws was last
-
 paper.addEventListener("pointerdown", (event) => {
   if (!isDrawable() || !event.isPrimary || event.button) return;
   paper.setPointerCapture(event.pointerId);
   $("pen").hidden = true;
+  if (picture) clear();
   last = place(event);
   line(last, last);
 });
@@ -257,8 +257,14 @@ paper.addEventListener("pointermove", (event) => {
     line(last, next);
     last = next;
   }
+  changed();
 });
-for (const name of ["pointerup", "pointercancel"]) paper.addEventListener(name, () => (last = null));
+for (const name of ["pointerup", "pointercancel"])
+  paper.addEventListener(name, () => {
+    if (!last) return;
+    last = null;
+    changed();
+  });
 
 const key = { x: paper.width / 2, y: paper.height / 4, down: false };
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -272,12 +278,14 @@ paper.addEventListener("keydown", (event) => {
   } else if (event.key === " ") {
     key.down = !key.down;
     speak(key.down ? "pen down" : "pen up");
+    if (picture) clear();
     if (key.down) line(key, key);
   } else if (MOVES[event.key]) {
     const within = (value) => Math.min(Math.max(value, 0), paper.width);
     key.x = within(key.x + MOVES[event.key][0] * KEY_STEP * paper.width);
     key.y = within(key.y + MOVES[event.key][1] * KEY_STEP * paper.width);
     if (key.down) line(from, key);
+    if (key.down) changed();
   } else return;
   event.preventDefault();
   $("pen").hidden = false;
@@ -364,8 +372,8 @@ function describe(names) {
   const facts = [
     ["Model", model.model_name],
     ["Version", model.model_version],
-    ["Accuracy on test images", model.test_accuracy ? precise.format(model.test_accuracy) : null],
-    ["Parity: largest difference", model.parity_max_difference?.toExponential(1)],
+    ["Accuracy (test images)", model.test_accuracy ? precise.format(model.test_accuracy) : null],
+    ["Parity (largest difference)", model.parity_max_difference?.toExponential(1)],
     ["Runs on", model.execution_provider.replace("ExecutionProvider", "")],
     ["Input", `${model.width} × ${model.height}${model.channels === 3 ? ", colour" : ""}`],
     ["Labels", listed],
