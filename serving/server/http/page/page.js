@@ -90,8 +90,9 @@ async function ask() {
 async function excused(error) {
   if (!(error instanceof Refused)) throw error;
   if (error.status === 401) {
-    say(token && "This token was not accepted.");
+    if (token) $("note").textContent = "This token was not accepted.";
     $("login").hidden = false;
+    document.body.classList.toggle("locked", !model);
     $("token").focus();
   } else if (error.status === 429 || error.status === 503) {
     say("The server is busy; trying again.");
@@ -345,6 +346,7 @@ async function load(name = model?.model_name) {
     const names = [...new Set(found.filter(({ state }) => state === "READY").map((each) => each.name))];
     model = await call(`v1/model?${new URLSearchParams({ model_name: name ?? names[0] ?? "", model_label: "stable" })}`);
     $("login").hidden = true;
+    document.body.classList.remove("locked");
     say("");
     describe(names);
     if (!picture && !inked) blank();
@@ -367,13 +369,14 @@ function describe(names) {
   paper.setAttribute("aria-label", isDrawable() ? "Drawing area" : "The picture");
   paper.tabIndex = isDrawable() ? 0 : -1;
 
+  document.body.classList.toggle("words", labels.some((name) => name.length > 2));
   $("which").hidden = names.length < 2;
   $("models").replaceChildren(...names.map((name) => new Option(name, name, false, name === model.model_name)));
   const facts = [
-    ["Model", model.model_name],
+    ["Model", names.length < 2 ? model.model_name : null],
     ["Version", model.model_version],
-    ["Accuracy (test images)", model.test_accuracy ? precise.format(model.test_accuracy) : null],
-    ["Parity (largest difference)", model.parity_max_difference?.toExponential(1)],
+    ["Test accuracy", model.test_accuracy ? precise.format(model.test_accuracy) : null],
+    ["Parity", model.parity_max_difference && `within ${model.parity_max_difference.toExponential(1)}`],
     ["Runs on", model.execution_provider.replace("ExecutionProvider", "")],
     ["Input", `${model.width} × ${model.height}${model.channels === 3 ? ", colour" : ""}`],
     ["Labels", listed],
@@ -382,7 +385,7 @@ function describe(names) {
     ...facts.filter(([, value]) => value != null).map(([term, value]) => {
       const [group, dt, dd] = ["div", "dt", "dd"].map((tag) => document.createElement(tag));
       [dt.textContent, dd.textContent] = [term, value];
-      group.classList.toggle("wide", term === "Labels" && labels.length > FEW);
+      group.classList.toggle("wide", term === "Labels");
       group.append(dt, dd);
       return group;
     }),

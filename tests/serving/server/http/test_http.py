@@ -523,7 +523,7 @@ def test_a_compressed_bomb_is_refused_before_it_fills_the_memory(server, address
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "said"),
     [
-        ("GET", "/", None, 404, "nothing at this path"),
+        ("GET", "/index.html", None, 404, "nothing at this path"),
         ("GET", "/v2/", None, 404, "nothing"),
         ("GET", "/v1/models", None, 404, "nothing"),
         ("GET", "//v2", None, 404, "nothing"),
