@@ -73,6 +73,7 @@ def test_the_wheel_holds_the_packages_the_model_and_nothing_else(wheel: Path) ->
     assert "serving/pretrained/mnist_convnet/1/model.onnx" in names
     assert "serving/pretrained/mnist_convnet/1/manifest.json" in names
     assert {f"serving/samples/{digit}.png" for digit in range(10)} <= names
+    assert {f"serving/server/http/page/{name}" for name in ("index.html", "page.css", "page.js", "icon.svg")} <= names
     assert {"protos/digits/v1/digits.proto", "protos/inference/inference.proto"} <= names
 
 
