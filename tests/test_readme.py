@@ -91,7 +91,8 @@ def test_every_command_works_in_order(tmp_path: Path) -> None:
         (tmp_path / name / "bin").symlink_to(BIN)
         (tmp_path / name / ".installed").touch()
     path = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != BIN)
-    with _make_run(tmp_path, ports["50051"], os.environ):
+    with _make_run(tmp_path, ports["50051"], os.environ) as shown:
+        assert re.search(r"^draw a digit on http://127\.0\.0\.1:\d+$", "".join(shown), re.MULTILINE)
         printed = dict(type_blocks(BLOCKS, tmp_path, ports, path=path, skip=ELSEWHERE))
 
     def output(start: str) -> str:

@@ -271,15 +271,18 @@ print(sorted({name.split(".")[0] for name in sys.modules} & {"tensorflow", "kera
     assert list(home.rglob("*")) == []
 
 
-def test_the_demo_shows_the_shipped_digits_over_grpc(start_server: Start) -> None:
-    with start_server("--demo") as server:
+def test_the_demo_shows_the_shipped_digits_over_grpc_and_where_to_draw_one(start_server: Start) -> None:
+    with start_server("--demo", "--http-port", "0") as server:
         shown = []
         for line in server.process.stdout:
             shown.append(line)
             if "still serving" in line:
                 break
+        text = "".join(shown)
+        (page,) = re.findall(r"^draw a digit on (http://\S+)$", text, re.MULTILINE)
+        with urllib.request.urlopen(page, timeout=20) as answer:
+            assert b"<title>Draw a digit</title>" in answer.read()
         code, stderr = server.stop(signal.SIGINT)
-    text = "".join(shown)
     assert code == 0, stderr
     assert "█" in text
     captions = [word for line in shown if "%" in line for word in line.split()]
