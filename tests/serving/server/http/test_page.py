@@ -160,11 +160,13 @@ def test_a_drawn_three_is_a_three(page: Browser) -> None:
 @pytest.mark.parametrize(
     ("strokes", "status"), [(ONES, "several digits"), (CROSS, "no digit")], ids=("several", "no digit")
 )
-def test_what_is_no_single_digit_is_called_that(desktop: Browser, strokes: list, status: str) -> None:
+def test_what_is_no_single_digit_is_called_that(page: Browser, strokes: list, status: str) -> None:
     for stroke in strokes:
-        desktop.drag("#paper", stroke)
-    desktop.until(f"{STATUS} === {status!r}")
-    assert desktop.until(SPOKEN).startswith(f"{status}, ")
+        page.drag("#paper", stroke, touch=_is_touched(page))
+    page.until(f"{STATUS} === {status!r}")
+    assert page.until(SPOKEN).startswith(f"{status}, ")
+    side = "document.querySelector('%s').getBoundingClientRect().%s"
+    assert page.eval(side % (".status", "right")) <= page.eval(side % (".bars", "left"))
 
 
 def test_pictures_are_dropped_pasted_and_chosen(page: Browser, tmp_path: Path) -> None:
