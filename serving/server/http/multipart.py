@@ -16,6 +16,7 @@ from serving.server.services.oip_tensors import quoted
 _LINE = b"\r\n"
 _MAX_BOUNDARY = 70  # as RFC 2046 says
 _MAX_HEAD_BYTES = 2048  # the headers of a part
+_MAX_PARAMETERS = 32  # of a header; reading them takes time that grows with the square of their number
 _PLAIN_ENCODINGS = ("", "7bit", "8bit", "binary")
 
 
@@ -67,6 +68,8 @@ def _file(part: bytes, field: str) -> tuple[str, bytes]:
 
 def _parameter(header: str, name: str) -> str | None:
     """Returns a parameter of a header's value; None if it has none of this name."""
+    if header.count(";") > _MAX_PARAMETERS:
+        raise InvalidRequest.of("form", f"a header has more than {_MAX_PARAMETERS} semicolons")
     message = Message()
     message["content-type"] = header
     value = message.get_param(name)

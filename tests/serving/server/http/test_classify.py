@@ -184,6 +184,8 @@ REFUSED = {
     "cut form": ("", FORM[:-10], FORM_HEADERS, 400, "form: ends before its last boundary"),
     "a field": ("", FORM.replace(b'; filename="7.png"', b""), FORM_HEADERS, 400, "field 'file' is no file"),
     "no headers": ("", FORM.replace(b"\r\n\r\n", b"\r\n", 1), FORM_HEADERS, 400, "form[0]: "),
+    "many parameters": ("", FORM.replace(b'7.png"', b'7.png"' + b';"' * 40), FORM_HEADERS, 400, "32 semicolons"),
+    "many parameters of the body": ("", FORM, {"Content-Type": "multipart/form-data" + ";x" * 9000}, 400, "semicolons"),
     "encoded part": ("", FORM.replace(b"Content-Type", b"Content-Transfer-Encoding: base64\r\nX"), FORM_HEADERS, 400,
                      "without Content-Transfer-Encoding"),
     "empty form": ("", b"--a boundary--\r\n", FORM_HEADERS, 400, "images: must be at least one"),
