@@ -170,10 +170,11 @@ class Deployment:
     def close(self) -> None:
         """Lets the threads end once they have finished their current batch and images."""
         self._decoder.close()
-        if self._executor is not None:
+        executor, self._executor = self._executor, None
+        if executor is not None:
             if self._engine is not None:
-                self._executor.submit(self._engine.close)
-            self._executor.shutdown(wait=False)
+                executor.submit(self._engine.close)  # in the thread that started it
+            executor.shutdown(wait=False)
 
     async def prepare(
         self, contents: Sequence[bytes], *, deadline: float | None = None
