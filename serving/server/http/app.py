@@ -75,7 +75,7 @@ class HttpApp(Starlette):
         self._servicer = servicer
         self._metrics = metrics
         self._one_large = asyncio.Semaphore(1)
-        handlers = HttpHandlers(observers, draining=draining, max_body_bytes=max_body_bytes)
+        handlers = HttpHandlers(observers, draining=draining, max_body_bytes=max_body_bytes, cors_origins=cors_origins)
         classify = ClassifyEndpoints(digits, self._converted, max_images=max_images)
         routes = [
             handlers.route("POST", "/v1/classify", classify.classify, admission),

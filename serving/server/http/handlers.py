@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import json
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import grpc
 from starlette.exceptions import HTTPException
@@ -67,10 +67,19 @@ class HttpHandlers:
         observers: Observe every call.
         draining: Set when the server stops; from then on each response closes its connection.
         max_body_bytes: The largest request body.
+        cors_origins: The origins whose scripts may call; `*` for any.
     """
 
-    def __init__(self, observers: Sequence[CallObserver], *, draining: asyncio.Event, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        observers: Sequence[CallObserver],
+        *,
+        draining: asyncio.Event,
+        max_body_bytes: int,
+        cors_origins: Collection[str],
+    ) -> None:
         self._observers = observers
+        self._cors_origins = cors_origins
         self._draining = draining
         self._max_body_bytes = max_body_bytes
 
@@ -119,6 +128,7 @@ class HttpHandlers:
         try:
             body = b""
             if request.method == "POST":
+                self._check_origin(request)
                 with admission.admit(context):  # but a client that sends slowly must not count as a running call
                     pass
                 body = await read_body(request, self._max_body_bytes)
@@ -138,6 +148,20 @@ class HttpHandlers:
         if self._draining.is_set():
             response.headers["connection"] = "close"
         return response
+
+    def _check_origin(self, request: Request) -> None:
+        """Refuses what a page from elsewhere makes a browser send, since a browser does not always ask before.
+
+        Such a page could otherwise unload the models of a server on the user's own machine. Browsers say in
+        Sec-Fetch-Site where the page is from (W3C, Fetch Metadata Request Headers).
+
+        Raises:
+            HttpError: The page's origin is not among those that may call.
+        """
+        foreign = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        if foreign and not {"*", request.headers.get("origin")} & set(self._cors_origins):
+            message = "pages of this origin may not call; the server's option --cors-origin allows it"
+            raise HttpError(403, grpc.StatusCode.PERMISSION_DENIED, message)
 
 
 def error_body(message: str) -> bytes:

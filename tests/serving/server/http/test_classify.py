@@ -232,6 +232,10 @@ def test_pages_of_other_origins_call_only_if_they_may(address: str, origin: str,
     for each in (asked, answer):
         assert each.headers["access-control-allow-origin"] == (origin if allowed else None)
         assert each.headers["access-control-allow-credentials"] is None
+    # A browser sends such a request without asking first, and says where the page is from.
+    sent = {"Origin": origin, "Sec-Fetch-Site": "cross-site", "Content-Type": "text/plain"}
+    unload = _ask(address, "/v2/repository/models/mnist_convnet/unload", b"", sent, "POST")
+    assert (unload.status == 403, "may not call" in unload.json["error"]) == (not allowed, not allowed)
 
 
 @pytest.mark.parametrize(
