@@ -55,8 +55,8 @@ BY_HAND = {("docs/preparation.md", "sh"): "takes minutes, and MNIST"}
 NOT_TYPED = r"docker |pip "
 _IN_README = {line for language, block in blocks(PAGES["README.md"]) if language == "sh" for line in lines(block)}
 
-# Options in the text that are other programs': docker's and pip's.
-FOREIGN = {"--read-only", "--volume", "--extra"}
+# Options in the text that are other programs': docker's, pip's and kubectl's.
+FOREIGN = {"--read-only", "--volume", "--extra", "--kustomize"}
 # What stands for something else in the text.
 _PLACEHOLDER = re.compile(r"…|\b[A-Z]{2,}\b|\b[Rn]$")
 
