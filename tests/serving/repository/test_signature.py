@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from keys import KeyPair, make_key_pair
 from model_signing import hashing, signing, verifying
 
+from serving.config import PRETRAINED
 from serving.errors import ModelRejected, UnusableFile
 from serving.repository.repository import Repository, StoredModel
 from serving.repository.signature import SigningKey, TrustedKeys
@@ -35,10 +36,12 @@ def theirs(folder: Path) -> KeyPair:
 
 
 @pytest.fixture
-def signed(tmp_path: Path, shipped: StoredModel, ours: KeyPair) -> Path:
-    """The directory of a signed version of the shipped model."""
+def signed(tmp_path: Path, ours: KeyPair) -> Path:
+    """The directory of a signed version of the shipped model, in both precisions."""
+    shipped = Repository(PRETRAINED).load("mnist_convnet", 1)
     repository = Repository(tmp_path / "models", signing_key=SigningKey.read(ours.private))
-    return repository.root / "mnist_convnet" / str(repository.publish(shipped.content, shipped.manifest))
+    version = repository.publish(shipped.content, shipped.manifest, shipped.precisions)
+    return repository.root / "mnist_convnet" / str(version)
 
 
 def _load(directory: Path, *keys: KeyPair) -> StoredModel:
@@ -86,7 +89,7 @@ def _flip(path: Path, place: int) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "manifest.json"])
+@pytest.mark.parametrize("file", ["model.onnx", "model.int8.onnx", "manifest.json"])
 @pytest.mark.parametrize("place", [0, 1000, -1])
 def test_no_byte_of_a_file_may_change(signed: Path, ours: KeyPair, file: str, place: int) -> None:
     _flip(signed / file, place)
