@@ -132,3 +132,12 @@ with Client(sys.argv[1]) as client:
     said = subprocess.run([home / "bin" / "digits-serve"], capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode == 1
     assert "pip install '.[cpu]'" in said.stderr
+
+
+def test_the_lower_bound_of_the_gpu_s_runtime_can_be_installed() -> None:
+    """With its libraries of CUDA: the wheels of some releases ask for packages that do not exist."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (bound,) = re.findall(r'"onnxruntime-gpu\[cuda,cudnn\]>=([\d.]+),', text)
+    resolve = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--python-version", "3.11", "-"]
+    found = _run(*resolve, input=f"onnxruntime-gpu[cuda,cudnn]=={bound}.0")
+    assert f"onnxruntime-gpu=={bound}.0" in found

@@ -23,7 +23,7 @@ def _operators(network: keras.Sequential) -> list[str]:
     images = RANDOM.integers(0, 256, (20, *network.input_shape[1:]), dtype=np.uint8)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(
-        session.run(["probabilities"], {"images": images})[0], network.predict(images, verbose=0), atol=5e-5
+        session.run(["probabilities"], {"images": images})[0], network.predict(images, verbose=0), atol=5e-4
     )
     return [node.op_type for node in onnx.load_from_string(content).graph.node]
 
@@ -31,6 +31,7 @@ def _operators(network: keras.Sequential) -> list[str]:
 @pytest.mark.parametrize("kind", NORMALISATIONS)
 @pytest.mark.parametrize("architecture", SHAPES)
 def test_neither_normalisation_nor_batch_normalisation_is_left(architecture: str, kind: str) -> None:
+    keras.utils.set_random_seed(0)
     shape = SHAPES[architecture]
     training_images = RANDOM.integers(0, 200, (30, *shape), dtype=np.uint8)
     network = ARCHITECTURES[architecture].build(shape, 5, normalisation=normalisation_layer(kind, training_images))
