@@ -249,12 +249,15 @@ def test_only_what_a_trusted_key_signed_is_served(start_server: Start, repositor
         refused[6] = "late: was added after the version was signed. What was read before is still served"
         assert refused[6] in _read_until(server, "not served: net version 6: net/6/")
         assert answering() == 6
+        expected = {version: f"net/{version}/{reason}" for version, reason in refused.items()}
+        reasons, ends = {}, time.monotonic() + 20
         with grpc.insecure_channel(server.address) as channel:
-            index = inference_pb2_grpc.GRPCInferenceServiceStub(channel).RepositoryIndex(
-                inference_pb2.RepositoryIndexRequest()
-            )
-        reasons = {int(each.version): each.reason for each in index.models if each.reason}
-        assert reasons == {version: f"net/{version}/{reason}" for version, reason in refused.items()}
+            while reasons != expected:  # it is logged a moment before
+                assert time.monotonic() < ends, reasons
+                index = inference_pb2_grpc.GRPCInferenceServiceStub(channel).RepositoryIndex(
+                    inference_pb2.RepositoryIndexRequest()
+                )
+                reasons = {int(each.version): each.reason for each in index.models if each.reason}
         shown = urllib.request.urlopen(metrics).read().decode()
         assert set(re.findall(r'digits_model_refused\{model="net",version="(\d)"\} 1\.0', shown)) == set("23456")
 

@@ -123,10 +123,12 @@ def test_a_part_that_was_changed_is_noticed(folder: Path) -> None:
 def test_two_runs_never_write_to_one_output(folder: Path, undisturbed: bytes, server) -> None:
     first = ScoringRun(folder, "shared.csv", "--target", server.address)
     first.wait_for_parts(1)
+    first.process.send_signal(signal.SIGSTOP)  # or it may end before the others have begun
     for how in ("--resume", "--overwrite"):
         code, stderr = ScoringRun(folder, "shared.csv", "--target", server.address, how).end()
         assert code == 1
         assert "another run is writing here" in stderr
+    first.process.send_signal(signal.SIGCONT)
     assert first.end()[0] == 0
     assert (folder / "shared.csv").read_bytes() == undisturbed
 
