@@ -114,14 +114,17 @@ def main(
         click.echo(line)
     if export.refusal:
         raise click.ClickException(export.refusal)
-    for line in _outcome(export, target, verified=verify is not None, with_key=sign is not None):
+    if export.version is None:
+        problems = export.report.problems if export.report else ()
+        raise click.ClickException(f"parity not proven, nothing published: {'; '.join(problems)}")
+    for line in _outcome(export, export.version, target, verified=verify is not None, with_key=sign is not None):
         click.echo(line)
 
 
 def _figures(export: Export) -> Iterator[str]:
-    """What the gates measured, line by line."""
+    """What the gates measured, line by line; if parity failed, with the worst images."""
     from export.calibration import describe
-    from export.parity_table import lines
+    from export.parity_table import lines, worst_lines
 
     if export.report:
         more = {
@@ -130,45 +133,34 @@ def _figures(export: Export) -> Iterator[str]:
             "replaces": export.replaces,
         }
         yield from lines(export.report, reference="Keras", **more)
+        if export.report.problems:
+            yield from worst_lines(export.report, reference="Keras")
     if export.int8:
         yield from export.int8.lines
 
 
-def _outcome(export: Export, target: Repository, *, verified: bool, with_key: bool) -> Iterator[str]:
-    """What was published, added or proven, line by line; raises ClickException if nothing was."""
-    from export.parity_table import worst_lines
-    from export.publishing import stable_that_stays
+def _outcome(export: Export, version: int, target: Repository, *, verified: bool, with_key: bool) -> Iterator[str]:
+    """What was published, added or proven, line by line."""
+    from export.publishing import how_to_sign, stable_that_stays
 
-    if export.report is not None and export.version is None:
-        yield from worst_lines(export.report, reference="Keras")
-        raise click.ClickException(f"parity not proven, nothing published: {'; '.join(export.report.problems)}")
     if export.report is not None:
         done = "verified" if verified else "published"
     elif export.int8 is not None:
         done = "verified int8 of" if verified else "added int8 to"
     else:
         done = "already published as"
-    place = target.root / export.model_name / str(export.version)
-    yield f"{done} {place}{_unsigned(export, target, verified=verified, with_key=with_key)}"
+    name, is_new = export.model_name, done == "published"
+    unsigned = ""
+    if done == "already published as":
+        unsigned = how_to_sign("not signed now", target, name, version) if with_key else ""
+    elif not is_new and not with_key and target.is_signed(name, version):
+        why = "its signature no longer holds, since its manifest was changed; sign it again"
+        unsigned = how_to_sign(why, target, name, version)
+    yield f"{done} {target.root / name / str(version)}{unsigned}"
     if export.label_change:
         yield str(export.label_change)
-    is_new = export.report is not None and not verified
-    if is_new and (stays := stable_that_stays(target, export.model_name, export.version or 0)):
+    if is_new and (stays := stable_that_stays(target, name, version)):
         yield stays
-
-
-def _unsigned(export: Export, target: Repository, *, verified: bool, with_key: bool) -> str:
-    """Why the version has no valid signature, if one was asked for or was there; else nothing."""
-    from export.publishing import how_to_sign
-
-    version, is_unchanged = export.version or 0, export.report is None and export.int8 is None
-    if with_key and is_unchanged:
-        return how_to_sign("not signed now", target, export.model_name, version)
-    was_changed = verified or (export.report is None and not is_unchanged)
-    if not with_key and was_changed and target.is_signed(export.model_name, version):
-        why = "its signature no longer holds, since its manifest was changed; sign it again"
-        return how_to_sign(why, target, export.model_name, version)
-    return ""
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ A version may hold the same model in other precisions too, such as `model.int8.o
 from __future__ import annotations
 
 import re
-import stat
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 from serving.errors import ModelNotFound, ModelRejected, RepositoryError
+from serving.repository.files import checked_content, file_stat, parse_file, read_file
 from serving.repository.labels import LABELS_FILE, Labels
 from serving.repository.manifest import Manifest
 from serving.repository.model_directory import ModelDirectory, directories, replace_file
@@ -25,8 +24,6 @@ MANIFEST_FILE = "manifest.json"
 
 # Name, times, size and inode of each file of a version, to see whether one was changed, added or removed.
 FileStats = frozenset[tuple[str | int, ...]]
-
-T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
@@ -130,7 +127,7 @@ class Repository:
             return Labels()
         except OSError as error:
             raise ModelRejected(f"{path}: {error.strerror}") from error
-        return _parse(path, content, Labels.from_json)
+        return parse_file(path, content, Labels.from_json)
 
     def write_labels(self, name: str, labels: Labels) -> None:
         """Replaces the labels of a model. A reader sees the old ones or the new ones.
@@ -147,7 +144,7 @@ class Repository:
             files = list(self._version_directory(name, version).iterdir())
         except OSError:
             return frozenset()
-        return frozenset((file.name, *_file_stat(file)) for file in files)
+        return frozenset((file.name, *file_stat(file)) for file in files)
 
     def load(self, name: str, version: int) -> StoredModel:
         """Reads a version and checks that it can be served.
@@ -157,18 +154,21 @@ class Repository:
             UnusableFile: A file of the trusted keys can't be used.
         """
         directory = self._version_directory(name, version)
-        files = {MANIFEST_FILE: _read_manifest(directory / MANIFEST_FILE), MODEL_FILE: _read(directory / MODEL_FILE)}
+        files = {
+            MANIFEST_FILE: _read_manifest(directory / MANIFEST_FILE),
+            MODEL_FILE: read_file(directory / MODEL_FILE),
+        }
         if (directory / precision_file(INT8)).exists():
-            files[precision_file(INT8)] = _read(directory / precision_file(INT8))
+            files[precision_file(INT8)] = read_file(directory / precision_file(INT8))
         if self._trusted_keys:  # before anything is made of these bytes
             self._trusted_keys.check(directory, files)
         manifest = _parse_manifest(directory / MANIFEST_FILE, files[MANIFEST_FILE], name)
         path = directory / MODEL_FILE
-        content = _checked(path, files, manifest.sha256)
+        content = checked_content(path, files, manifest.sha256)
         if not manifest.proven:
             raise ModelRejected(f"{path}: its manifest has no passed parity check; export it with digits-export")
         precisions = {
-            precision: _checked(directory / precision_file(precision), files, described.sha256)
+            precision: checked_content(directory / precision_file(precision), files, described.sha256)
             for precision, described in manifest.precisions.items()
         }
         return StoredModel(name=name, version=version, manifest=manifest, content=content, precisions=precisions)
@@ -272,53 +272,12 @@ class Repository:
         return self._directory(name).path / str(version)
 
 
-def _checked(path: Path, files: Mapping[str, bytes], sha256: str) -> bytes:
-    """Returns the content of a file, which was read already unless it is missing, if it has this digest."""
-    content = files[path.name] if path.name in files else _read(path)
-    digest = digest_of(content)
-    if digest != sha256:
-        raise ModelRejected(
-            f"{path}: sha256 is {digest[:12]}…, but the manifest says {sha256[:12]}…: "
-            "the file was changed or damaged after the export"
-        )
-    return content
-
-
-def _read(path: Path, *, missing: str = "") -> bytes:
-    """Reads a regular file: a pipe would block for ever, and a device may have no end."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ModelRejected(f"{path}: not a file")
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise ModelRejected(f"{path}: {error.strerror}{missing}") from error
-    except OSError as error:
-        raise ModelRejected(f"{path}: {error.strerror}") from error
-
-
 def _read_manifest(path: Path) -> bytes:
-    return _read(path, missing="; digits-export and digits-import write it beside model.onnx")
+    return read_file(path, missing="; digits-export and digits-import write it beside model.onnx")
 
 
 def _parse_manifest(path: Path, content: bytes, name: str) -> Manifest:
-    manifest = _parse(path, content, Manifest.from_json)
+    manifest = parse_file(path, content, Manifest.from_json)
     if manifest.model_name != name:
         raise ModelRejected(f"{path}: describes the model {manifest.model_name!r}, not {name!r}")
     return manifest
-
-
-def _parse(path: Path, content: bytes, parse: Callable[[str], T]) -> T:
-    try:
-        return parse(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ModelRejected(f"{path}: not UTF-8") from error
-    except ModelRejected as error:
-        raise error.within(path) from error
-
-
-def _file_stat(path: Path) -> tuple[int, ...]:
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
