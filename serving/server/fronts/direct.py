@@ -31,7 +31,7 @@ def directly(handler: Any, begin: DirectMethod) -> grpc.RpcMethodHandler[Any, An
 
     async def call(request: bytes, context: Any) -> Any:
         future = asyncio.get_running_loop().create_future()
-        begun = begin(request, context, _FutureResponder(future))
+        begun = begin(request, context, _FutureResponder(future, context))
         # gRPC's context keeps the error of an abort, and that keeps this frame, until garbage is collected.
         if begun is None:
             ordinary = handler.unary_unary(request, context)
@@ -69,11 +69,14 @@ class _Refused(Exception):
 class _FutureResponder:
     """Ends a call through a future."""
 
-    def __init__(self, future: asyncio.Future[bytes]) -> None:
+    def __init__(self, future: asyncio.Future[bytes], context: Any) -> None:
         self._future = future
+        self._context = context
 
-    def respond(self, content: bytes) -> None:
+    def respond(self, content: bytes, metadata: Metadata) -> None:
         if not self._future.done():
+            if metadata:
+                self._context.set_trailing_metadata(metadata)
             self._future.set_result(content)
 
     def fail(self, code: grpc.StatusCode, message: str, metadata: Metadata) -> None:

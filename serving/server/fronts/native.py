@@ -235,7 +235,7 @@ class _Responder:
         self._context = context
 
     def respond(self, content: bytes, metadata: Metadata | None = None) -> None:
-        self._front.respond(self._call_id, content, None, metadata)
+        self._front.respond(self._call_id, content, None, metadata or None)
         self._end()
 
     def fail(self, code: grpc.StatusCode, message: str, metadata: Metadata | None = None) -> None:

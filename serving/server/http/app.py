@@ -24,7 +24,7 @@ from serving.server.http.openapi import describe
 from serving.server.http.page_files import page_routes
 from serving.server.security.admission import AdmissionControl
 from serving.server.services.digits_service import DigitClassifierService
-from serving.server.services.handlers import REQUEST_ID_KEY
+from serving.server.services.handlers import REQUEST_ID_KEY, Trailer
 from serving.server.telemetry.calls import CallObserver
 
 # Larger bodies are converted in a thread, one at a time: the conversion takes more than a millisecond.
@@ -49,6 +49,7 @@ class HttpApp(Starlette):
         page_admission: Admits requests for the page; None for no page.
         cors_origins: The origins whose scripts may call.
         observers: Observe every call.
+        load_report: Makes the load report of a call that asks for one.
         draining: Set when the server stops.
         max_body_bytes: The largest request body; the limit of gRPC's messages.
         max_images: The most images that a request may have, of any model.
@@ -67,6 +68,7 @@ class HttpApp(Starlette):
         page_admission: AdmissionControl | None,
         cors_origins: Sequence[str],
         observers: Sequence[CallObserver],
+        load_report: Trailer,
         draining: asyncio.Event,
         max_body_bytes: int,
         max_images: int,
@@ -75,7 +77,13 @@ class HttpApp(Starlette):
         self._servicer = servicer
         self._metrics = metrics
         self._one_large = asyncio.Semaphore(1)
-        handlers = HttpHandlers(observers, draining=draining, max_body_bytes=max_body_bytes, cors_origins=cors_origins)
+        handlers = HttpHandlers(
+            observers,
+            draining=draining,
+            max_body_bytes=max_body_bytes,
+            cors_origins=cors_origins,
+            load_report=load_report,
+        )
         classify = ClassifyEndpoints(digits, self._converted, max_images=max_images)
         routes = [
             handlers.route("POST", "/v1/classify", classify.classify, admission),

@@ -6,6 +6,7 @@ What is not about HTTP is shared with gRPC's boundary, `serving.server.services.
 from __future__ import annotations
 
 import asyncio
+import base64
 import inspect
 import json
 import math
@@ -20,7 +21,7 @@ from starlette.types import Receive
 
 from serving.server.http.body import HttpError, read_body
 from serving.server.security.admission import AdmissionControl
-from serving.server.services.handlers import STOPPING, accept_request_id
+from serving.server.services.handlers import STOPPING, Metadata, Trailer, accept_request_id
 from serving.server.services.status import HTTP_STATUSES, code_of, status_of
 from serving.server.telemetry.calls import Call, CallObserver
 from serving.server.telemetry.logs import request_id
@@ -47,9 +48,10 @@ class HttpContext:
         host = self._client.host.removeprefix("::ffff:")  # IPv4 on a socket that takes IPv6 too
         return f"[{host}]:{self._client.port}" if ":" in host else f"{host}:{self._client.port}"
 
-    def set_trailing_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
-        """Sets headers of the response."""
-        self.response_headers.update(metadata)
+    def set_trailing_metadata(self, metadata: Metadata) -> None:
+        """Sets headers of the response; bytes are sent in base64."""
+        for name, value in metadata:
+            self.response_headers[name] = value if isinstance(value, str) else base64.b64encode(value).decode()
 
     def time_remaining(self) -> float | None:
         """Returns None: HTTP has no deadlines. A request can have a timeout among its parameters."""
@@ -68,6 +70,7 @@ class HttpHandlers:
         draining: Set when the server stops; from then on each response closes its connection.
         max_body_bytes: The largest request body.
         cors_origins: The origins whose scripts may call; `*` for any.
+        load_report: Makes the load report of a call that asks for one.
     """
 
     def __init__(
@@ -77,7 +80,9 @@ class HttpHandlers:
         draining: asyncio.Event,
         max_body_bytes: int,
         cors_origins: Collection[str],
+        load_report: Trailer,
     ) -> None:
+        self._load_report = load_report
         self._observers = observers
         self._cors_origins = cors_origins
         self._draining = draining
@@ -143,6 +148,7 @@ class HttpHandlers:
             code, response = _failure(error)
         finally:
             call.end(code.name)
+        context.set_trailing_metadata(self._load_report(context))
         response.headers.update(context.response_headers)
         response.headers["x-content-type-options"] = "nosniff"
         if self._draining.is_set():

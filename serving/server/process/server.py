@@ -21,9 +21,11 @@ from serving.server.services.digits_service import DigitClassifierService
 from serving.server.services.direct_calls import DirectCalls
 from serving.server.services.handlers import method_handlers
 from serving.server.services.health import Health
+from serving.server.services.load_reports import LoadReports
 from serving.server.services.message_limits import MessageLimits
 from serving.server.services.oip_service import InferenceService, ModelControl
 from serving.server.services.open_calls import OpenCalls
+from serving.server.telemetry.load import LoadMeter
 from serving.server.telemetry.logs import AccessLog
 from serving.server.telemetry.metrics import Metrics
 
@@ -62,16 +64,18 @@ class Server:
         self._config = config
         self._metrics = metrics or Metrics(registry=None)
         self._memory = MemoryTrimmer()
-        self._observers = (self._metrics, AccessLog(config.access_log_share), self._memory)
         self._traces: Traces | None = None
         self._is_worker = deployments is not None
         self._rollout_number = 0
         self.address = ""
         self.http_url = ""
         self.deployments = deployments or Deployments(config, self._metrics, number=lambda: self._rollout_number)
+        self._load = LoadMeter(self.deployments, processes=config.workers)
+        self._observers = (self._metrics, AccessLog(config.access_log_share), self._memory, self._load)
         self._controller = RolloutController(config, lambda: [self.deployments], self._switch)
         self._control: ModelControl = control or self._controller
         self._watching: asyncio.Task[None] | None = None
+        self._measuring: asyncio.Task[None] | None = None
         self._service_names = [DigitClassifierService.DESCRIPTOR.full_name, InferenceService.DESCRIPTOR.full_name]
         if config.security.reflection:
             self._service_names += reflection.NAMES
@@ -108,6 +112,7 @@ class Server:
             await self.aclose(grace_s=0)
             raise
         self._memory.start()
+        self._measuring = asyncio.create_task(self._load.run())
 
     async def reload(self) -> None:
         """Rereads the repository and serves what it contains now; does nothing until the server has started."""
@@ -141,12 +146,20 @@ class Server:
 
         open_calls = OpenCalls()
         limits = MessageLimits(max_images=rows, max_message_bytes=max_request_bytes)
-        handlers = partial(method_handlers, limits=limits, observers=self._observers, open_calls=open_calls)
+        load_reports = LoadReports(lambda: self._load.load, draining)
+        handlers = partial(
+            method_handlers,
+            limits=limits,
+            observers=self._observers,
+            open_calls=open_calls,
+            load_report=load_reports.metadata,
+        )
         health_methods = {"ServerLive": health_admission, "ServerReady": health_admission}
         methods = {
             **handlers(digits.DESCRIPTOR, digits, admission=admission),
             **handlers(inference.DESCRIPTOR, inference, admission=admission, method_admission=health_methods),
             **handlers(self._health.DESCRIPTOR, self._health, admission=health_admission),
+            **handlers(load_reports.DESCRIPTOR, load_reports, name=load_reports.NAME, admission=health_admission),
         }
         if config.security.reflection:
             described = digits.DESCRIPTOR.full_name, inference.DESCRIPTOR.full_name, Health.DESCRIPTOR.full_name
@@ -156,7 +169,12 @@ class Server:
 
         direct = {
             method.name: DirectCalls(
-                method, admission=admission, limits=limits, observers=self._observers, open_calls=open_calls
+                method,
+                admission=admission,
+                limits=limits,
+                observers=self._observers,
+                open_calls=open_calls,
+                load_report=load_reports.metadata,
             ).begin
             for method in (direct_methods.Classify(self.deployments), direct_methods.ModelInfer(inference))
         }
@@ -183,6 +201,7 @@ class Server:
                 page_admission=AdmissionControl(tokens=None) if config.page else None,
                 cors_origins=config.security.cors_origins,
                 observers=self._observers,
+                load_report=load_reports.metadata,
                 draining=draining,
                 max_body_bytes=max_request_bytes,
                 max_images=rows,
@@ -212,8 +231,9 @@ class Server:
         await self._health.drain()
         for service in self._services:
             service.drain()
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in (self._watching, self._measuring):
+            if task is not None:
+                task.cancel()
         grace_s = self._config.grace_s if grace_s is None else grace_s
         ends = time.monotonic() + grace_s
         draining = asyncio.create_task(self.deployments.drain(grace_s))

@@ -21,7 +21,7 @@ from serving.errors import DigitsError
 from serving.inference.request import InferenceResult, QueuedRequest
 from serving.rollout.deployment import Deployment
 from serving.server.security.admission import AdmissionControl
-from serving.server.services.handlers import REQUEST_ID_KEY, Context, deadline_of
+from serving.server.services.handlers import LOAD_FORMAT_KEY, REQUEST_ID_KEY, Context, Metadata, Trailer, deadline_of
 from serving.server.services.message_limits import MAX_OCCURRENCES, MessageLimits
 from serving.server.services.open_calls import OpenCalls
 from serving.server.services.status import DETAILS_KEY, code_of, status_of
@@ -61,10 +61,10 @@ class DirectMethod(Protocol):
 class Responder(Protocol):
     """Where the answer of one call goes."""
 
-    def respond(self, content: bytes) -> None:
+    def respond(self, content: bytes, metadata: Metadata) -> None:
         """Ends the call with a message."""
 
-    def fail(self, code: grpc.StatusCode, message: str, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+    def fail(self, code: grpc.StatusCode, message: str, metadata: Metadata) -> None:
         """Ends the call with an error."""
 
 
@@ -77,6 +77,7 @@ class DirectCalls:
         limits: What a message may hold.
         observers: Observe the calls, many at a time.
         open_calls: Counts the calls that have not ended.
+        load_report: Makes the load report of a call that asks for one.
     """
 
     def __init__(
@@ -87,12 +88,14 @@ class DirectCalls:
         limits: MessageLimits,
         observers: Sequence[CallObserver],
         open_calls: OpenCalls,
+        load_report: Trailer,
     ) -> None:
         self._method = method
         self._admission = admission
         self._limits = limits
         self._observers = observers
         self._open_calls = open_calls
+        self.load_report = load_report
         self._ended: dict[tuple[str, str, str], list[float]] = {}
 
     def begin(self, content: bytes, context: Context, responder: Responder) -> DirectCall | None:
@@ -103,9 +106,11 @@ class DirectCalls:
             context: What the front end knows of the call.
             responder: Gets the answer, soon or at once.
         """
+        asks_for_load = False
         for key, _ in context.invocation_metadata():
             if key == REQUEST_ID_KEY:
                 return None
+            asks_for_load |= key == LOAD_FORMAT_KEY
         refusal = request = None
         try:
             self._admission.admit(context)
@@ -117,7 +122,7 @@ class DirectCalls:
                 self._admission.release()
                 return None
         self._open_calls.add(context)
-        call = DirectCall(self, responder, deadline_of(context))
+        call = DirectCall(self, responder, deadline_of(context), context if asks_for_load else None)
         if refusal is not None:
             call.set_exception(refusal)
             return call
@@ -160,12 +165,14 @@ class DirectCall:
         ways: What began it.
         responder: Gets the answer.
         deadline: When the caller stops waiting, by `time.monotonic`.
+        asks_for_load: The context of a call that asks for a load report; None of another.
 
     Attributes:
         admission: Where its place is given back; None if it has none.
     """
 
     __slots__ = (
+        "_asks_for_load",
         "_deadline",
         "_deployment",
         "_encode",
@@ -178,10 +185,13 @@ class DirectCall:
         "admission",
     )
 
-    def __init__(self, ways: DirectCalls, responder: Responder, deadline: float | None) -> None:
+    def __init__(
+        self, ways: DirectCalls, responder: Responder, deadline: float | None, asks_for_load: Context | None
+    ) -> None:
         self._ways = ways
         self._responder = responder
         self._deadline = deadline
+        self._asks_for_load = asks_for_load
         self._started = time.perf_counter()
         self._deployment: Deployment | None = None
         self._queued: QueuedRequest | None = None
@@ -213,14 +223,14 @@ class DirectCall:
         except Exception as error:  # noqa: BLE001 - an error here must not reach the batcher
             self.set_exception(error)
             return
-        self._responder.respond(content)
+        self._responder.respond(content, self._load_report())
         self._end("OK")
 
     def set_exception(self, error: Exception) -> None:
         """Ends the call with an error."""
         status = status_of(error)
         code = code_of(status)
-        self._responder.fail(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+        self._responder.fail(code, status.message, (*self._load_report(), (DETAILS_KEY, status.SerializeToString())))
         self._end(code.name)
 
     def cancel(self) -> None:
@@ -233,6 +243,9 @@ class DirectCall:
         code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
         self._responder.fail(code, "", ())
         self._end(code.name)
+
+    def _load_report(self) -> Metadata:
+        return () if self._asks_for_load is None else self._ways.load_report(self._asks_for_load)
 
     def _end(self, code: str) -> None:
         self._is_done = True

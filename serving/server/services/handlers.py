@@ -34,8 +34,13 @@ STOPPING = "the server is stopping"
 # Metadata in which a client names its request. The name is logged and sent back.
 REQUEST_ID_KEY = "x-request-id"
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+# Metadata in which a client asks for a load report with its answer: `bin`, `json` or `text`.
+LOAD_FORMAT_KEY = "endpoint-load-metrics-format"
 
 Context = Any  # grpc.aio.ServicerContext, or the part of it that another front end offers
+Metadata = Sequence[tuple[str, str | bytes]]
+# Returns metadata to end an answer with, given the context of its call.
+Trailer = Callable[[Context], Metadata]
 
 
 def method_handlers(
@@ -49,6 +54,7 @@ def method_handlers(
     draining: asyncio.Event | None = None,
     observers: Sequence[CallObserver] = (),
     open_calls: OpenCalls | None = None,
+    load_report: Trailer = lambda _: (),
 ) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
     """Makes the handlers of one service, each inside the boundary.
 
@@ -62,6 +68,7 @@ def method_handlers(
         draining: Streams of requests end with UNAVAILABLE when it is set. For servicers that can't end their own.
         observers: Observe every call.
         open_calls: Counts the calls that have not ended.
+        load_report: Makes the load report of a call that asks for one.
 
     Returns:
         A handler for each method, by its full name `/package.Service/Method`.
@@ -77,6 +84,7 @@ def method_handlers(
             draining,
             observers,
             open_calls or OpenCalls(),
+            load_report,
         )
         for method in service.methods
     }
@@ -91,6 +99,7 @@ def _method_handler(
     draining: asyncio.Event | None,
     observers: Sequence[CallObserver],
     open_calls: OpenCalls,
+    load_report: Trailer,
 ) -> Any:
     request_type = GetMessageClass(method.input_type)
 
@@ -104,6 +113,10 @@ def _method_handler(
             code = grpc.StatusCode.DEADLINE_EXCEEDED  # gRPC cancels the handler in either case
         call.end(code.name)
 
+    def report_load(context: Context, identity: Metadata) -> None:
+        if report := load_report(context):
+            context.set_trailing_metadata((*identity, *report))
+
     async def call(request: Any, context: Context) -> Any:
         open_calls.add(context)
         running, code = Call(name, context, observers), grpc.StatusCode.CANCELLED
@@ -111,6 +124,7 @@ def _method_handler(
         try:
             with admission.admit(context):
                 response = await behavior(decoded(request), context)
+            report_load(context, identity)
             code = grpc.StatusCode.OK
             return response
         except Exception as error:
@@ -120,7 +134,7 @@ def _method_handler(
         finally:
             ended(running, code, context)  # before the client gets the error, as is the case with an answer
         del request  # gRPC's context keeps the error of an abort, and that keeps this frame, until garbage is collected
-        return await _abort(context, code, status, identity)
+        return await _abort(context, code, status, (*identity, *load_report(context)))
 
     async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
         open_calls.add(context)
@@ -131,6 +145,7 @@ def _method_handler(
                 async with aclosing(behavior(decoded(request), context)) as responses:
                     async for response in responses:
                         yield response
+            report_load(context, identity)
             code = grpc.StatusCode.OK
             return
         except Exception as error:
@@ -140,7 +155,7 @@ def _method_handler(
         finally:
             ended(running, code, context)
         del request
-        await _abort(context, code, status, identity)
+        await _abort(context, code, status, (*identity, *load_report(context)))
 
     make = getattr(
         grpc,
@@ -213,11 +228,9 @@ def _outcome(error: Exception, context: Context) -> tuple[grpc.StatusCode, statu
     return code_of(status), status
 
 
-async def _abort(
-    context: Context, code: grpc.StatusCode, status: status_pb2.Status, identity: tuple[tuple[str, str], ...]
-) -> Any:
+async def _abort(context: Context, code: grpc.StatusCode, status: status_pb2.Status, metadata: Metadata) -> Any:
     try:
-        return await context.abort(code, status.message, (*identity, (DETAILS_KEY, status.SerializeToString())))
+        return await context.abort(code, status.message, (*metadata, (DETAILS_KEY, status.SerializeToString())))
     except grpc.aio.AbortError:
         raise
     except Exception as error:  # the client has gone, and grpc.aio would log an error of its own

@@ -1,0 +1,1 @@
+"""Load reports for balancers, as ORCA has them."""
