@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -179,17 +180,38 @@ def digits_dir() -> Path:
     return Path(os.environ["REAL_DIGITS_DIR"]).resolve()
 
 
-@pytest.fixture(scope="session")
-def synthetic_run(tmp_path_factory: pytest.TempPathFactory, command: Callable) -> Path:
-    """The directory of a short training run on drawn digits, made by the command; read-only, shared by all workers."""
+@contextlib.contextmanager
+def _made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A directory that all workers share: the first one makes what is in it, the others wait for it."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    out = shared / "synthetic"
-    with (shared / "synthetic.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the first worker trains, the others wait for it
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield shared / name
+
+
+@pytest.fixture(scope="session")
+def synthetic_run(tmp_path_factory: pytest.TempPathFactory, command: Callable) -> Path:
+    """The directory of a short training run on drawn digits, made by the command; read-only."""
+    with _made_once(tmp_path_factory, "synthetic") as out:
         if not (out / "report.html").exists():
             options = ("--data", "synthetic", "--recipe", "published", "--epochs", 2, "--seed", 3)
             done = command("digits-train", *options, "--out", out, "--overwrite")
             assert done.returncode == 0, done.stderr
     return out
+
+
+@pytest.fixture(scope="session")
+def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the example in Node.js needs, installed from the package index."""
+    if not all(map(shutil.which, ("node", "npm"))):
+        pytest.skip("needs Node.js and npm")
+    with _made_once(tmp_path_factory, "node") as home:
+        if not (home / "node_modules").exists():
+            home.mkdir(exist_ok=True)
+            shutil.copy(ROOT / "examples" / "node" / "package.json", home)
+            install = ["npm", "install", "--prefix", home, "--no-audit", "--no-fund", "--silent"]
+            done = subprocess.run(install, capture_output=True, text=True, check=False, timeout=300)
+            assert done.returncode == 0, done.stderr
+    return home / "node_modules"

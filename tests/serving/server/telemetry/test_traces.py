@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import http.server
 import queue
-import threading
 from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from collector import run_collector, spans_of
 
 from protos.digits.v1 import digits_pb2, digits_pb2_grpc
 
@@ -18,21 +16,8 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 @pytest.fixture
 def collector() -> Iterator[tuple[str, queue.Queue]]:
-    """Address of an HTTP server that keeps what it receives."""
-    received: queue.Queue = queue.Queue()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.put((self.path, self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        yield f"http://127.0.0.1:{server.server_port}", received
-        server.shutdown()
+    with run_collector() as running:
+        yield running
 
 
 @pytest.mark.grpcio
@@ -48,8 +33,8 @@ def test_a_call_is_a_span_of_its_client_s_trace(start_server: Callable, collecto
         assert server.stop()[0] == 0  # exports the remaining spans
     path, content = received.get(timeout=20)
     assert path == "/v1/traces"
-    (resource,) = ExportTraceServiceRequest.FromString(content).resource_spans
-    spans = [span for scope in resource.scope_spans for span in scope.spans]
+    services, spans = zip(*spans_of(content), strict=True)
+    assert {*services} == {"digits-serving"}
     assert [span.name.strip("/") for span in spans] == ["digits.v1.DigitClassifierService/Classify"] * 2
     assert spans[0].trace_id.hex() == TRACE
     codes = [{a.key: a.value.int_value for a in span.attributes}["rpc.grpc.status_code"] for span in spans]
