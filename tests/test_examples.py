@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 PYTHON = {name: f"python/{name}.py" for name in ("classify", "classify_async", "plain_grpc", "stream", "telemetry")}
 # Files that belong to an example but are not run themselves; the notebook has a test of its own.
-OTHERS = {"README.md", "go/go.mod", "java/pom.xml", "node/package.json"}
+OTHERS = {"README.md", "go/go.mod", "java/pom.xml", "node/package.json", "notebook.ipynb"}
 
 
 @dataclass(frozen=True, kw_only=True)
