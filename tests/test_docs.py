@@ -238,7 +238,7 @@ def test_contributors_find_every_target() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_is_named_exists(page: str) -> None:
-    folders = "docs|deploy|tests|serving|protos|training|export|requirements|.ci"
+    folders = "docs|deploy|examples|tests|serving|protos|training|export|requirements|.ci"
     named = [span for span in _spans(PAGES[page]) if re.fullmatch(rf"(?:{folders})/[\w./-]*|[A-Z]\w+\.md", span)]
     for path in named:
         assert (ROOT / path).exists(), path
