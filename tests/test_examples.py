@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -95,34 +97,40 @@ def example(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def run(
-    example: str,
-    addresses: dict[str, str],
-    collector: tuple,
-    tmp_path_factory: pytest.TempPathFactory,
-    request: pytest.FixtureRequest,
-) -> Iterator[Run]:
-    """Starts it twice; clients repeat calls for seconds before they give up."""
-    interface, command = TABLE[example]
+def start(
+    collector: tuple, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Callable[[str, str], subprocess.Popen[str]]]:
+    """Starts an example with an address; skips if its runtime is missing."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector[0],
     }
-    if example.startswith("node/"):
-        environment["NODE_PATH"] = str(request.getfixturevalue("node_modules"))
-    port = free_port()
-    start = [str(part) for part in command(tmp_path_factory.mktemp("built"))]
-    processes = [
-        subprocess.Popen(
-            [*start, address], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for address in (f"127.0.0.1:{port}", addresses[interface])
-    ]
-    yield Run(alone=processes[0], answered=processes[1], port=port)
-    for process in processes:
+    built: dict[str, list[str]] = {}
+    started: list[subprocess.Popen[str]] = []
+
+    def start_one(example: str, address: str) -> subprocess.Popen[str]:
+        if example not in built:
+            if example.startswith("node/"):
+                environment["NODE_PATH"] = str(request.getfixturevalue("node_modules"))
+            _, command = TABLE[example]
+            built[example] = [str(part) for part in command(tmp_path_factory.mktemp("built"))]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen([*built[example], address], cwd=ROOT, env=environment, **pipes))
+        return started[-1]
+
+    yield start_one
+    for process in started:
         process.kill()
         process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def run(example: str, addresses: dict[str, str], start: Callable) -> Run:
+    """Starts it twice; clients repeat calls for seconds before they give up."""
+    port = free_port()
+    alone = start(example, f"127.0.0.1:{port}")
+    return Run(alone=alone, answered=start(example, addresses[TABLE[example][0]]), port=port)
 
 
 def _answers(example: str, printed: str) -> dict[str, tuple[str, float]]:
@@ -189,6 +197,22 @@ def test_an_example_says_in_one_line_that_no_server_answers(run: Run) -> None:
     assert re.search(rf"127\.0\.0\.1(:| port ){run.port}\b", line)
     assert re.search(r"connect", line, re.IGNORECASE)
     assert printed == ""
+
+
+def test_no_example_waits_for_ever_for_a_server_that_is_silent(start: Callable) -> None:
+    """All at once, since each takes as long as its deadline."""
+    waiting = {}
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
+        for example in TABLE:
+            with contextlib.suppress(pytest.skip.Exception):
+                waiting[example] = start(example, f"127.0.0.1:{silent.getsockname()[1]}")
+        assert len(waiting) >= len(PYTHON)
+        for example, process in waiting.items():
+            printed, complaints = process.communicate(timeout=30)
+            assert process.returncode not in {0, None}, example
+            assert printed == "", example
+            (line,) = complaints.splitlines()
+            assert re.search(r"deadline|timed out|time limit", line, re.IGNORECASE), line
 
 
 def test_every_file_is_run_and_explained() -> None:

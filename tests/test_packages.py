@@ -28,7 +28,8 @@ def _run(*command: object, **options: object) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    for name in ("training", "export", "serving", "protos", "examples"):  # a copy, since building in place would leave files
+    # a copy, since building in place would leave files
+    for name in ("training", "export", "serving", "protos", "examples"):
         shutil.copytree(ROOT / name, source / name)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)

@@ -26,7 +26,7 @@ with grpc.insecure_channel(address) as channel:
     stub = digits_pb2_grpc.DigitClassifierServiceStub(channel)
     try:
         # The deadline is for the whole stream. Responses come in the order of the requests.
-        for path, answer in zip(paths, stub.ClassifyStream(requests(), timeout=60), strict=True):
+        for path, answer in zip(paths, stub.ClassifyStream(requests(), timeout=10), strict=True):
             if answer.HasField("error"):
                 print(f"{path}  {answer.error.message}")
             else:

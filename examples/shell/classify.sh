@@ -11,6 +11,6 @@ for path in serving/samples/*.png; do
 done
 
 # 429 and 503 are worth another try, and say in Retry-After when. An answer that is an error is printed, and fails.
-curl --silent --show-error --fail-with-body --max-time 10 --retry 3 \
+curl --silent --show-error --fail-with-body --max-time 10 --retry 3 --retry-max-time 10 \
   "http://$address/v1/classify?top_k=1" "${files[@]}"
 echo
