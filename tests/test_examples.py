@@ -11,10 +11,13 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 from built_examples import build_go, build_java
 from collector import run_collector, spans_of
@@ -199,13 +202,31 @@ def test_an_example_says_in_one_line_that_no_server_answers(run: Run) -> None:
     assert printed == ""
 
 
+@contextlib.contextmanager
+def _silent_servers() -> Iterator[dict[str, str]]:
+    """The addresses of one for gRPC, which takes every call and answers none, and one for HTTP."""
+    over = threading.Event()
+
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+            return grpc.stream_stream_rpc_method_handler(lambda *_: iter([b""] * (not over.wait(60))))
+
+    server = grpc.server(ThreadPoolExecutor(50), handlers=[Handler()])
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as listening:
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield {"gRPC": f"127.0.0.1:{port}", "HTTP": f"127.0.0.1:{listening.getsockname()[1]}"}
+    over.set()
+    server.stop(None).wait()
+
+
 def test_no_example_waits_for_ever_for_a_server_that_is_silent(start: Callable) -> None:
     """All at once, since each takes as long as its deadline."""
     waiting = {}
-    with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
-        for example in TABLE:
+    with _silent_servers() as silent:
+        for example, (interface, _) in TABLE.items():
             with contextlib.suppress(pytest.skip.Exception):
-                waiting[example] = start(example, f"127.0.0.1:{silent.getsockname()[1]}")
+                waiting[example] = start(example, silent[interface])
         assert len(waiting) >= len(PYTHON)
         for example, process in waiting.items():
             printed, complaints = process.communicate(timeout=30)

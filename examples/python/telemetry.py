@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from serving.client import CallFailed, Client
 
 provider = TracerProvider(resource=Resource.create({"service.name": "digits-reader"}))
-provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))  # exports in the background
+provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))  # in the background, and at exit
 trace.set_tracer_provider(provider)
 GrpcInstrumentorClient().instrument()  # every channel made from here on; each call carries a `traceparent`
 
@@ -31,8 +31,6 @@ try:
         answer = client.classify_files(paths, timeout_s=10)
 except CallFailed as error:
     sys.exit(f"{address}: {error}")
-finally:
-    provider.shutdown()  # exports what is left
 
 for path, name, confidence in zip(paths, answer.names, answer.confidences, strict=True):
     print(f"{path}  {name}  {confidence:.2%}")
