@@ -241,5 +241,7 @@ def test_every_file_is_run_and_explained() -> None:
     found = subprocess.run(listed, cwd=EXAMPLES, capture_output=True, text=True, check=True).stdout.splitlines()
     assert {*found} == TABLE.keys() | OTHERS
     page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    for file in TABLE.keys() - {"go/main.go", "java/src/main/java/Classify.java", PYTHON["telemetry"]}:
+        assert re.search(rf"`[^`]*\bexamples/{file}`", page), file
     links = set(re.findall(r"\]\(([^)#]+)\)", page))
     assert {*found} - {"README.md"} == links

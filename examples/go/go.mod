@@ -1,6 +1,6 @@
 module digits.example/classify
 
-go 1.25.0
+go 1.25
 
 require (
 	google.golang.org/grpc v1.85.0

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -82,6 +83,7 @@ def build_go(directory: Path) -> list[object]:
     _run("go", "generate", cwd=package, env=environment)
     _run("go", "build", "-overlay", directory / "overlay.json", "-o", "classify", cwd=package, env=environment)
     assert _run("gofmt", "-l", GO) == ""
+    _run("go", "mod", "edit", "-json", cwd=GO, env={**os.environ, "GO111MODULE": "on"})
     return [package / "classify"]
 
 
@@ -96,6 +98,7 @@ def build_java(directory: Path) -> list[object]:
     plugin = f"--plugin=protoc-gen-grpc-java={shutil.which('grpc_java_plugin')}"
     into = (f"--java_out={stubs}", f"--grpc-java_out={stubs}")
     _run("protoc", f"--proto_path={ROOT}", plugin, *into, "protos/digits/v1/digits.proto")
+    ElementTree.parse(JAVA.parents[2] / "pom.xml")
     sources = [*stubs.rglob("*.java"), *JAVA.rglob("*.java")]
     quick = ("-J-XX:TieredStopAtLevel=1", "-proc:none")
     _run("javac", *quick, "--release", "17", "-d", classes, "--class-path", path, *sources)
