@@ -9,13 +9,15 @@ from typing import Any
 
 import click
 import cloup
+from click.core import ParameterSource
 
 from serving.commands.cli import FILE, SETTINGS, examples, option, repository_option, version_option
 from serving.commands.client_options import credential_options
-from serving.commands.score_run import run_scoring
+from serving.commands.score_run import run_merge, run_scoring
 from serving.config import PROVIDERS
 from serving.errors import DigitsError, install_hint
 from serving.score.formats import SUFFIXES
+from serving.score.shard import Shard
 
 
 def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
@@ -26,12 +28,32 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
     return value
 
 
+def _shard(_: click.Context, __: click.Parameter, value: str | None) -> Shard | None:
+    try:
+        return None if value is None else Shard.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+# With --merge nothing is scored, so no other option means anything.
+_FOR_MERGE = {"merge", "out", "overwrite", "mix_models", "inputs"}
+
+
+def _check_only_merged(context: click.Context) -> None:
+    for param in context.command.params:
+        given = context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        if given and param.name not in _FOR_MERGE:
+            raise click.UsageError(f"{param.opts[0]} can't be combined with --merge, which scores nothing")
+
+
 @cloup.command(
     context_settings=SETTINGS,
     epilog=examples(
         "digits-score serving/samples --out scores.csv --local --resume",
         "digits-score 'serving/samples/*.png' --out scores.jsonl --target 127.0.0.1:50051",
         "digits-score test.csv --out submission.csv --columns kaggle --local",
+        "digits-score scans --out part-3.csv --local --shard 3/16 --resume",
+        "digits-score --merge 'part-*.csv' --out scores.csv",
     ),
 )
 @click.argument("inputs", nargs=-1, required=True)
@@ -63,6 +85,24 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
         default=None,
         show_default="only if stderr is a terminal",
         help="Show a progress bar.",
+    ),
+)
+@cloup.option_group(
+    "Shards, for many machines",
+    option(
+        "--shard",
+        metavar="INDEX/COUNT",
+        callback=_shard,
+        show_default="all images",
+        help="Score one of COUNT parts of INPUTS, with an --out of its own. Shards count from 0, as the indices of "
+        "Kubernetes, Slurm and Spark do: the first of 16 is 0/16, the last 15/16. A shard without an image that can "
+        "be read is no error.",
+    ),
+    option(
+        "--merge",
+        is_flag=True,
+        help="Join the outputs of all shards, which INPUTS then are, into the file that one run would have written. "
+        "Nothing is scored. Refused unless each shard is there once, finished and unchanged.",
     ),
 )
 @cloup.option_group(
@@ -175,7 +215,8 @@ def _out(_: click.Context, __: click.Parameter, value: Path) -> Path:
 )
 @credential_options
 @version_option()
-def main(**options: Any) -> None:
+@click.pass_context
+def main(context: click.Context, /, **options: Any) -> None:
     """Classifies all images of INPUTS into one file.
 
     INPUTS are folders with all images below them, image files, patterns such as 'scans/**/*.png', archives (.zip, .tar
@@ -183,6 +224,8 @@ def main(**options: Any) -> None:
     read becomes a row that says why; if not one can be read, the exit code is 1. --resume continues a run that was
     killed; the output contains every image exactly once.
     """
+    if options["merge"]:
+        _check_only_merged(context)
     if options["resume"] and options["overwrite"]:
         raise click.UsageError("--resume and --overwrite exclude each other")
     options["local"] |= options["engine"] == "ray"
@@ -193,13 +236,14 @@ def main(**options: Any) -> None:
     if options["columns"] == "kaggle" and options["probabilities"]:
         raise click.UsageError("--probabilities needs --columns all")
     try:
-        run_scoring(**options)
+        (run_merge if options["merge"] else run_scoring)(**options)
     except ModuleNotFoundError as error:
         extra = {"onnxruntime": "cpu", "ray": "ray"}.get(error.name or "", "score")
         raise click.ClickException(
             f"{error.name} is not installed; this needs the extra {extra}: {install_hint(extra)}"
         ) from error
     except KeyboardInterrupt:
-        raise click.ClickException("interrupted; --resume continues the run") from None
+        advice = "merge again" if options["merge"] else "--resume continues the run"
+        raise click.ClickException(f"interrupted; {advice}") from None
     except DigitsError as error:
         raise click.ClickException(str(error)) from error

@@ -10,13 +10,17 @@ import click
 
 from serving.images.tables.columns import Columns
 from serving.score.backends import open_scorer
-from serving.score.batch import BatchLimits
+from serving.score.batch import BatchLimits, ScoringModel
+from serving.score.finished import check_free
 from serving.score.inputs import InputOptions, open_inputs
-from serving.score.output import Output, PartLimits, check_free
+from serving.score.merge import merge_shards
+from serving.score.output import Output, PartLimits
 from serving.score.rows import RowLayout
 from serving.score.run import Run
+from serving.score.shard import Part, Shard
 from serving.score.source import Survey
 from serving.score.summary import summarise
+from serving.score.tally import Tally
 
 
 def run_scoring(**options: Any) -> None:
@@ -47,6 +51,8 @@ def run_scoring(**options: Any) -> None:
     survey = source.survey()
     if survey.left_out:
         click.echo(_left_out(survey), err=True)
+    shard: Shard = options["shard"] or Shard(index=0, count=1)
+    images = shard.images(survey.count)
     scorer = open_scorer(**options)
     try:
         source.check_shape(scorer.model.shape)
@@ -58,40 +64,18 @@ def run_scoring(**options: Any) -> None:
             min_confidence=options["min_confidence"],
             only_digits=options["only_digits"],
         )
-        names = (
-            "probabilities",
-            "min_confidence",
-            "batch_rows",
-            "label_folders",
-            "label_column",
-            "image_column",
-            "path_column",
-            "id_column",
-        )
-        binding = {
-            "inputs": survey.fingerprint,
-            "count": survey.count,
-            "options": {
-                "labels": list(scorer.model.labels),
-                **{f"--{name.replace('_', '-')}": options[name] for name in names},
-                "--label-file": str(options["label_file"]) if options["label_file"] else None,
-                # Runs of earlier releases have neither: those for Kaggle can be resumed, others lack the status.
-                "--columns": "kaggle" if layout.kaggle else "all, with status",
-                **({"--only-digits": True} if layout.only_digits else {}),
-            },
-            "model": {"name": scorer.model.name, "version": scorer.model.version, "sha256": scorer.model.sha256},
-        }
         output = Output(
             out,
             layout,
-            binding,
+            _binding(options, survey, layout, scorer.model),
             limits=PartLimits(rows=options["part_rows"], seconds=options["part_seconds"]),
+            first=images.start,
             resume=options["resume"],
             overwrite=options["overwrite"],
             mix_models=options["mix_models"],
         )
         run = Run(
-            source=source,
+            source=Part(source, images),
             scorer=scorer,
             output=output,
             limits=BatchLimits(rows=options["batch_rows"]),
@@ -99,7 +83,7 @@ def run_scoring(**options: Any) -> None:
         )
         shown = options["progress"]
         with tqdm(
-            total=survey.count,
+            total=len(images),
             initial=output.rows,
             unit=" images",
             unit_scale=True,
@@ -112,8 +96,64 @@ def run_scoring(**options: Any) -> None:
         scorer.close()
     click.echo(summarise(output.tally, labelled=labelled))
     click.echo(out)
-    if output.tally.errors == output.tally.images:
+    if options["shard"] is None:
+        _check_readable(output.tally)
+
+
+def run_merge(**options: Any) -> None:
+    """Merges the shards that the options of `digits-score` name, and prints the summary.
+
+    Raises:
+        click.ClickException: Not one image could be read.
+        DigitsError: A shard or the output can't be used.
+        ModuleNotFoundError: Parquet needs pyarrow.
+    """
+    merged = merge_shards(
+        options["inputs"], options["out"], overwrite=options["overwrite"], mix_models=options["mix_models"]
+    )
+    click.echo(summarise(merged.tally, labelled=merged.labelled))
+    click.echo(options["out"])
+    _check_readable(merged.tally)
+
+
+def _check_readable(tally: Tally) -> None:
+    """Raises ClickException if there is no image that could be read."""
+    if tally.errors == tally.images:
         raise click.ClickException("not one image could be read; the output says why for each")
+
+
+def _binding(options: dict[str, Any], survey: Survey, layout: RowLayout, model: ScoringModel) -> dict[str, Any]:
+    """Returns what must be the same when a run is resumed, and in all shards of an input."""
+    names = (
+        "probabilities",
+        "min_confidence",
+        "batch_rows",
+        "label_folders",
+        "label_column",
+        "image_column",
+        "path_column",
+        "id_column",
+    )
+    return {
+        "inputs": survey.fingerprint,
+        "copies": survey.copies,
+        "count": survey.count,
+        "options": {
+            "labels": list(layout.labels),
+            **{f"--{name.replace('_', '-')}": options[name] for name in names},
+            "--label-file": str(options["label_file"]) if options["label_file"] else None,
+            # Runs of earlier releases have neither: those for Kaggle can be resumed, others lack the status.
+            "--columns": "kaggle" if layout.kaggle else "all, with status",
+            **({"--only-digits": True} if layout.only_digits else {}),
+        },
+        **({"shard": str(options["shard"])} if options["shard"] else {}),
+        "model": {
+            "name": model.name,
+            "version": model.version,
+            "sha256": model.sha256,
+            **({"precision": model.precision} if model.precision != "float32" else {}),
+        },
+    }
 
 
 def _left_out(survey: Survey) -> str:

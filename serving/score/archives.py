@@ -23,7 +23,7 @@ from serving.score.batch import (
     UnusableInput,
     make_batches,
 )
-from serving.score.source import EXAMPLES, Source, Survey, file_fingerprint, path_text
+from serving.score.source import EXAMPLES, Source, Survey, copy_fingerprint, file_fingerprint, path_text
 
 Wanted = Callable[[str], bool]
 
@@ -59,7 +59,8 @@ class Archive(Source):
         if not count:
             found = f"none of its {others:,} files is an image by its name ({', '.join(examples)}); unpack it first"
             raise UnusableInput(f"{self._path}: {found if others else 'has no files'}")
-        return Survey(count=count, fingerprint=fingerprint, left_out=others, examples=tuple(examples))
+        copies = copy_fingerprint(self._path)
+        return Survey(count=count, fingerprint=fingerprint, copies=copies, left_out=others, examples=tuple(examples))
 
     def batches(self, start: int, limits: BatchLimits) -> Iterator[Batch]:
         """See `Source.batches`."""

@@ -20,7 +20,7 @@ from serving.images.pixel_arrays import ImageShape, Layout, PixelScale, count_im
 from serving.images.tables.cells import label_text
 from serving.score.array_header import DAMAGED, ArrayHeader, image_member, opened, read_header
 from serving.score.batch import Batch, BatchLimits, UnusableInput
-from serving.score.source import Source, Survey, file_fingerprint, path_text
+from serving.score.source import Source, Survey, copy_fingerprint, file_fingerprint, path_text
 
 _SURVEYED_VALUES = 1 << 20
 
@@ -53,8 +53,10 @@ class ArrayFile(Source):
             if self._path.stat().st_size < promised:
                 raise UnusableInput(f"{self._path}: truncated: the header promises {promised} bytes")
         fingerprint = f"{file_fingerprint(self._path)} {member}"
+        copies = f"{copy_fingerprint(self._path)} {member}"
         if isinstance(self._labels, Path):
             fingerprint += file_fingerprint(self._labels)
+            copies += copy_fingerprint(self._labels)
         with self._doubts():
             count = count_images(header.shape)
             self._read_labels(count)
@@ -63,7 +65,7 @@ class ArrayFile(Source):
                 for _, values in self._blocks(header, member, 0, rows):
                     self._scale.look_at(values)
                 self._scale.check()
-        return Survey(count=count, fingerprint=fingerprint)
+        return Survey(count=count, fingerprint=fingerprint, copies=copies)
 
     def check_shape(self, shape: ImageShape) -> None:
         """See `Source.check_shape`."""

@@ -66,6 +66,17 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def head(self, count: int) -> Batch:
+        """Returns its first images, at most `count`."""
+        if len(self) <= count:
+            return self
+        return Batch(
+            ids=self.ids[:count],
+            images=self.images[:count],
+            expected=None if self.expected is None else self.expected[:count],
+            errors={index: reason for index, reason in self.errors.items() if index < count},
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLimits:
@@ -113,6 +124,7 @@ class ScoringModel:
         sha256: Digest of its ONNX file.
         labels: The name of each class.
         preparation: How encoded images are prepared for it.
+        precision: What it runs in, such as `float32`.
     """
 
     name: str
@@ -120,6 +132,7 @@ class ScoringModel:
     sha256: str
     labels: tuple[str, ...]
     preparation: Preparation
+    precision: str = "float32"
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from serving.images.names import is_hidden, is_image_name
 from serving.images.tables.files import is_table_name
 from serving.score.batch import Batch, BatchLimits, Item, UnusableInput, make_batches
-from serving.score.source import EXAMPLES, Source, Survey, file_fingerprint, path_text
+from serving.score.source import EXAMPLES, Source, Survey, copy_fingerprint, file_fingerprint, path_text
 
 
 class Files(Source):
@@ -30,10 +30,12 @@ class Files(Source):
 
     def survey(self) -> Survey:
         """See `Source.survey`."""
-        digest, count, others, examples = hashlib.sha256(), 0, 0, list[Path]()
+        exact, copies = hashlib.sha256(), hashlib.sha256()
+        count, others, examples = 0, 0, list[Path]()
         for path in self._found():
             if is_image_name(path):
-                digest.update(f"{self._fingerprint(path)}\n".encode())
+                for digest, fingerprint in zip((exact, copies), self._fingerprints(path), strict=True):
+                    digest.update(f"{fingerprint}\n".encode())
                 count += 1
             else:
                 others += 1
@@ -41,7 +43,13 @@ class Files(Source):
         if not count and not self._may_be_empty:
             raise UnusableInput(self._nothing(others, examples))
         names = tuple(path_text(path.name) for path in examples)
-        return Survey(count=count, fingerprint=digest.hexdigest(), left_out=others, examples=names)
+        return Survey(
+            count=count,
+            fingerprint=exact.hexdigest(),
+            copies=copies.hexdigest(),
+            left_out=others,
+            examples=names,
+        )
 
     def batches(self, start: int, limits: BatchLimits) -> Iterator[Batch]:
         """See `Source.batches`."""
@@ -60,8 +68,8 @@ class Files(Source):
             return f"{path_text(examples[0])}: by its name neither an image nor anything else that is read"
         return f"by their names, none of {others:,} files is an image ({', '.join(map(path_text, examples))})"
 
-    def _fingerprint(self, path: Path) -> str:
-        return file_fingerprint(path)
+    def _fingerprints(self, path: Path) -> tuple[str, str]:
+        return file_fingerprint(path), copy_fingerprint(path, sampled=False)
 
     def _label(self, path: Path) -> str | None:
         return path_text(path.parent.name) or None
@@ -94,11 +102,11 @@ class Folder(Files):
             said += f"; for tables, give a pattern in quotes: '{pattern}{table.suffix}'"
         return said
 
-    def _fingerprint(self, path: Path) -> str:
+    def _fingerprints(self, path: Path) -> tuple[str, str]:
         try:
-            return file_fingerprint(path)
+            return super()._fingerprints(path)
         except UnusableInput:  # a broken link, or a file that was just removed: its row will report it
-            return path_text(path)
+            return path_text(path), path_text(path)
 
     def _label(self, path: Path) -> str | None:
         return None if path.parent == self._root else super()._label(path)

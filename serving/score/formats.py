@@ -6,12 +6,14 @@ import csv
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 # Digits of real numbers in text: float32 has seven, and the last is noise from the summation.
 _DIGITS = 6
+# Rows of a row group of Parquet: the same bytes come out wherever parts and shards end.
+_GROUP_ROWS = 65_536
 
 Columns = list[tuple[str, str]]
 
@@ -74,7 +76,7 @@ class JsonPart(PartWriter):
 
 
 class ParquetPart(PartWriter):
-    """One row group of a Parquet file; needs pyarrow."""
+    """A Parquet file; needs pyarrow."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         import pyarrow
@@ -119,20 +121,49 @@ def open_part(path: Path, suffix: str, columns: Columns) -> PartWriter:
     return _WRITERS[suffix](path, columns)
 
 
-def join_parts(parts: Sequence[Path], path: Path, suffix: str, columns: Columns) -> None:
-    """Joins all parts, in order, into one file. Keeps at most one part in memory."""
+def join_parts(
+    parts: Sequence[Path], path: Path, suffix: str, columns: Columns, *, are_whole_files: bool = False
+) -> None:
+    """Joins all parts, in order, into one file. The bytes do not depend on where parts end.
+
+    Args:
+        parts: Files that `open_part` wrote, or that this function did.
+        path: The file to write.
+        suffix: Its format.
+        columns: Its columns.
+        are_whole_files: Whether this function wrote the parts.
+    """
     if suffix == ".parquet":
         import pyarrow.parquet
 
         with pyarrow.parquet.ParquetWriter(path, parquet_schema(columns)) as writer:
-            for part in parts:
-                writer.write_table(pyarrow.parquet.read_table(part, memory_map=False))
+            for group in _row_groups(parts):
+                writer.write_table(group, row_group_size=_GROUP_ROWS)
         return
     writer = open_part(path, suffix, [(name, "text") for name, _ in columns])
     if suffix == ".csv":
         writer.write([[name] for name, _ in columns])  # the header line
     writer.close()
+    header = path.stat().st_size
     with path.open("ab") as joined:
         for part in parts:
             with part.open("rb") as file:
+                file.seek(header if are_whole_files else 0)
                 shutil.copyfileobj(file, joined, 1 << 20)
+
+
+def _row_groups(parts: Sequence[Path]) -> Iterator[Any]:
+    """Yields the rows of Parquet files as tables of one row group each; the last one may be smaller."""
+    import pyarrow.parquet
+
+    waiting: list[Any] = []
+    for part in parts:
+        with pyarrow.parquet.ParquetFile(part) as file:
+            for block in file.iter_batches(_GROUP_ROWS):
+                missing = _GROUP_ROWS - sum(map(len, waiting))
+                waiting.append(block.slice(0, missing))
+                if len(block) >= missing:
+                    yield pyarrow.Table.from_batches(waiting).combine_chunks()
+                    waiting = [block.slice(missing)]
+    if any(map(len, waiting)):
+        yield pyarrow.Table.from_batches(waiting).combine_chunks()

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -14,13 +14,15 @@ from typing import IO, Any
 from serving.errors import DigitsError
 
 FORMAT = 1
-_FILE, _LOCK = "journal.jsonl", "lock"
+FILE, _LOCK = "journal.jsonl", "lock"
 
 # What a difference in each part of the binding means.
 _MEANINGS = {
     "inputs": "other inputs, or the inputs have changed",
     "count": "other inputs, or the inputs have changed",
+    "copies": "other inputs, or the inputs have changed",
     "options": "other options",
+    "shard": "another shard",
     "model": "another model",
 }
 
@@ -56,7 +58,7 @@ class Journal:
 
     Args:
         directory: The directory with the parts.
-        binding: What must be the same when the run is resumed: `inputs`, `count`, `options`, `model`.
+        binding: What must be the same when the run is resumed: `inputs`, `count`, `options`, `shard`, `model`.
         mix_models: Whether the run may continue with another model.
 
     Raises:
@@ -68,9 +70,9 @@ class Journal:
         self.directory = directory
         self.parts: list[Part] = []
         directory.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(directory)
+        self._lock = lock(directory)
         try:
-            if (directory / _FILE).exists():
+            if (directory / FILE).exists():
                 self._read(binding, mix_models)
             else:
                 self._create(binding)
@@ -90,7 +92,7 @@ class Journal:
     def append(self, part: Part) -> None:
         """Records a part that is on disk under its name."""
         sync(self.directory)
-        with (self.directory / _FILE).open("ab") as file:
+        with (self.directory / FILE).open("ab") as file:
             file.write(_line(asdict(part)))
             file.flush()
             os.fsync(file.fileno())
@@ -98,7 +100,7 @@ class Journal:
 
     def remove(self) -> None:
         """Removes the directory."""
-        _remove(self.directory)
+        remove(self.directory)
         self._lock.close()
 
     def close(self) -> None:
@@ -108,16 +110,16 @@ class Journal:
     def _create(self, binding: Mapping[str, Any]) -> None:
         for leftover in self.directory.glob("part-*"):
             leftover.unlink()
-        scratch = self.directory / f".{_FILE}"
+        scratch = self.directory / f".{FILE}"
         with scratch.open("wb") as file:
             file.write(_line({"format": FORMAT, "binding": binding}))
             file.flush()
             os.fsync(file.fileno())
-        scratch.replace(self.directory / _FILE)
+        scratch.replace(self.directory / FILE)
         sync(self.directory)
 
     def _read(self, binding: Mapping[str, Any], mix_models: bool) -> None:
-        path = self.directory / _FILE
+        path = self.directory / FILE
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         try:
@@ -140,7 +142,7 @@ class Journal:
 def started_with(directory: Path) -> tuple[str, int] | None:
     """Returns name and version of the model that an unfinished run started with; None if there is no such run."""
     try:
-        with (directory / _FILE).open(encoding="utf-8") as file:
+        with (directory / FILE).open(encoding="utf-8") as file:
             model = json.loads(file.readline())["binding"]["model"]
         return str(model["name"]), int(model["version"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -149,21 +151,42 @@ def started_with(directory: Path) -> tuple[str, int] | None:
 
 def check_binding(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], *, mix_models: bool = False) -> None:
     """Raises OutputConflict, with the difference, if a run started with something else."""
-    for name, meaning in _MEANINGS.items():
-        if found[name] == wanted[name] or (name == "model" and mix_models):
-            continue
-        details = ""
-        if name == "options":
-            old, new = found[name], wanted[name]
-            differing = [key for key in {**new, **old} if old.get(key) != new.get(key)]
-            details = f" ({', '.join(f'{key} {old.get(key)}, now {new.get(key)}' for key in differing)})"
-        elif name == "model":
-            names = [
-                f"{each['name']} version {each['version']}, {each['sha256'][:12]}…"
-                for each in (found[name], wanted[name])
-            ]
-            details = f" ({names[0]}; now {names[1]}); --mix-models continues anyway"
-        raise OutputConflict(f"{path}: started with {meaning}{details}; --overwrite starts again")
+    for name in ("inputs", "count", "options", "shard", "model"):
+        difference = binding_difference(name, found, wanted)
+        if difference and not (name == "model" and mix_models):
+            advice = "; --mix-models continues anyway" if name == "model" else ""
+            raise OutputConflict(f"{path}: started with {difference}{advice}; --overwrite starts again")
+
+
+def binding_difference(name: str, found: Mapping[str, Any], wanted: Mapping[str, Any], then: str = "now") -> str:
+    """Returns what differs in one part of the bindings of two runs, in words; nothing if they are the same.
+
+    Args:
+        name: The part of the binding.
+        found: The binding of one run.
+        wanted: The binding of the other one.
+        then: What comes before a value of the other one.
+    """
+    # Runs of all images have no shard.
+    pair: Iterator[Any] = (each.get(name) if name == "shard" else each[name] for each in (found, wanted))
+    old, new = pair
+    if old == new:
+        return ""
+    if name == "options":
+        differing = [key for key in {**new, **old} if old.get(key) != new.get(key)]
+        values = ", ".join(f"{key} {old.get(key)}, {then} {new.get(key)}" for key in differing)
+    elif name == "model":
+        values = f"; {then} ".join(_model_text(each) for each in (old, new))
+    elif name == "shard":
+        values = f"{old or 'all images'}, {then} {new or 'all images'}"
+    else:
+        return _MEANINGS[name]
+    return f"{_MEANINGS[name]} ({values})"
+
+
+def _model_text(model: Mapping[str, Any]) -> str:
+    precision = f" in {model['precision']}" if "precision" in model else ""
+    return f"{model['name']} version {model['version']}{precision}, {model['sha256'][:12]}…"
 
 
 def discard(directory: Path) -> None:
@@ -173,24 +196,24 @@ def discard(directory: Path) -> None:
         OutputConflict: Another run is writing there.
     """
     if directory.is_dir():
-        with _lock(directory):
-            _remove(directory)
+        with lock(directory):
+            remove(directory)
 
 
-def _lock(directory: Path) -> IO[str]:
+def lock(directory: Path) -> IO[str]:
     """Keeps other runs out until the file is closed or this process ends."""
-    lock = (directory / _LOCK).open("w")
+    file = (directory / _LOCK).open("w")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        lock.close()
+        file.close()
         raise OutputConflict(f"{directory}: another run is writing here") from None
-    return lock
+    return file
 
 
-def _remove(directory: Path) -> None:
+def remove(directory: Path) -> None:
     """Removes a directory, the journal first: parts without one do not count."""
-    (directory / _FILE).unlink(missing_ok=True)
+    (directory / FILE).unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.errors import DigitsError
-from serving.score import journal
 from serving.score.batch import ScoredBatch
-from serving.score.formats import PartWriter, join_parts, open_part
+from serving.score.finished import (
+    Summary,
+    check_free,
+    digest_of,
+    is_unfinished,
+    output_failed,
+    parts_directory,
+    publish,
+    summary_path,
+)
+from serving.score.formats import PartWriter, open_part
 from serving.score.journal import Journal, OutputConflict, Part, check_binding, discard, sync
 from serving.score.rows import RowLayout
 from serving.score.tally import Tally
-
-
-class OutputFailed(DigitsError):
-    """The output can't be written: the disk is full, or the directory is not writable."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class Output:
         layout: The columns of a row.
         binding: What must be the same when a run is resumed; see `Journal`.
         limits: The size of a part.
+        first: Index of the run's first image in the whole input.
         resume: Whether to continue an unfinished run.
         overwrite: Whether to replace what is there.
         mix_models: Whether an unfinished run may continue with another model.
@@ -63,6 +65,7 @@ class Output:
         binding: Mapping[str, Any],
         *,
         limits: PartLimits,
+        first: int = 0,
         resume: bool = False,
         overwrite: bool = False,
         mix_models: bool = False,
@@ -71,23 +74,23 @@ class Output:
         self._layout = layout
         self._binding = binding
         self._limits = limits
-        self._summary = path.with_name(f"{path.name}.summary.json")
+        self._first = first
         self._journal: Journal | None = None
         self._writer: PartWriter | None = None
         self._writing = False
         self.tally = Tally(labels=layout.labels)
-        parts = _parts(path)
+        parts = parts_directory(path)
         check_free(path, resume=resume, overwrite=overwrite)
         try:
             if overwrite:
                 discard(parts)
-                self._summary.unlink(missing_ok=True)
-            elif path.exists() and not (parts / "journal.jsonl").exists():
+                summary_path(path).unlink(missing_ok=True)
+            elif path.exists() and not is_unfinished(path):
                 self._read_finished(mix_models)
                 return
             self._journal = Journal(parts, binding, mix_models=mix_models)
         except OSError as error:
-            raise _failed(error) from error
+            raise output_failed(error) from error
         for part in self._journal.parts:
             self.tally.merge(Tally.from_document(layout.labels, part.tally))
 
@@ -113,12 +116,13 @@ class Output:
                 self._begin_part()
             assert self._writer is not None  # noqa: S101
             kept = self._layout.kept(batch)
-            self._writer.write(self._layout.values(batch, kept, first=self._start + self._tally.images))
+            first = self._first + self._start + self._tally.images
+            self._writer.write(self._layout.values(batch, kept, first=first))
             self._tally.add(batch, kept)
             if self._tally.images >= self._limits.rows or time.monotonic() >= self._deadline:
                 self._end_part()
         except OSError as error:
-            raise _failed(error) from error
+            raise output_failed(error) from error
         self._writing = False
 
     def stop(self) -> None:
@@ -141,27 +145,24 @@ class Output:
         """
         if self._journal is None:
             return
-        scratch = self._journal.directory / "joined"
         try:
             if self._writer is not None:
                 self._end_part()
             parts = self._journal.parts
             for part in parts:
                 _check(self._journal.path(part), part)
-            paths = [self._journal.path(part) for part in parts]
-            join_parts(paths, scratch, self._path.suffix, self._layout.columns)
-            sync(scratch)
-            scratch.replace(self._path)
-            document = {"binding": self._binding, "tally": self.tally.to_document()}
-            scratch.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-            sync(scratch)
-            scratch.replace(self._summary)
-            sync(self._path.parent)
+            publish(
+                self._path,
+                [self._journal.path(part) for part in parts],
+                self._journal.directory,
+                layout=self._layout,
+                binding=self._binding,
+                tally=self.tally.to_document(),
+            )
             self._journal.remove()
         except OSError as error:
-            scratch.unlink(missing_ok=True)
             self._journal.close()
-            raise _failed(error) from error
+            raise output_failed(error) from error
 
     def _begin_part(self) -> None:
         assert self._journal is not None  # noqa: S101
@@ -181,7 +182,7 @@ class Output:
             file=f"part-{self._start:012d}{self._path.suffix}",
             start=self._start,
             rows=self._tally.images,
-            sha256=_digest(self._scratch),
+            sha256=digest_of(self._scratch),
             tally=self._tally.to_document(),
         )
         self._scratch.replace(self._journal.path(part))
@@ -191,45 +192,16 @@ class Output:
     def _read_finished(self, mix_models: bool) -> None:
         """Reads the totals of a run that was already finished."""
         try:
-            document = json.loads(self._summary.read_text(encoding="utf-8"))
-            check_binding(self._path, document["binding"], self._binding, mix_models=mix_models)
-            self.tally = Tally.from_document(self._layout.labels, document["tally"])
-        except FileNotFoundError as error:
-            raise OutputConflict(f"{self._path}: not made by digits-score; --overwrite replaces it") from error
+            found = Summary.read(self._path)
+        except OutputConflict as error:
+            raise OutputConflict(f"{error}; --overwrite replaces it") from error
+        try:
+            check_binding(self._path, found.binding, self._binding, mix_models=mix_models)
+            self.tally = Tally.from_document(self._layout.labels, found.tally)
         except (ValueError, KeyError, TypeError) as error:
-            raise OutputConflict(f"{self._summary}: not a summary of digits-score; --overwrite replaces it") from error
-
-
-def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raises OutputConflict if an output or an unfinished run exists and neither option is given."""
-    parts = _parts(path)
-    if resume or overwrite:
-        return
-    if (parts / "journal.jsonl").exists():
-        raise OutputConflict(f"{parts}: has an unfinished run; --resume continues it, --overwrite starts again")
-    if path.exists():
-        raise OutputConflict(f"{path}: already exists; --overwrite replaces it")
-
-
-def started_with(path: Path) -> tuple[str, int] | None:
-    """Returns name and version of the model that an unfinished run started with; None if there is no such run."""
-    return journal.started_with(_parts(path))
-
-
-def _parts(path: Path) -> Path:
-    return path.with_name(f"{path.name}.parts")
+            raise OutputConflict(f"{self._path}: its summary is damaged; --overwrite replaces it") from error
 
 
 def _check(path: Path, part: Part) -> None:
-    if not path.is_file() or _digest(path) != part.sha256:
+    if not path.is_file() or digest_of(path) != part.sha256:
         raise OutputConflict(f"{path}: missing or changed since it was written; --overwrite starts again")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _failed(error: OSError) -> OutputFailed:
-    reason = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror or str(error)
-    return OutputFailed(f"{error.filename or 'the output'}: {reason}; once this is fixed, --resume continues")

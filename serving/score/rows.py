@@ -70,7 +70,7 @@ class RowLayout:
         Args:
             batch: n images with their answers.
             kept: bool `[m]`, which answers keep their label.
-            first: Index of the batch's first image in the run.
+            first: Index of the batch's first image in the whole input.
         """
         scores, count = batch.scores, len(batch)
 

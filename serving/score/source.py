@@ -13,6 +13,8 @@ from serving.score.batch import Batch, BatchLimits, UnusableInput
 
 # Names that a message gives of files that were left out.
 EXAMPLES = 5
+# What is read of a file to recognise its copies: blocks from its start to its end. Smaller files are read whole.
+_SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +24,15 @@ class Survey:
     Attributes:
         count: Number of images, readable or not.
         fingerprint: Changes if the input changes. Made from names, sizes and modification times, not from pixels.
+        copies: The same for all copies of the input that have the same names. Made from names, sizes and, of files that
+            hold many images, samples of the bytes.
         left_out: Number of files that are no images by their name, and are therefore not counted.
         examples: The names of some of them.
     """
 
     count: int
     fingerprint: str
+    copies: str
     left_out: int = 0
     examples: tuple[str, ...] = ()
 
@@ -66,10 +71,10 @@ class Chain(Source):
         """See `Source.survey`."""
         surveys = [source.survey() for source in self._sources]
         self._counts = [survey.count for survey in surveys]
-        digest = hashlib.sha256("\n".join(survey.fingerprint for survey in surveys).encode())
         return Survey(
             count=sum(self._counts),
-            fingerprint=digest.hexdigest(),
+            fingerprint=_digest([survey.fingerprint for survey in surveys]),
+            copies=_digest([survey.copies for survey in surveys]),
             left_out=sum(survey.left_out for survey in surveys),
             examples=tuple(name for survey in surveys for name in survey.examples)[:EXAMPLES],
         )
@@ -93,11 +98,39 @@ def file_fingerprint(path: Path) -> str:
     Raises:
         UnusableInput: The file can't be read.
     """
+    status = _status(path)
+    return f"{path_text(path)} {status.st_size} {status.st_mtime_ns}"
+
+
+def copy_fingerprint(path: Path, *, sampled: bool = True) -> str:
+    """Returns name and size of a file and, unless it is not sampled, a digest of blocks all over it.
+
+    Raises:
+        UnusableInput: The file can't be read.
+    """
+    size = _status(path).st_size
+    digest = hashlib.sha256()
+    if sampled:
+        last = max(0, size - _SAMPLE_BYTES)
+        try:
+            with path.open("rb") as file:
+                for number in range(_SAMPLES):
+                    file.seek(last * number // (_SAMPLES - 1))
+                    digest.update(file.read(_SAMPLE_BYTES))
+        except OSError as error:
+            raise UnusableInput(f"{path}: {error.strerror}") from error
+    return f"{path_text(path)} {size} {digest.hexdigest()}"
+
+
+def _status(path: Path) -> os.stat_result:
     try:
-        status = path.stat()
+        return path.stat()
     except OSError as error:
         raise UnusableInput(f"{path}: {error.strerror}") from error
-    return f"{path_text(path)} {status.st_size} {status.st_mtime_ns}"
+
+
+def _digest(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def path_text(path: Path | str) -> str:

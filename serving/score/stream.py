@@ -141,4 +141,5 @@ def _scoring_model(model: digits_pb2.GetModelResponse) -> ScoringModel:
         sha256=model.sha256,
         labels=tuple(model.labels),
         preparation=model_preparation(model),
+        precision=model.precision or "float32",  # earlier releases do not say
     )

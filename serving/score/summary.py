@@ -5,9 +5,13 @@ The confusion table is ours: the base install has no library that formats tables
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
-from serving.score.tally import Tally
+from serving.score.tally import OTHERS, Tally
+
+# Reasons that are printed: those that occur most often.
+_SHOWN = 10
 
 
 def summarise(tally: Tally, *, labelled: bool) -> str:
@@ -23,8 +27,7 @@ def summarise(tally: Tally, *, labelled: bool) -> str:
 def _lines(tally: Tally, labelled_run: bool) -> Iterator[str]:
     seen = "".join(f", {count:,} {words}" for words, count in sorted(tally.statuses.items()))
     yield f"{tally.images:,} images, {tally.errors:,} without an answer, {tally.unsure:,} unsure{seen}"
-    for reason, count in sorted(tally.reasons.items(), key=lambda entry: -entry[1]):
-        yield f"  {count:>9,}  {reason}"
+    yield from _reasons(tally)
     if tally.unknown:
         yield f"{tally.unknown:,} have an unknown true label"
     labelled, sure = int(tally.confusion.sum()), int(tally.confusion[:, :-1].sum())
@@ -40,6 +43,15 @@ def _lines(tally: Tally, labelled_run: bool) -> Iterator[str]:
         yield "worst mistakes:"
     for mistake in tally.mistakes:
         yield f"  {mistake.id}  is {mistake.expected}, called {mistake.answer}  {mistake.confidence:.2%}"
+
+
+def _reasons(tally: Tally) -> Iterator[str]:
+    named = Counter({reason: count for reason, count in sorted(tally.reasons.items()) if reason != OTHERS})
+    shown = Counter(dict(named.most_common(_SHOWN)))
+    shown[OTHERS] = sum(tally.reasons.values()) - shown.total()
+    for reason, count in shown.most_common():
+        if count:
+            yield f"  {count:>9,}  {reason}"
 
 
 def _confusion(tally: Tally) -> Iterator[str]:

@@ -12,7 +12,7 @@ from serving.images.tables.columns import Columns, ImageColumns, find_images
 from serving.images.tables.pixel_table import PixelTable, holds_pixels
 from serving.images.tables.table import Table
 from serving.score.batch import Batch, BatchLimits, Encoded, Item, Unreadable, UnusableInput, make_batches
-from serving.score.source import Source, Survey, file_fingerprint, path_text
+from serving.score.source import Source, Survey, copy_fingerprint, file_fingerprint, path_text
 
 
 class TableSource(Source):
@@ -38,7 +38,7 @@ class TableSource(Source):
         count = self._pixels.survey() if self._pixels else self._table.count()
         if not count:
             raise UnusableInput(f"{self._table.path}: has no rows")
-        return Survey(count=count, fingerprint=fingerprint)
+        return Survey(count=count, fingerprint=fingerprint, copies=copy_fingerprint(self._table.path))
 
     def check_shape(self, shape: ImageShape) -> None:
         """See `Source.check_shape`."""

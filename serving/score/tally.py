@@ -6,6 +6,7 @@ scikit-learn would need all rows at once and is not a dependency of scoring, so 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,8 @@ from serving.images.image_status import ImageStatus
 from serving.score.batch import ScoredBatch
 
 _WORST = 10
-_OTHERS = "something else"
+_REASONS = 100
+OTHERS = "something else"
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -39,7 +41,7 @@ class Mistake:
 
 @dataclass(kw_only=True)
 class Tally:
-    """Totals over rows. Those of the parts add up to those of the run.
+    """Totals over rows. Those of the parts add up to those of the run, wherever parts end.
 
     Attributes:
         labels: Names of the model's labels.
@@ -50,7 +52,7 @@ class Tally:
         unknown: Rows whose true label the model does not have.
         confusion: int64 `[classes, classes + 1]`, rows by true label and answer; the last column is for the label -1.
         mistakes: The worst mistakes, worst first.
-        reasons: Rows without an answer by reason; the first few reasons, and one entry for all others.
+        reasons: Rows without an answer by reason; one entry for all but the first hundred in the alphabet.
     """
 
     labels: tuple[str, ...]
@@ -80,8 +82,7 @@ class Tally:
                 if status is not ImageStatus.DIGIT and (count := int(np.count_nonzero(statuses == status))):
                     self.statuses[status.words] = self.statuses.get(status.words, 0) + count
         self.unsure += int(np.count_nonzero(unsure))
-        for reason in batch.errors.values():
-            self._count(reason, 1)
+        self._count(Counter(batch.errors.values()))
         if batch.expected is None:
             return
         names = [batch.expected[index] for index in batch.indices]
@@ -91,15 +92,15 @@ class Tally:
         known = true >= 0
         np.add.at(self.confusion, (true[known], answers[known]), 1)
         wrong = np.flatnonzero(known & kept & (batch.scores.labels != true))
-        found = [
+        found = (
             Mistake(
                 confidence=round(float(batch.scores.confidences[row]), 6),
                 id=batch.ids[batch.indices[row]],
                 expected=self.labels[true[row]],
                 answer=self.labels[batch.scores.labels[row]],
             )
-            for row in wrong[np.argsort(-batch.scores.confidences[wrong], kind="stable")[:_WORST]]
-        ]
+            for row in wrong
+        )
         self.mistakes = heapq.nlargest(_WORST, [*self.mistakes, *found])
 
     def merge(self, other: Tally) -> None:
@@ -110,24 +111,31 @@ class Tally:
         self.unknown += other.unknown
         self.confusion += other.confusion
         self.mistakes = heapq.nlargest(_WORST, [*self.mistakes, *other.mistakes])
-        for reason, count in other.reasons.items():
-            self._count(reason, count)
+        self._count(other.reasons)
         for words, count in other.statuses.items():
             self.statuses[words] = self.statuses.get(words, 0) + count
 
     def to_document(self) -> dict[str, Any]:
         """Returns all totals as a JSON document."""
         return {
-            **{name: getattr(self, name) for name in ("images", "errors", "unsure", "unknown", "statuses", "reasons")},
+            **{name: getattr(self, name) for name in ("images", "errors", "unsure", "unknown")},
+            "statuses": dict(sorted(self.statuses.items())),
+            "reasons": dict(sorted(self.reasons.items())),
             "confusion": self.confusion.tolist() if self.confusion.any() else None,
             "mistakes": [vars(mistake) for mistake in self.mistakes],
         }
 
-    def _count(self, reason: str, count: int) -> None:
-        """Counts a reason. Only a few are kept apart, since every image may have a reason of its own."""
-        if reason not in self.reasons and len(self.reasons) >= _WORST:
-            reason = _OTHERS
-        self.reasons[reason] = self.reasons.get(reason, 0) + count
+    def _count(self, reasons: Mapping[str, int]) -> None:
+        """Counts reasons. Not all are kept apart, since every image may have a reason of its own.
+
+        Which ones are does not depend on where parts end: of the first hundred of all, each is among those of its part.
+        """
+        found = Counter(self.reasons)
+        found.update(reasons)
+        others = found.pop(OTHERS, 0)
+        kept = sorted(found)[:_REASONS]
+        others += found.total() - sum(found[reason] for reason in kept)
+        self.reasons = {reason: found[reason] for reason in kept} | ({OTHERS: others} if others else {})
 
     @classmethod
     def from_document(cls, labels: tuple[str, ...], document: Mapping[str, Any]) -> Tally:
