@@ -50,8 +50,6 @@ def _check_only_merged(context: click.Context) -> None:
     context_settings=SETTINGS,
     epilog=examples(
         "digits-score serving/samples --out scores.csv --local --resume",
-        "digits-score 'serving/samples/*.png' --out scores.jsonl --target 127.0.0.1:50051",
-        "digits-score test.csv --out submission.csv --columns kaggle --local",
         "digits-score scans --out part-3.csv --local --shard 3/16 --resume",
         "digits-score --merge 'part-*.csv' --out scores.csv",
     ),
