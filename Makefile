@@ -25,7 +25,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test image train seeds export chaos soak signals fronts graph native attacks fuzz seam gpu preparation million calibration robustness ray torch
+.PHONY: run test image train seeds export chaos soak signals fronts graph native attacks fuzz seam gpu preparation million shards calibration robustness ray torch
 .PHONY: lint format protos requirements sbom clean
 
 run: $(SERVE_VENV)/.installed
@@ -122,6 +122,10 @@ preparation: .venv-dev/.installed
 # Scores a million images, locally and through a server: CPU, memory, kills and resumes
 million: .venv-dev/.installed
 	.venv-dev/bin/python tests/manual/million.py
+
+# Scores a million images in 16 shards, kills twenty of the processes, merges: byte for byte one undisturbed run?
+shards: .venv-dev/.installed
+	.venv-dev/bin/python tests/manual/shards.py
 
 # How well the newest model in REPOSITORY is calibrated, and which images it calls unsure
 calibration: .venv-dev/.installed

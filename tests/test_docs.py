@@ -287,7 +287,7 @@ def test_what_make_runs_exists() -> None:
         assert set(re.findall(r"(?<!\S)--[a-z-]+", given)) <= _options(COMMANDS[name])
 
 
-@pytest.mark.parametrize("script", ["calibration", "chaos", "million", "preparation", "soak"])
+@pytest.mark.parametrize("script", ["calibration", "chaos", "million", "preparation", "shards", "soak"])
 def test_a_script_that_runs_by_hand_starts(script: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "manual" / f"{script}.py", "--help"],
