@@ -251,7 +251,7 @@ def test_nothing_on_the_client_s_side_holds_symbols_that_other_clients_bring() -
             assert not [name for name in _imports(path) if name.startswith("protos.inference")], path
 
 
-@pytest.mark.parametrize("absent", ["onnxruntime", "pyarrow", "ray", "serving.inference.engine"])
+@pytest.mark.parametrize("absent", ["onnxruntime", "pyarrow", "ray", "tqdm", "serving.inference.engine"])
 def test_scoring_through_a_server_needs_only_what_the_client_does(absent: str, server, tmp_path: Path) -> None:
     """What the engine, Parquet and Ray need is imported only when they are asked for."""
     assert not absent.startswith("serving") or importlib.util.find_spec(absent), absent

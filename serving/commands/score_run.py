@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,6 @@ def run_scoring(**options: Any) -> None:
         DigitsError: The inputs, the model or the output can't be used.
         ModuleNotFoundError: It needs a package that is not installed.
     """
-    from tqdm import tqdm
-
     out: Path = options["out"]
     if out.suffix == ".parquet":
         import pyarrow.parquet  # noqa: F401  # fails now if it is missing, not when the first part ends
@@ -81,23 +81,36 @@ def run_scoring(**options: Any) -> None:
             limits=BatchLimits(rows=options["batch_rows"]),
             mix_models=options["mix_models"],
         )
-        shown = options["progress"]
-        with tqdm(
-            total=len(images),
-            initial=output.rows,
-            unit=" images",
-            unit_scale=True,
-            dynamic_ncols=True,
-            file=sys.stderr,
-            disable=None if shown is None else not shown,
-        ) as bar:
-            run.execute(bar.update)
+        with _progress(options["progress"], total=len(images), done=output.rows) as update:
+            run.execute(update)
     finally:
         scorer.close()
     click.echo(summarise(output.tally, labelled=labelled))
     click.echo(out)
     if options["shard"] is None:
         _check_readable(output.tally)
+
+
+@contextlib.contextmanager
+def _progress(shown: bool | None, *, total: int, done: int) -> Iterator[Callable[[int], object]]:
+    """Shows a progress bar, by default on terminals; yields what takes the number of images of each batch."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:  # as in the container image
+        if shown:
+            raise
+        yield lambda _: None
+        return
+    with tqdm(
+        total=total,
+        initial=done,
+        unit=" images",
+        unit_scale=True,
+        dynamic_ncols=True,
+        file=sys.stderr,
+        disable=None if shown is None else not shown,
+    ) as bar:
+        yield bar.update
 
 
 def run_merge(**options: Any) -> None:

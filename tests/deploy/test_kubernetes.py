@@ -13,12 +13,15 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from click.testing import CliRunner
 
 import serving.__main__
 from serving.config import ServerConfig
+from serving.images.names import is_image_name
 
+SAMPLES = Path(serving.__file__).parent / "samples"
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
-# What each folder adds to the base, or takes away; kserve stands for itself.
+# What each folder adds to the base, or takes away; kserve, score and score-merge stand for themselves.
 CORE = {"Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler", "NetworkPolicy"}
 CORE |= {"PersistentVolumeClaim"}
 KINDS = {
@@ -28,6 +31,8 @@ KINDS = {
     "gateway": CORE | {"GRPCRoute"},
     "monitoring": CORE | {"ServiceMonitor"},
     "kserve": {"ServingRuntime", "InferenceService"},
+    "score": {"Job", "PersistentVolumeClaim"},
+    "score-merge": {"Job"},
 }
 OTHERS = {"ScaledObject", "GRPCRoute", "ServiceMonitor", "ServingRuntime", "InferenceService"}
 
@@ -79,7 +84,7 @@ def test_kustomize_builds_what_kubernetes_accepts(name: str) -> None:
             kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if name != "kserve"])
+@pytest.mark.parametrize("name", [name for name in KINDS if "Deployment" in KINDS[name]])
 def test_everything_selects_the_pods_of_the_deployment_and_only_those(name: str) -> None:
     built = _built(name)
     deployment = built["Deployment"]["spec"]
@@ -101,6 +106,35 @@ def test_everything_selects_the_pods_of_the_deployment_and_only_those(name: str)
         ]
     if monitor := built.get("ServiceMonitor"):
         assert monitor["spec"]["selector"]["matchLabels"].items() <= built["Service"]["metadata"]["labels"].items()
+
+
+def test_the_job_scores_every_image_once_and_the_other_one_merges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their arguments are run as they are, in a folder like the volume."""
+    shutil.copytree(SAMPLES, tmp_path / "scans")
+    monkeypatch.chdir(tmp_path)
+    jobs = {name: yaml.safe_load((FOLDER / name / "job.yaml").read_text())["spec"] for name in ("score", "score-merge")}
+    (scoring,) = jobs["score"]["template"]["spec"]["containers"]
+    (merging,) = jobs["score-merge"]["template"]["spec"]["containers"]
+    for pod in (job["template"]["spec"] for job in jobs.values()):
+        (container,) = pod["containers"]
+        assert container["workingDir"] == container["volumeMounts"][0]["mountPath"]
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        claim = yaml.safe_load((FOLDER / "score" / "images.yaml").read_text())["metadata"]["name"]
+        assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim
+    for rule in jobs["score"]["podFailurePolicy"]["rules"]:
+        assert rule.get("onExitCodes", {}).get("containerName", scoring["name"]) == scoring["name"]
+    command = serving.__main__._load(scoring["args"][0])
+    for index in range(jobs["score"]["completions"]):
+        words = [word.replace("$(JOB_COMPLETION_INDEX)", str(index)) for word in scoring["args"][1:]]
+        done = CliRunner().invoke(command, words)
+        assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(command, merging["args"][1:])
+    assert done.exit_code == 0, done.output
+    images = len([path for path in SAMPLES.rglob("*") if is_image_name(path)])
+    assert f"{images} images, " in done.output
+    assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith("scans/")
 
 
 @pytest.mark.parametrize(
