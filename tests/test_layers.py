@@ -88,7 +88,7 @@ ROOMS = {
     "score": Room(
         rooms={"client", "config", "errors", "images", "images.tables", "inference", "repository"},
         packages={"numpy", "grpc", "protos"},
-        some={"formats": {"pyarrow"}, "ray_actors": {"ray"}},
+        some={"batch_classifier": {"pyarrow"}, "formats": {"pyarrow"}, "ray_actors": {"ray"}},
     ),
     "bench": Room(
         rooms=CORE | {"client"},

@@ -3,3 +3,7 @@
 Imports grpc, protos, numpy, `serving.client` and, only if they are used, `serving.inference`, `serving.repository`,
 pyarrow and ray.
 """
+
+from serving.score.batch_classifier import BatchClassifier
+
+__all__ = ["BatchClassifier"]

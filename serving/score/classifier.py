@@ -25,7 +25,7 @@ from serving.score.batch import (
 )
 
 
-class BatchClassifier(ABC):
+class Classifier(ABC):
     """Classifies one batch at a time; sub-classes say what runs the model.
 
     Attributes:

@@ -15,14 +15,14 @@ from serving.inference.processors import available_processors
 from serving.inference.sessions import CUDA
 from serving.repository.repository import Repository, StoredModel
 from serving.score.batch import Scores, ScoringModel, Uint8Array
-from serving.score.classifier import BatchClassifier
+from serving.score.classifier import Classifier
 from serving.score.scorer import Scorer
 
 # On CUDA these threads decode images for one engine.
 _THREADS_ON_CUDA = 8
 
 
-class LocalClassifier(BatchClassifier):
+class LocalClassifier(Classifier):
     """One engine. Decodes in any number of threads, and infers in a single one, to which the engine belongs.
 
     Args:
@@ -52,7 +52,7 @@ class LocalClassifier(BatchClassifier):
         return self._engine.provider == CUDA
 
     def infer(self, images: Uint8Array) -> Scores:
-        """See `BatchClassifier.infer`."""
+        """See `Classifier.infer`."""
         found = self._thread.submit(self._engine.infer, images).result()
         probabilities = found.probabilities
         labels = probabilities.argmax(axis=1)

@@ -17,7 +17,7 @@ import grpc
 from serving.client.call_errors import CallFailed
 from serving.client.credentials import Credentials
 from serving.score.batch import Scores, ScoringModel, Uint8Array
-from serving.score.classifier import BatchClassifier
+from serving.score.classifier import Classifier
 from serving.score.scorer import Scorer, ScoringStopped, VersionGone
 from serving.score.stream import Stream
 
@@ -76,7 +76,7 @@ class RemoteConfig:
             return stream.get_model()
 
 
-class RemoteClassifier(BatchClassifier):
+class RemoteClassifier(Classifier):
     """One stream. When it fails, the next one goes to the next server.
 
     Args:
@@ -94,7 +94,7 @@ class RemoteClassifier(BatchClassifier):
         self._stream: Stream | None = None
 
     def infer(self, images: Uint8Array) -> Scores:
-        """See `BatchClassifier.infer`; retries with the next server, for up to `retry_s`."""
+        """See `Classifier.infer`; retries with the next server, for up to `retry_s`."""
         pause_s, failing_since = _FIRST_PAUSE_S, None
         while True:
             target = self._config.targets[self._next % len(self._config.targets)]
