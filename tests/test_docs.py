@@ -55,8 +55,8 @@ BY_HAND = {("docs/preparation.md", "sh"): "takes minutes, and MNIST"}
 NOT_TYPED = r"docker |pip "
 _IN_README = {line for language, block in blocks(PAGES["README.md"]) if language == "sh" for line in lines(block)}
 
-# Options in the text that are other programs': docker's, pip's and kubectl's.
-FOREIGN = {"--read-only", "--volume", "--extra", "--kustomize"}
+# Options in the text that are other programs': docker's, pip's, kubectl's and sbatch's.
+FOREIGN = {"--read-only", "--volume", "--extra", "--kustomize", "--requeue"}
 # What stands for something else in the text.
 _PLACEHOLDER = re.compile(r"…|\b[A-Z]{2,}\b|\b[Rn]$")
 
@@ -123,7 +123,7 @@ def test_the_commands_of_a_page_work_in_order(page: str, server, tmp_path: Path)
     expected = {
         "docs/api.md": ("(3000,) (3000, 10) mnist_convnet 1\n[7] {}\n", "NOT_FOUND\n"),
         "docs/operations.md": ("4.png", "signed mnist_convnet version 1"),
-        "docs/scoring.md": ("local.csv",),
+        "docs/scoring.md": ("local.csv", "merged.csv", "2.png'] [7 2]\n"),
         "docs/server.md": ('{"name": "mnist_convnet"', "digits_requests_total{"),
     }
     for part in expected[page]:
