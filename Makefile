@@ -142,10 +142,10 @@ build/fashion-mnist:
 	mkdir -p build
 	-cd build && apt-get download --quiet dataset-fashion-mnist && dpkg-deb --extract dataset-fashion-mnist_*.deb fashion-mnist
 
-# Scores on a Ray cluster on this machine, with one worker killed. Installs ray, which no other test needs
+# Scores on a Ray cluster on this machine, with one worker killed. Installs ray and pandas, which no other test needs
 ray: .venv-dev/.installed
-	.venv-dev/bin/python -m pip install --quiet 'ray>=2.49,<3'
-	RAY_TESTS=1 .venv-dev/bin/python -m pytest -m ray tests/serving/score/test_ray.py
+	.venv-dev/bin/python -m pip install --quiet 'ray[data]>=2.49,<3' 'pandas>=2.2'
+	RAY_TESTS=1 .venv-dev/bin/python -m pytest tests/serving/score/test_ray.py tests/serving/score/test_batch_classifier.py
 
 # Imports what PyTorch exports. Installs PyTorch, which takes gigabytes, in an environment of its own
 torch: .venv-dev/.installed

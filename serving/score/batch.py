@@ -66,15 +66,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def head(self, count: int) -> Batch:
-        """Returns its first images, at most `count`."""
-        if len(self) <= count:
-            return self
+    def part(self, start: int, stop: int) -> Batch:
+        """Returns its images from `start` up to `stop`, or to its end."""
         return Batch(
-            ids=self.ids[:count],
-            images=self.images[:count],
-            expected=None if self.expected is None else self.expected[:count],
-            errors={index: reason for index, reason in self.errors.items() if index < count},
+            ids=self.ids[start:stop],
+            images=self.images[start:stop],
+            expected=None if self.expected is None else self.expected[start:stop],
+            errors={index - start: reason for index, reason in self.errors.items() if start <= index < stop},
         )
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from serving.client.credentials import Credentials
 from serving.config import PRETRAINED
 from serving.repository.repository import Repository, StoredModel
-from serving.score.batch import Batch, ScoredBatch, ScoringModel, UnusableInput
+from serving.score.batch import Batch, BatchLimits, ScoredBatch, ScoringModel, UnusableInput
 from serving.score.formats import parquet_schema
 from serving.score.image_column import image_batch
 from serving.score.rows import RowLayout
@@ -33,6 +33,9 @@ class _Opened:
 # Engines and connections are expensive, and frameworks make a new copy of the classifier for each of their tasks.
 _opened: dict[object, _Opened] = {}
 _lock = threading.Lock()
+
+# Images that are classified at a time.
+_ROWS = BatchLimits().rows
 
 
 class BatchClassifier:
@@ -112,7 +115,7 @@ class BatchClassifier:
             return {**{name: batch[name] for name in others}, **self._answers(column)}
         if package == "pandas":
             column, others = self._split(batch, list(batch.columns))
-            return batch[others].assign(**{name: list(values) for name, values in self._answers(column).items()})
+            return batch[others].assign(**self._answers(column))
         if package == "pyarrow":
             column, others = self._split(batch, batch.column_names)
             return self._arrow(batch, column, others)
@@ -140,9 +143,14 @@ class BatchClassifier:
     def _answers(self, column: Any) -> dict[str, npt.NDArray[Any]]:
         opened = self._open()
         layout = self._layout(opened.model.labels)
-        scored = opened.classify(image_batch(column, opened.model.shape))
-        _, *values = layout.values(scored, layout.kept(scored), first=0)
-        return {name: _array(kind, found) for (name, kind), found in zip(self.columns.items(), values, strict=True)}
+        batch = image_batch(column, opened.model.shape)
+        columns: list[list[Any]] = [[] for _ in layout.columns]
+        for start in range(0, len(batch), _ROWS):  # whole partitions of a table would take gigabytes
+            scored = opened.classify(batch.part(start, start + _ROWS))
+            for found, values in zip(columns, layout.values(scored, layout.kept(scored), first=start), strict=True):
+                found.extend(values)
+        _, *columns = columns  # without the name of the image
+        return {name: _array(kind, found) for (name, kind), found in zip(self.columns.items(), columns, strict=True)}
 
     def _arrow(self, batch: Any, column: Any, others: list[str]) -> Any:
         import pyarrow

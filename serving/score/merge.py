@@ -137,16 +137,18 @@ def merge_shards(
         scratch.mkdir(exist_ok=True)
         with lock(scratch):
             check_free(out, resume=False, overwrite=overwrite)
-            publish(
-                out,
-                [each.path for each in shards],
-                scratch,
-                layout=_layout(first),
-                binding=binding,
-                tally=total.to_document(),
-                are_whole_files=True,
-            )
-            remove(scratch)
+            try:
+                publish(
+                    out,
+                    [each.path for each in shards],
+                    scratch,
+                    layout=_layout(first),
+                    binding=binding,
+                    tally=total.to_document(),
+                    are_whole_files=True,
+                )
+            finally:
+                remove(scratch)
     except OSError as error:
         raise output_failed(error, "merge again") from error
     return MergedOutput(tally=total, labelled=_is_labelled(binding))

@@ -68,7 +68,7 @@ class Part(Source):
         if missing <= 0:
             return
         for batch in self._source.batches(self._images.start + start, limits):
-            yield batch.head(missing)
+            yield batch if len(batch) <= missing else batch.part(0, missing)
             missing -= len(batch)
             if missing <= 0:
                 return

@@ -163,6 +163,18 @@ def test_what_can_not_be_read_says_why(classifier: BatchClassifier, pixels: np.n
     ]
 
 
+def test_a_large_batch_is_classified_in_order(
+    classifier: BatchClassifier, pixels: np.ndarray, of_pixels: list[int]
+) -> None:
+    cells: list[Any] = [*pixels] * 110
+    wanted = of_pixels * 110
+    for index in (0, 1023, 1024, 2000):
+        cells[index], wanted[index] = None, -1
+    found = classifier({"image": cells})
+    assert found["label"].tolist() == wanted
+    assert np.flatnonzero(found["error"]).tolist() == [0, 1023, 1024, 2000]
+
+
 @pytest.mark.parametrize(
     ("batch", "said"),
     [

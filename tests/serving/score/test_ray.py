@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.parquet
 import pytest
+from pages import PAGES, ROOT, blocks
 from PIL import Image
 from ports import free_port
 
@@ -117,6 +120,24 @@ def test_a_run_without_ray_resumes_a_run_with_ray_that_was_killed(
     whole = command("digits-score", "scans", "--local", "--out", "whole.csv", *sizes, cwd=tmp_path)
     assert whole.returncode == 0
     assert (tmp_path / "s.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_ray_data_takes_the_classifier_as_the_page_says(
+    cluster: tuple[str, psutil.Process], command: Callable, tmp_path: Path
+) -> None:
+    (example,) = [block for _, block in blocks(PAGES["docs/scoring.md"]) if block.startswith("import ray")]
+    shutil.copytree(ROOT / "serving" / "samples", tmp_path / "serving" / "samples")
+    (tmp_path / "example.py").write_text(example)
+    environment = {**os.environ, "RAY_ADDRESS": cluster[0]}
+    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0
+    made = pyarrow.parquet.read_table(tmp_path / "answers").to_pylist()
+    scored = command("digits-score", "serving/samples", "--local", "--out", "scores.parquet", cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    rows = pyarrow.parquet.read_table(tmp_path / "scores.parquet").to_pylist()
+    assert len(made) == len(rows) == 10
+    by_name = {Path(row.pop("path")).name: row for row in made}
+    assert by_name == {Path(row.pop("id")).name: row for row in rows}
 
 
 def test_a_cluster_that_does_not_exist_is_reported(command: Callable, tmp_path: Path) -> None:
