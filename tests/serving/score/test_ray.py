@@ -54,7 +54,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psu
         started = family.children(recursive=True)
         head.terminate()
         try:
-            head.wait(30)
+            head.wait(60)  # after Ray Data it takes half a minute
         finally:
             for process in started:
                 if process.is_running():
@@ -126,13 +126,13 @@ def test_ray_data_takes_the_classifier_as_the_page_says(
     cluster: tuple[str, psutil.Process], command: Callable, tmp_path: Path
 ) -> None:
     (example,) = [block for _, block in blocks(PAGES["docs/scoring.md"]) if block.startswith("import ray")]
-    shutil.copytree(ROOT / "serving" / "samples", tmp_path / "serving" / "samples")
-    (tmp_path / "example.py").write_text(example)
+    shutil.copytree(ROOT / "serving" / "samples", tmp_path / "scans")
+    (tmp_path / "example.py").write_text(example.replace("/data", str(tmp_path)))
     environment = {**os.environ, "RAY_ADDRESS": cluster[0]}
     done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 0
     made = pyarrow.parquet.read_table(tmp_path / "answers").to_pylist()
-    scored = command("digits-score", "serving/samples", "--local", "--out", "scores.parquet", cwd=tmp_path)
+    scored = command("digits-score", "scans", "--local", "--out", "scores.parquet", cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
     rows = pyarrow.parquet.read_table(tmp_path / "scores.parquet").to_pylist()
     assert len(made) == len(rows) == 10
