@@ -25,7 +25,7 @@ else
 SERVE_VENV := .venv
 endif
 
-.PHONY: run test image train seeds export chaos soak signals fronts graph native attacks fuzz seam gpu preparation million shards calibration robustness ray torch
+.PHONY: run test image train seeds export chaos soak signals fronts graph native attacks fuzz seam balance gpu preparation million shards calibration robustness ray torch
 .PHONY: lint format protos requirements sbom clean
 
 run: $(SERVE_VENV)/.installed
