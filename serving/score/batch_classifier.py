@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -198,7 +197,6 @@ class BatchClassifier:
                 probabilities=self._probabilities,
             )
         )
-        atexit.register(remote.close)
         return _Opened(model=remote.model, classify=remote.score)
 
 

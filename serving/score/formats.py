@@ -138,7 +138,7 @@ def join_parts(
 
         with pyarrow.parquet.ParquetWriter(path, parquet_schema(columns)) as writer:
             for group in _row_groups(parts):
-                writer.write_table(group, row_group_size=_GROUP_ROWS)
+                writer.write_table(group)
         return
     writer = open_part(path, suffix, [(name, "text") for name, _ in columns])
     if suffix == ".csv":
@@ -153,7 +153,10 @@ def join_parts(
 
 
 def _row_groups(parts: Sequence[Path]) -> Iterator[Any]:
-    """Yields the rows of Parquet files as tables of one row group each; the last one may be smaller."""
+    """Yields the rows of Parquet files as tables of one row group each; the last one may be smaller.
+
+    Each is in one piece: where pieces end, pages do too.
+    """
     import pyarrow.parquet
 
     waiting: list[Any] = []

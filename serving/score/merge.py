@@ -136,7 +136,6 @@ def merge_shards(
             discard(scratch)
         scratch.mkdir(exist_ok=True)
         with lock(scratch):
-            check_free(out, resume=False, overwrite=overwrite)
             try:
                 publish(
                     out,

@@ -123,6 +123,7 @@ def test_the_job_scores_every_image_once_and_the_other_one_merges(
         assert container["securityContext"]["readOnlyRootFilesystem"]
         claim = yaml.safe_load((FOLDER / "score" / "images.yaml").read_text())["metadata"]["name"]
         assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim
+    assert jobs["score"]["completionMode"] == "Indexed"
     for rule in jobs["score"]["podFailurePolicy"]["rules"]:
         assert rule.get("onExitCodes", {}).get("containerName", scoring["name"]) == scoring["name"]
     command = serving.__main__._load(scoring["args"][0])

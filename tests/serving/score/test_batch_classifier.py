@@ -203,13 +203,14 @@ def test_a_worker_needs_no_repository_and_ends_whatever_it_used(
     content = pickle.dumps([here, BatchClassifier(address=server.address), pixels])
     gone.unlink()
     program = """
-import pickle, sys
+import pickle, sys, threading
 content = sys.stdin.buffer.read()
+engines = set()
 for _ in range(2):
     *classifiers, pixels = pickle.loads(content)
     found = [classifier({"image": pixels}) for classifier in classifiers]
-from serving.score import batch_classifier
-assert len(batch_classifier._opened) == 2
+    engines |= {thread for thread in threading.enumerate() if thread.name.startswith("engine")}
+assert len(engines) == 1, engines
 print(found[0]["name"].tolist())
 print(found[1]["label"].tolist())
 """

@@ -224,6 +224,19 @@ def test_shards_of_other_models_are_refused_unless_they_may_mix(
     assert Path("merged.csv").read_text().count("\n") == IMAGES + 1
 
 
+def test_a_shard_that_was_finished_before_a_newer_version_came_stays_finished(
+    folder: Path, inputs: Path, shades: Path
+) -> None:
+    shutil.copy2(inputs / "digits.npy", folder)
+    shutil.copytree(shades / "shades" / "1", folder / "models" / "shades" / "1")
+    shard = ("digits.npy", "--out", "part.csv", "--shard", "0/2", "--repository", "models", "--resume")
+    _score(*shard)
+    shutil.copytree(shades / "shades" / "5", folder / "models" / "shades" / "5")
+    before = _bytes("part.csv")
+    _score(*shard)
+    assert _bytes("part.csv") == before
+
+
 def test_shards_may_come_from_copies_of_the_input_but_a_run_is_resumed_on_its_own(folder: Path, inputs: Path) -> None:
     for index in range(2):
         machine = folder / f"machine-{index}"
@@ -266,7 +279,7 @@ def test_what_is_joined_does_not_depend_on_where_parts_end(tmp_path: Path, suffi
             part = open_part(parts[-1], suffix, columns)
             for first in range(start, stop, 50_000):
                 numbers = range(first, min(first + 50_000, stop))
-                part.write([[f"{each}.png" for each in numbers], list(numbers), [each / rows for each in numbers]])
+                part.write([[f"{each:09d}" * 8 for each in numbers], list(numbers), [each / rows for each in numbers]])
             part.close()
         out = tmp_path / f"{len(joined)}{suffix}"
         join_parts(parts, out, suffix, columns)
@@ -283,7 +296,10 @@ def test_totals_do_not_depend_on_where_parts_end() -> None:
     preparation = Preparation(kind="mnist", height=28, width=28, channels=1)
     model = ScoringModel(name="digits", version=1, sha256="0" * 64, labels=LABELS, preparation=preparation)
     lot = random.Random(5)
-    rows = [(lot.randrange(10), lot.choice((0.5, 0.99, 1.0)), lot.choice((0, 0, 1, 2, 3))) for _ in range(1500)]
+    rows = [
+        (lot.randrange(10), lot.choice((0.5, 0.99, 1.0)), 3 if number < 40 else lot.choice((0, 0, 1, 2, 3)))
+        for number in range(1500)
+    ]
     reasons = {index: f"reason {lot.randrange(300)}" for index in range(0, 1500, 3)}
 
     def batch(start: int, stop: int) -> ScoredBatch:
