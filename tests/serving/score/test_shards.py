@@ -224,6 +224,19 @@ def test_shards_of_other_models_are_refused_unless_they_may_mix(
     assert Path("merged.csv").read_text().count("\n") == IMAGES + 1
 
 
+def test_shards_from_servers_of_other_precisions_are_refused(
+    folder: Path, inputs: Path, start_server: Callable
+) -> None:
+    shutil.copy2(inputs / "digits.npy", folder)
+    for index, precision in enumerate(("float32", "int8")):
+        with start_server("--precision", precision) as server:
+            shard = ("digits.npy", "--out", f"part-{index}.csv", "--shard", f"{index}/2", "--target", server.address)
+            assert _run(*shard).exit_code == 0
+    done = _run("--merge", "part-0.csv", "part-1.csv", "--out", "merged.csv")
+    assert done.exit_code == 1
+    assert "part-1.csv: scored with another model (mnist_convnet version 1 in int8, " in done.stderr
+
+
 def test_a_shard_that_was_finished_before_a_newer_version_came_stays_finished(
     folder: Path, inputs: Path, shades: Path
 ) -> None:
