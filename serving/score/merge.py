@@ -61,7 +61,7 @@ class ShardOutput:
         if is_unfinished(path):
             raise MergeRefused(f"{path}: the shard is unfinished; --resume continues it")
         if not path.is_file():
-            raise MergeRefused(f"{path}: {'a folder, no output of a shard' if path.is_dir() else 'no such file'}")
+            raise MergeRefused(f"{path}: no such file")
         try:
             summary = Summary.read(path)
             if "shard" not in summary.binding:
@@ -163,6 +163,9 @@ def _named(inputs: Sequence[str], suffix: str) -> list[Path]:
             if not matched:
                 raise MergeRefused(f"{given}: no file matches this pattern")
         found += map(Path, matched)
+    for path in found:
+        if path.is_dir():
+            raise MergeRefused(f"{path}: a folder; name the outputs in it, such as '{path / f'part-*{suffix}'}'")
     if other := next((path for path in found if path.suffix != suffix), None):
         raise MergeRefused(f"{other}: does not end in {suffix}, as the merged output does")
     return found

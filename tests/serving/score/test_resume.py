@@ -102,14 +102,10 @@ def test_a_killed_shard_continues_where_it_was_and_as_no_other_shard(folder: Pat
     code, stderr = ScoringRun(folder, "shard.csv", "--local", "--shard", "0/2", "--resume").end()
     assert code == 1
     assert "shard.csv.parts: started with another shard (1/2, now 0/2); --overwrite starts again" in stderr
-    for _ in range(2):  # a Job may start a shard again that is finished
-        code, stderr = ScoringRun(folder, "shard.csv", "--local", "--shard", "1/2", "--resume").end()
-        assert code == 0, stderr
+    code, stderr = ScoringRun(folder, "shard.csv", "--local", "--shard", "1/2", "--resume").end()
+    assert code == 0, stderr
     header, *rows = undisturbed.splitlines()
     assert (folder / "shard.csv").read_bytes().splitlines() == [header, *rows[COUNT // 2 :]]
-    code, stderr = ScoringRun(folder, "shard.csv", "--local", "--resume").end()
-    assert code == 1
-    assert "started with another shard (1/2, now all images)" in stderr
 
 
 def test_a_line_or_part_cut_off_by_a_crash_does_not_count(folder: Path, undisturbed: bytes) -> None:

@@ -47,9 +47,10 @@ def _bytes(out: str) -> tuple[bytes, bytes]:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory, digits: tuple) -> Path:
-    """A folder with an array, and a folder of labelled files, some of which are no images or wrongly labelled."""
+    """A folder with arrays, and a folder of labelled files, some of which are no images or wrongly labelled."""
     made = tmp_path_factory.mktemp("inputs")
     np.save(made / "digits.npy", digits[0][:IMAGES, :, :, 0])
+    np.save(made / "few.npy", digits[0][:5, :, :, 0])
     for number in range(IMAGES):
         label = digits[1][number] if number % 3 else (digits[1][number] + 1) % 10
         path = made / "scans" / str(label) / f"{number:02d}.png"
@@ -92,7 +93,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (".jsonl", 3, "scans", ("--label-folders", "--min-confidence", 0.9)),
         (".parquet", 3, "scans", ("--label-folders", "--part-rows", 5, "--batch-rows", 4)),
         (".csv", 3, "digits.npy", ("--columns", "kaggle")),
-        (".csv", IMAGES + 2, "digits.npy", ()),
+        (".csv", 7, "few.npy", ()),
     ],
     ids=["csv", "json lines", "parquet", "kaggle", "more shards than images"],
 )
@@ -177,6 +178,7 @@ ALL = ("part-0.csv", "part-1.csv", "part-2.csv")
         (ALL, lambda: _edit_summary("part-1.csv", images=12), "part-1.csv: has 12 of the 13 images of shard 1/3"),
         (ALL, Path("part-1.csv.summary.json").unlink, "part-1.csv: not made by digits-score: there is no part-1.csv"),
         (("part-0.csv", "nowhere.csv"), None, "nowhere.csv: no such file"),
+        ((".",), None, ".: a folder; name the outputs in it, such as 'part-*.csv'"),
         (("nothing-*.csv",), None, "nothing-*.csv: no file matches this pattern"),
         ((*ALL, "whole.csv"), None, "whole.csv: the output of a run without --shard"),
         ((*ALL, "digits.npy"), None, "digits.npy: does not end in .csv, as the merged output does"),
@@ -265,6 +267,8 @@ def test_shards_may_come_from_copies_of_the_input_but_a_run_is_resumed_on_its_ow
         assert merged.exit_code == 0, merged.output
         resumed = _run(source, "--out", outs[0], "--shard", "0/2", "--resume", "--local")
         assert "the inputs have changed" in resumed.stderr
+    resumed = _run("digits.npy", "--out", outs[1], "--resume", "--local")
+    assert "started with another shard (1/2, now all images)" in resumed.stderr
 
 
 def test_an_output_is_replaced_only_on_request_and_other_options_are_refused(folder: Path, three_shards: Path) -> None:
