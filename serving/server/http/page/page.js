@@ -23,6 +23,7 @@ let subject = 0; // counts the pictures: one is drawn in many steps
 let wanted = 0; // counts the changes
 let answered = 0; // the change that was answered last
 let asking = false;
+let loads = 0; // counts the models that were asked about
 let last = null; // where the pointer that draws was last
 let [saying, speaking] = ["", 0];
 let columns = [];
@@ -43,7 +44,7 @@ async function call(path, init = {}) {
   try {
     response = await fetch(path, { ...init, headers });
   } catch {
-    throw new Refused(0, "The server can’t be reached.");
+    throw new Refused(0, "The server can’t be reached; trying again.");
   }
   const body = await response.json().catch(() => ({}));
   if (response.ok) return body;
@@ -75,7 +76,7 @@ async function ask() {
         if (about === subject) show(answers);
       } catch (error) {
         const again = await excused(error);
-        if (!again && [0, 401].includes(error.status)) break; // until the next change, or a token
+        if (!again && error.status === 401) break; // until there is a token
         if (!again) answered = change;
         if (!again && about === subject) blank();
       }
@@ -94,8 +95,8 @@ async function excused(error) {
     $("login").hidden = false;
     document.body.classList.toggle("locked", !model);
     $("token").focus();
-  } else if (error.status === 429 || error.status === 503) {
-    say("The server is busy; trying again.");
+  } else if ([0, 429, 503].includes(error.status)) {
+    say(error.status ? "The server is busy; trying again." : error.message);
     await pause(1000 * Math.max(1, error.waitS));
     return true;
   } else say(error.message);
@@ -341,10 +342,14 @@ addEventListener("drop", (event) => {
 // --- the model
 
 async function load(name = model?.model_name) {
+  const number = (loads += 1);
   try {
     const found = await call("v2/repository/index");
     const names = [...new Set(found.filter(({ state }) => state === "READY").map((each) => each.name))];
-    model = await call(`v1/model?${new URLSearchParams({ model_name: name ?? names[0] ?? "", model_label: "stable" })}`);
+    const about = new URLSearchParams({ model_name: name ?? names[0] ?? "", model_label: "stable" });
+    const described = await call(`v1/model?${about}`);
+    if (number !== loads) return; // another model was chosen in the meantime
+    model = described;
     $("login").hidden = true;
     document.body.classList.remove("locked");
     say("");
@@ -352,7 +357,7 @@ async function load(name = model?.model_name) {
     if (!picture && !inked) blank();
     ask();
   } catch (error) {
-    if (await excused(error)) load(name);
+    if ((await excused(error)) && number === loads) load(name);
   }
 }
 
@@ -407,7 +412,6 @@ $("models").addEventListener("change", () => {
   load($("models").value);
 });
 $("compare").addEventListener("change", changed);
-addEventListener("online", () => (model ? ask() : load()));
 
 clear();
 load();
