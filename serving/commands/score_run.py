@@ -13,13 +13,13 @@ import click
 from serving.images.tables.columns import Columns
 from serving.score.backends import open_scorer
 from serving.score.batch import BatchLimits, ScoringModel
-from serving.score.finished import check_free
+from serving.score.finished_output import check_free
 from serving.score.inputs import InputOptions, open_inputs
 from serving.score.merge import merge_shards
 from serving.score.output import Output, PartLimits
 from serving.score.rows import RowLayout
 from serving.score.run import Run
-from serving.score.shard import Part, Shard
+from serving.score.shard import Shard, ShardSource
 from serving.score.source import Survey
 from serving.score.summary import summarise
 from serving.score.tally import Tally
@@ -75,7 +75,7 @@ def run_scoring(**options: Any) -> None:
             mix_models=options["mix_models"],
         )
         run = Run(
-            source=Part(source, images),
+            source=ShardSource(source, images),
             scorer=scorer,
             output=output,
             limits=BatchLimits(rows=options["batch_rows"]),

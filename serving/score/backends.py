@@ -7,7 +7,7 @@ from typing import Any
 
 from serving.client.credentials import Credentials
 from serving.errors import ModelNotFound
-from serving.score.finished import started_with
+from serving.score.finished_output import started_with
 from serving.score.journal import OutputConflict
 from serving.score.scorer import Scorer, VersionGone
 

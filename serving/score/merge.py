@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import DigitsError
-from serving.score.finished import (
+from serving.score.finished_output import (
     Summary,
     check_free,
     digest_of,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.score.batch import ScoredBatch
-from serving.score.finished import (
+from serving.score.finished_output import (
     Summary,
     check_free,
     digest_of,

@@ -31,7 +31,7 @@ class Shard:
         """
         found = re.fullmatch(r"(\d{1,6})/([1-9]\d{0,5})", text, re.ASCII)
         if not found:
-            raise ValueError(f"{text!r} is no shard; of 16, the first is 0/16 and the last 15/16")
+            raise ValueError(f"{text!r} is not a shard: give INDEX/COUNT, such as 0/16 for the first of 16")
         index, count = map(int, found.groups())
         if index >= count:
             raise ValueError(f"there is no shard {text}: shards count from 0, so the last one is {count - 1}/{count}")
@@ -46,7 +46,7 @@ class Shard:
         return f"{self.index}/{self.count}"
 
 
-class Part(Source):
+class ShardSource(Source):
     """Some consecutive images of a source.
 
     Args:

@@ -44,7 +44,7 @@ class LoadReports:
         load = self._load()
         if not load.requests_per_s:
             return ()
-        asked = next((value for key, value in context.invocation_metadata() if key == LOAD_FORMAT_KEY), "")
+        asked = next((value for key, value in context.invocation_metadata() or () if key == LOAD_FORMAT_KEY), "")
         return _metadata(load, asked.lower()) if isinstance(asked, str) else ()
 
     async def StreamCoreMetrics(  # noqa: N802

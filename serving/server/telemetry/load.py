@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # same time. It must be longer than the balancer's own interval (a second in Envoy and gRPC), or calls swing to and fro.
 _AVERAGED_S = 5.0
 _MEASURED_EVERY_S = 0.5
-# Requests that wait this long count as one more engine that is always busy, and so does each doubling of it, roughly.
+# Waiting this long counts as one more engine that is always busy; each doubling from there adds about one more.
 _LONG_QUEUE_S = 0.01
 # Calls that end so would have done better on another server. The others are the client's own doing, or answers.
 _FAULTS = {"DATA_LOSS", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNKNOWN"}
@@ -63,8 +63,8 @@ class LoadMeter:
 
     Args:
         deployments: What the process serves.
-        processes: How many processes share the port. They share its calls evenly, so the server has this many times
-            the requests of this one.
+        processes: How many processes share the port. They get about as many calls each, so the server has this many
+            times the requests of this one.
         clock: Returns seconds since a fixed moment.
 
     Attributes:

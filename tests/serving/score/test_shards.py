@@ -122,9 +122,9 @@ def test_shards_have_every_image_once() -> None:
     ("shard", "said"),
     [
         ("16/16", "there is no shard 16/16: shards count from 0, so the last one is 15/16"),
-        ("3", "'3' is no shard; of 16, the first is 0/16 and the last 15/16"),
-        ("-1/4", "'-1/4' is no shard"),
-        ("0/0", "'0/0' is no shard"),
+        ("3", "'3' is not a shard: give INDEX/COUNT, such as 0/16 for the first of 16"),
+        ("-1/4", "'-1/4' is not a shard"),
+        ("0/0", "'0/0' is not a shard"),
     ],
 )
 def test_shards_count_from_0(folder: Path, shard: str, said: str) -> None:
